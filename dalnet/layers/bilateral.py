@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unnormalised bilateral filter of the dense energy loss, approximate or exact.
+
+M. Tang et al., "On Regularized Losses for Weakly-supervised CNN Segmentation", ECCV 2018.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from dalnet.errors import UsageError
+from dalnet.layers.permutohedral import PermutohedralLattice
+
+# Kernel entries held at a time by the exact filter: what a CPU's cache holds, or what keeps a GPU
+# busy (192 MiB).
+_TILE_ELEMENTS = {False: 1 << 18, True: 1 << 24}
+# Denormal numbers slow a CPU down tenfold; exp(-60) is nothing beside the pixel's own 1.
+_MIN_EXPONENT = -60.0
+
+
+def bilateral_filter(
+    images: Tensor,
+    values: Tensor,
+    sigma_rgb: float,
+    sigma_xy: float,
+    method: str = "lattice",
+) -> Tensor:
+    """For each pixel the sum over all pixels (itself too) of kernel x value.
+
+    The kernel is ``exp(-d^2 / 2)`` with ``d^2 = |dxy|^2 / sigma_xy^2 + |drgb|^2 / sigma_rgb^2``.
+
+    Args:
+        images: [N, 3, H, W], RGB in 0..255, any dtype; treated as a constant.
+        values: [N, K, H, W]; differentiable. float16 and bfloat16 are filtered in float32, since
+            the sums outgrow their range.
+        sigma_rgb: standard deviation in colour, in units of the images.
+        sigma_xy: standard deviation in position, in pixels.
+        method: ``"lattice"``, the permutohedral approximation as published (Adams et al. 2010):
+            linear time, but on photographs about half of the exact sum; or ``"exact"``: quadratic
+            time, linear memory.
+
+    Returns:
+        [N, K, H, W], float32, or float64 for float64 values.
+
+    Raises:
+        UsageError: unknown ``method``.
+        ValueError: sizes that differ, or a standard deviation that is not positive.
+    """
+    if method not in ("lattice", "exact"):
+        raise UsageError(
+            f'unknown bilateral filter {method!r}: choose "lattice" (fast, as published) or "exact"'
+        )
+    if values.dim() != 4 or values.shape[0] != len(images) or values.shape[2:] != images.shape[2:]:
+        raise ValueError(
+            "values [N, K, H, W] must have the number and size of the images [N, 3, H, W], "
+            f"got {tuple(values.shape)} for images {tuple(images.shape)}"
+        )
+    points = values.flatten(2).transpose(1, 2)
+    if points.dtype != torch.float64:
+        points = points.float()
+    features = pixel_features(images.to(points.dtype), sigma_xy, sigma_rgb)
+    if method == "lattice":
+        filtered = PermutohedralLattice(features).filter(points)
+    else:
+        filtered = _ExactFilter.apply(points, features)
+    return filtered.transpose(1, 2).reshape(values.shape)
+
+
+def pixel_features(images: Tensor, xy_std: float, rgb_std: float) -> Tensor:
+    """[N, HW, 5] features (x, y, r, g, b) of ``images`` [N, 3, H, W] in standard deviations.
+
+    Raises:
+        ValueError: not three channels, or a standard deviation that is not positive.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be RGB [N, 3, H, W], got {tuple(images.shape)}")
+    if not rgb_std > 0:
+        raise ValueError(f"the colour standard deviation must be positive, got {rgb_std}")
+    positions = pixel_positions(images, xy_std).expand(len(images), -1, -1)
+    colours = images.detach().flatten(2).transpose(1, 2) / rgb_std
+    return torch.cat([positions, colours], dim=2)
+
+
+def pixel_positions(images: Tensor, xy_std: float) -> Tensor:
+    """[1, HW, 2] positions (x, y) of ``images`` [N, C, H, W], row by row, in standard deviations.
+
+    Raises:
+        ValueError: a standard deviation that is not positive.
+    """
+    if not xy_std > 0:
+        raise ValueError(f"the position standard deviation must be positive, got {xy_std}")
+    rows, columns = (
+        torch.arange(size, dtype=images.dtype, device=images.device) for size in images.shape[2:]
+    )
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)[None] / xy_std
+
+
+class _ExactFilter(torch.autograd.Function):
+    """Gaussian sum over all pairs; the kernel is symmetric, so the backward is the forward."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        return _gaussian_sum(features, values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        return _gaussian_sum(features, grad), None
+
+
+def _gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
+    """[N, P, K]: values summed under exp(-|f_i - f_j|^2 / 2), a tile of rows at a time."""
+    num_points = features.shape[1]
+    rows = max(1, _TILE_ELEMENTS[values.is_cuda] // num_points)
+    filtered = torch.empty_like(values, memory_format=torch.contiguous_format)
+    # The exponent as one product, f_i.f_j - |f_i|^2/2 - |f_j|^2/2, in double precision: single
+    # loses three digits to cancellation at small sigmas.
+    features = features.double()
+    half_square = -0.5 * features.square().sum(dim=2, keepdim=True)
+    one = torch.ones_like(half_square)
+    left = torch.cat([features, half_square, one], dim=2)
+    right = torch.cat([features, one, half_square], dim=2).transpose(1, 2)
+    # Mixed precision would multiply the tiles in half precision.
+    with torch.autocast(device_type=values.device.type, enabled=False):
+        for image_left, image_right, source, target in zip(
+            left, right, values, filtered, strict=True
+        ):
+            for start in range(0, num_points, rows):
+                kernel = (image_left[start : start + rows] @ image_right).to(values.dtype)
+                kernel.clamp_(min=_MIN_EXPONENT).exp_()
+                torch.mm(kernel, source, out=target[start : start + rows])
+    return filtered
