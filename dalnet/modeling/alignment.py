@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense image-text alignment (DALNet paper, Eq. 2 to 6): projections, GIA and LEA.
+
+Similarities are cosines in the common space, computed in float32 (float64 stays float64) also
+under autocast. Each loss is a value per image, then the mean over the images.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dalnet.errors import UsageError
+
+from .losses import full_precision, unit_vectors
+
+_CLAMP_MARGIN = 1e-4  # CLIMS (CVPR 2022) keeps cosines this far from 0 and 1
+
+
+class AlignmentProjections(nn.Module):
+    """Linear maps of visual tokens and of text embeddings into the common space.
+
+    ``visual(tokens [..., d_v])`` serves class and patch tokens, ``text(embeddings [..., d_t])``
+    foreground and background texts; both return ``[..., d]``.
+    """
+
+    def __init__(self, visual_dim: int, text_dim: int, dim: int) -> None:
+        """Take the widths d_v of the tokens, d_t of the text embeddings, d of the common space."""
+        super().__init__()
+        self.visual = nn.Linear(visual_dim, dim)
+        self.text = nn.Linear(text_dim, dim)
+
+
+@full_precision
+def global_implicit_alignment(
+    cls_tokens: Tensor,
+    text_fg: Tensor,
+    text_bg: Tensor,
+    labels: Tensor,
+    cross: bool = True,
+    similarity: str = "affine",
+) -> Tensor:
+    """Global Implicit Alignment L_im (DALNet paper, Eq. 3).
+
+    ``- sum_c y_c log(sim(v_cls, t_c)) - log(1 - sim(v_cls, t_bg))``, mean over the images. A cosine
+    may be negative, so the logarithm's argument is ``(1 + cos) / 2`` ("affine") or the cosine
+    clipped to [1e-4, 1 - 1e-4] ("clamp").
+
+    Args:
+        cls_tokens: ``[N, d]`` projected class tokens; N may be 0.
+        text_fg: ``[C, d]`` projected class texts.
+        text_bg: ``[1, d]`` projected background text.
+        labels: ``[N, C]`` multi-hot labels of the views.
+        cross: keep the second term, the contrast with the background text.
+        similarity: "affine" or "clamp".
+
+    Returns:
+        Scalar; 0 with zero gradient for N = 0.
+
+    Raises:
+        UsageError: unknown ``similarity``.
+    """
+    tokens = unit_vectors(cls_tokens)
+    positive = _positive(tokens @ unit_vectors(text_fg).T, similarity)
+    per_image = -(labels * _safe_log(positive)).sum(dim=1)
+    if cross:
+        background = _positive(tokens @ unit_vectors(text_bg).T, similarity)
+        per_image = per_image - _safe_log(1 - background).sum(dim=1)
+    return _batch_mean(per_image)
+
+
+@full_precision
+def local_explicit_alignment(
+    patch_tokens: Tensor,
+    mask: Tensor,
+    text_fg: Tensor,
+    text_bg: Tensor,
+    labels: Tensor,
+    cross: bool = True,
+    temperature: float = 1.0,
+    bg_weight: float = 0.001,
+    normalize: str = "all",
+    similarity: str = "affine",
+) -> Tensor:
+    """Local Explicit Alignment L_ex (DALNet paper, Eq. 2 and 4 to 6).
+
+    With ``m`` the summed cosine to the present classes minus the cosine to the background text,
+    Eq. 6's two-way softmax is ``softplus(-m / tau)`` for an object patch and ``softplus(m / tau)``
+    for a background patch. A patch masked out by Eq. 2 has both similarities 0: it adds log 2 and
+    no gradient.
+
+    Args:
+        patch_tokens: ``[N, P, d]`` projected patch tokens; N may be 0.
+        mask: ``[N, P]`` object-aware mask of 0 and 1.
+        text_fg: ``[C, d]`` projected class texts.
+        text_bg: ``[1, d]`` projected background text.
+        labels: ``[N, C]`` multi-hot image labels.
+        cross: contrast both ways; if not, ``-1/P sum_i mask_i log p(s+fg_i)`` alone is left, p as
+            in :func:`global_implicit_alignment`.
+        temperature: tau.
+        bg_weight: lambda, weight of the background patches' term.
+        normalize: "all" divides by P, as printed; "region" takes the mean over each region's own
+            patches, without the constants of the others, and an empty region adds 0.
+        similarity: "affine" or "clamp"; read only if not ``cross``.
+
+    Returns:
+        Scalar; 0 with zero gradient for N = 0.
+
+    Raises:
+        UsageError: unknown ``normalize`` or ``similarity``.
+    """
+    tokens = unit_vectors(patch_tokens)
+    # The sum over present classes commutes with the product: [N, d] instead of [N, P, C].
+    present = labels.to(tokens.dtype) @ unit_vectors(text_fg)
+    to_classes = torch.einsum("npd,nd->np", tokens, present)
+    if not cross:
+        loss = -_safe_log(_positive(to_classes, similarity)) * mask
+        return _batch_mean(_patch_mean(loss, mask, normalize))
+    margin = (to_classes - tokens @ unit_vectors(text_bg)[0]) / temperature
+    foreground = _patch_mean(F.softplus(-margin * mask), mask, normalize)
+    background = _patch_mean(F.softplus(margin * (1 - mask)), 1 - mask, normalize)
+    return _batch_mean(foreground + bg_weight * background)
+
+
+def _positive(cosine: Tensor, similarity: str) -> Tensor:
+    """Turn cosines into arguments of a logarithm."""
+    if similarity == "affine":
+        return (1 + cosine) / 2
+    if similarity == "clamp":
+        return cosine.clamp(_CLAMP_MARGIN, 1 - _CLAMP_MARGIN)
+    raise UsageError(
+        f"MODEL.DALNET.GIA_SIMILARITY is '{similarity}'; set it to 'affine' or 'clamp'."
+    )
+
+
+def _safe_log(value: Tensor) -> Tensor:
+    # Only from below: the sum of several cosines may exceed 1, and its logarithm 0.
+    return value.clamp(min=torch.finfo(value.dtype).eps).log()
+
+
+def _patch_mean(values: Tensor, region: Tensor, normalize: str) -> Tensor:
+    """Mean of ``values [N, P]`` per image over all patches, or over those of ``region``."""
+    if normalize == "all":
+        return values.mean(dim=1)
+    if normalize == "region":
+        return (values * region).sum(dim=1) / region.sum(dim=1).clamp(min=1)
+    raise UsageError(f"MODEL.DALNET.LEA_NORMALIZE is '{normalize}'; set it to 'all' or 'region'.")
+
+
+def _batch_mean(per_image: Tensor) -> Tensor:
+    # A batch may have no local view at all, and the mean of nothing is NaN.
+    return per_image.sum() / max(len(per_image), 1)

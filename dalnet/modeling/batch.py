@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training batch: the mapper's per-image dicts as stacked tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """N training images with their image-level labels and extra views, on one device.
+
+    Attributes:
+        pixels: main views [N, 3, H, W], float32 RGB in 0..255.
+        labels: image-level labels [N, C], float32, 1 where the image shows the class.
+        boxes: the photograph inside each padded view [N, 4], (y0, y1, x0, x1) in pixels.
+        global_views: further views [N, G - 1, 3, H, W], float32 RGB in 0..255.
+        local_views: small views [N, L, 3, S, S], float32 RGB in 0..255.
+        local_boxes: where the small views lie in ``pixels`` [N, L, 4].
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    boxes: Tensor
+    global_views: Tensor
+    local_views: Tensor
+    local_boxes: Tensor
+
+    @classmethod
+    def collate(cls, inputs: list[dict], device: torch.device) -> "TrainingBatch":
+        """Stack the mapper's dicts (see ``dalnet.data.DALNetMapper``) on ``device``."""
+
+        def stack(key: str) -> Tensor:
+            return torch.stack([item[key] for item in inputs]).to(device, non_blocking=True)
+
+        return cls(
+            pixels=stack("image").float(),
+            labels=stack("image_labels"),
+            boxes=stack("image_box"),
+            global_views=stack("global_views").float(),
+            local_views=stack("local_views").float(),
+            local_boxes=stack("local_boxes"),
+        )

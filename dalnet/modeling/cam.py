@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class activation maps: classifier, Eq. 1, object-aware mask, multi-scale CAM, label map.
+
+Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dalnet.errors import UsageError
+
+_PEAK_EPS = 1e-5
+
+
+class CAMClassifier(nn.Module):
+    """Image classifier over patch tokens whose weight also gives the CAM.
+
+    Global max pooling per channel, then a linear layer without bias (ToCo, CVPR 2023; the DALNet
+    paper says max pooling). The same weight as a 1x1 convolution is the raw CAM.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        """Take the width D of the tokens and the number C of foreground classes."""
+        super().__init__()
+        self.linear = nn.Linear(in_channels, num_classes, bias=False)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Classify patch tokens ``[N, D, h, w]``; returns logits ``[N, C]``."""
+        return self.linear(tokens.amax(dim=(2, 3)))
+
+    def cam(self, tokens: Tensor) -> Tensor:
+        """Return the raw CAMs ``[N, C, h, w]``, of any sign, of tokens ``[N, D, h, w]``."""
+        return F.conv2d(tokens, self.linear.weight[:, :, None, None])
+
+
+def normalize_cam(raw: Tensor) -> Tensor:
+    """CAM of the DALNet paper, Eq. 1: ReLU, then divide by the maximum per class and image.
+
+    Args:
+        raw: ``[N, C, h, w]`` raw CAMs.
+
+    Returns:
+        ``[N, C, h, w]`` in 0..1; a map that is nowhere positive is zero.
+    """
+    cam = raw.relu()
+    peak = cam.amax(dim=(2, 3), keepdim=True)
+    return cam / peak.masked_fill(peak == 0, 1.0)
+
+
+@torch.no_grad()
+def object_mask(raw_inter: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Object-aware mask M_obj of the DALNet paper (Sec. 3.3), binary and without gradient.
+
+    Args:
+        raw_inter: ``[N, C, h, w]`` raw CAMs of the intermediate classifier.
+        labels: ``[N, C]`` multi-hot image labels.
+        threshold: beta; a patch is object where the largest CAM of a present class exceeds it.
+
+    Returns:
+        ``[N, h, w]`` of 0.0 and 1.0.
+    """
+    present = normalize_cam(raw_inter.float()) * labels[:, :, None, None]
+    return (present.amax(dim=1) > threshold).float()
+
+
+@torch.no_grad()
+def multi_scale_cam(
+    cam_fn: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, scales: Sequence[float]
+) -> tuple[Tensor, ...]:
+    """CAMs over several image scales, each with its mirror image (ToCo, CVPR 2023).
+
+    Per scale both raw maps are resized to the image and their maximum is rectified; the sum over
+    the scales is brought to 0..1 per class and image.
+
+    Args:
+        cam_fn: maps images ``[M, 3, h', w']`` to a tuple of raw CAMs ``[M, C, h, w]``.
+        images: ``[N, 3, H, W]``, as ``cam_fn`` expects them.
+        scales: factors of the side length; exactly these are used.
+
+    Returns:
+        One ``[N, C, H, W]`` float tensor in 0..1 per map that ``cam_fn`` returns.
+
+    Raises:
+        UsageError: no scale.
+    """
+    if not scales:
+        raise UsageError("MODEL.DALNET.CAM.SCALES is empty; list at least one scale, as (1.0,).")
+    size = tuple(images.shape[-2:])
+    per_scale = (_rectified_maps(cam_fn, images, scale, size) for scale in scales)
+    totals = next(per_scale)
+    for maps in per_scale:
+        for total, one in zip(totals, maps, strict=True):
+            total += one  # in place: with many classes these are the largest tensors of a step
+    return tuple(_to_unit_range(total) for total in totals)
+
+
+def _rectified_maps(
+    cam_fn: Callable[[Tensor], tuple[Tensor, ...]],
+    images: Tensor,
+    scale: float,
+    size: tuple[int, int],
+) -> list[Tensor]:
+    """Per raw CAM at one scale, the larger of the image's and its mirror image's, rectified."""
+    scaled_size = [int(scale * side) for side in size]
+    scaled = F.interpolate(images, size=scaled_size, mode="bilinear", align_corners=False)
+    merged = []
+    for raw in cam_fn(torch.cat([scaled, scaled.flip(-1)])):
+        plain, mirrored = raw.float().chunk(2)
+        pair = [
+            F.interpolate(half, size=size, mode="bilinear", align_corners=False)
+            for half in (plain, mirrored.flip(-1))
+        ]
+        merged.append(torch.maximum(*pair).relu_())
+    return merged
+
+
+def _to_unit_range(cam: Tensor) -> Tensor:
+    cam = cam - cam.amin(dim=(2, 3), keepdim=True)
+    return cam / (cam.amax(dim=(2, 3), keepdim=True) + _PEAK_EPS)
+
+
+def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Rasterise one box per image.
+
+    Args:
+        boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in pixels, ends excluded.
+        height: H of the raster.
+        width: W of the raster.
+
+    Returns:
+        Boolean ``[N, H, W]``, true inside the box.
+    """
+    y0, y1, x0, x1 = boxes[:, :, None].unbind(1)
+    rows = torch.arange(height, device=boxes.device)
+    columns = torch.arange(width, device=boxes.device)
+    inside_rows = (rows >= y0) & (rows < y1)
+    inside_columns = (columns >= x0) & (columns < x1)
+    return inside_rows[:, :, None] & inside_columns[:, None, :]
+
+
+@torch.no_grad()
+def cam_to_label(
+    cams: Tensor, labels: Tensor, boxes: Tensor, low: float, high: float, ignore: int = 255
+) -> Tensor:
+    """Label map of the CAMs of the present classes by two thresholds (ToCo, CVPR 2023).
+
+    Args:
+        cams: ``[N, C, H, W]`` in 0..1.
+        labels: ``[N, C]`` multi-hot image labels; CAMs of absent classes are left out.
+        boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in the pixels of ``cams``.
+        low: up to this value a pixel is background.
+        high: above this value a pixel has the class of the largest CAM.
+        ignore: label between the thresholds, and outside the box.
+
+    Returns:
+        ``[N, H, W]`` long.
+    """
+    value, index = (cams * labels[:, :, None, None]).max(dim=1)
+    label_map = torch.where(value > high, index + 1, ignore)
+    label_map = label_map.masked_fill(value <= low, 0)
+    return label_map.masked_fill(~box_mask(boxes, *cams.shape[-2:]), ignore)
+
+
+@torch.no_grad()
+def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Scores over background and classes whose arg max is the CAM's label map.
+
+    Args:
+        cams: ``[N, C, H, W]`` in 0..1.
+        labels: ``[N, C]`` multi-hot image labels; absent classes score 0.
+        threshold: score of the background, not negative; it wins ties.
+
+    Returns:
+        ``[N, C + 1, H, W]``, background first.
+    """
+    present = cams * labels[:, :, None, None]
+    return torch.cat([torch.full_like(present[:, :1], threshold), present], dim=1)

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DALNet's meta-architecture: the paper's Figure 2, from photographs to losses or masks."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from dalnet.layers import PixelAdaptiveRefinement
+
+from .alignment import AlignmentProjections
+from .batch import TrainingBatch
+from .cam import CAMClassifier, cam_to_label, multi_scale_cam, object_mask
+from .criterion import DALNetCriterion
+from .inference import crf_probabilities, multi_scale_probabilities
+from .pseudo_labels import local_view_labels, refine, token_grid_boxes
+from .text import build_text_embeddings
+
+
+@META_ARCH_REGISTRY.register()
+class DALNet(nn.Module):
+    """Weakly supervised semantic segmentation by dense image-text alignment (DIAL, ECCV 2024)."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        projections: AlignmentProjections | None,
+        text_embeddings: tuple[Tensor, Tensor] | None,
+        criterion: DALNetCriterion,
+        par: PixelAdaptiveRefinement,
+        num_classes: int,
+        object_mask_threshold: float,
+        local_min_coverage: float,
+        cam_scales: tuple[float, ...],
+        cam_thresholds: tuple[float, float],
+        ignore_value: int,
+        seg_start_iter: int,
+        test_scales: tuple[float, ...],
+        test_flip: bool,
+        test_crf: dict[str, float] | None,
+        test_cam: bool,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: returns ``cls_token`` [N, D], ``patch_tokens`` and ``inter_tokens``
+                [N, D, h, w].
+            sem_seg_head: maps the backbone's dict to logits [N, C + 1, h, w].
+            projections: of tokens and texts into the common space; None without alignment.
+            text_embeddings: foreground [C, d_t] and background [1, d_t]; None without alignment.
+            criterion: the weighted losses.
+            par: refines CAMs into pseudo labels.
+            num_classes: C, foreground classes.
+            object_mask_threshold: beta of M_obj.
+            local_min_coverage: share of a local view that a class must cover to label it.
+            cam_scales: scales of the multi-scale CAM.
+            cam_thresholds: low and high; between them a pixel is ignored.
+            ignore_value: label of ignored pixels.
+            seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
+            test_scales, test_flip: passes averaged in evaluation.
+            test_crf: arguments of the dense CRF, or None for none.
+            test_cam: return CAMs and pseudo labels too where image labels are given.
+            pixel_mean, pixel_std: per channel, RGB in 0..255.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = CAMClassifier(backbone.embed_dim, num_classes)
+        self.inter_classifier = CAMClassifier(backbone.embed_dim, num_classes)
+        self.sem_seg_head = sem_seg_head
+        self.projections = projections
+        self.criterion = criterion
+        self.par = par
+        self.num_classes = num_classes
+        self.object_mask_threshold = object_mask_threshold
+        self.local_min_coverage = local_min_coverage
+        self.cam_scales = cam_scales
+        self.low_threshold, self.high_threshold = cam_thresholds
+        self.ignore_value = ignore_value
+        self.seg_start_iter = seg_start_iter
+        self.test_scales, self.test_flip = test_scales, test_flip
+        self.test_crf, self.test_cam = test_crf, test_cam
+        text_fg, text_bg = text_embeddings or (None, None)
+        self.register_buffer("text_fg", text_fg)
+        self.register_buffer("text_bg", text_bg)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        # A hook that wants pictures of a training step sets keep_snapshot before it.
+        self.keep_snapshot = False
+        self.snapshot: dict[str, Tensor] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Build the parts that ``cfg`` describes."""
+        method, crf = cfg.MODEL.DALNET, cfg.TEST.CRF
+        backbone = build_backbone(cfg)
+        criterion = DALNetCriterion(cfg)
+        projections = text_embeddings = None
+        if criterion.aligns:
+            prompt_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).prompt_names
+            text_embeddings = build_text_embeddings(cfg, prompt_names)
+            projections = AlignmentProjections(
+                backbone.embed_dim, cfg.MODEL.TEXT.EMBED_DIM, method.PROJECTION_DIM
+            )
+        multi_scale = cfg.TEST.MULTI_SCALE
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "projections": projections,
+            "text_embeddings": text_embeddings,
+            "criterion": criterion,
+            "par": PixelAdaptiveRefinement(method.PAR.NUM_ITERS, tuple(method.PAR.DILATIONS)),
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
+            "object_mask_threshold": method.OBJECT_MASK_THRESHOLD,
+            "local_min_coverage": method.LOCAL_MIN_COVERAGE,
+            "cam_scales": tuple(method.CAM.SCALES),
+            "cam_thresholds": (method.CAM.LOW_THRESHOLD, method.CAM.HIGH_THRESHOLD),
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "seg_start_iter": method.SEG_START_ITER,
+            "test_scales": tuple(multi_scale.SCALES) if multi_scale.ENABLED else (1.0,),
+            "test_flip": multi_scale.ENABLED and multi_scale.FLIP,
+            "test_crf": {k.lower(): v for k, v in crf.items() if k != "ENABLED"}
+            if crf.ENABLED
+            else None,
+            "test_cam": cfg.TEST.EVAL_CAM,
+            "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
+            "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies; inputs are moved there."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, scores in evaluation.
+
+        Args:
+            batched_inputs: dicts of ``dalnet.data.DALNetMapper``. Evaluation needs ``image``
+                [3, H, W], RGB in 0..255, and uses ``height`` and ``width`` (the wanted size) and
+                ``image_labels`` [C] where they are given.
+
+        Returns:
+            In training a dict of weighted scalar losses. In evaluation one dict per image:
+            ``sem_seg`` [C + 1, height, width], class probabilities; and, where image labels are
+            given, ``cam`` and ``cam_inter`` [C, height, width] in 0..1, zero for absent classes,
+            and ``pseudo_label`` [height, width], long, with the ignore value.
+        """
+        if not self.training:
+            return [self._infer(item) for item in batched_inputs]
+        batch = TrainingBatch.collate(batched_inputs, self.device)
+        images = self._normalize(batch.pixels)
+
+        tokens = self.backbone(images)
+        losses = self.criterion.classification(
+            self.classifier.logits(tokens["patch_tokens"]),
+            self.inter_classifier.logits(tokens["inter_tokens"]),
+            batch.labels,
+        )
+        cams, inter_cams = multi_scale_cam(self._raw_cams, images, self.cam_scales)
+        if self.criterion.aligns:
+            losses.update(self._align(batch, tokens, cams))
+        if self.criterion.weights["ptc"] > 0:
+            token_labels = self._token_labels(inter_cams, tokens["inter_tokens"].shape[-2:], batch)
+            losses.update(self.criterion.contrast(tokens["patch_tokens"], token_labels))
+        losses.update(self._segment(batch, tokens, cams))
+        return losses
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.pixel_mean) / self.pixel_std
+
+    def _raw_cams(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.backbone(images)
+        return (
+            self.classifier.cam(tokens["patch_tokens"]),
+            self.inter_classifier.cam(tokens["inter_tokens"]),
+        )
+
+    def _align(
+        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: Tensor
+    ) -> dict[str, Tensor]:
+        """L_im over the class tokens of all views, L_ex over the main view's patch tokens."""
+        text = self.projections.text(self.text_fg), self.projections.text(self.text_bg)
+        losses = {}
+        if self.criterion.gia:
+            cls_tokens, labels = self._view_tokens(batch, tokens["cls_token"], cams)
+            cls_tokens = self.projections.visual(cls_tokens)
+            losses.update(self.criterion.implicit_alignment(cls_tokens, text, labels))
+        if self.criterion.lea:
+            raw = self.inter_classifier.cam(tokens["inter_tokens"])
+            mask = object_mask(raw, batch.labels, self.object_mask_threshold).flatten(1)
+            patch_tokens = tokens["patch_tokens"].flatten(2).transpose(1, 2)
+            patch_tokens = self.projections.visual(patch_tokens)
+            losses.update(
+                self.criterion.explicit_alignment(patch_tokens, mask, text, batch.labels)
+            )
+        return losses
+
+    def _view_tokens(
+        self, batch: TrainingBatch, cls_tokens: Tensor, cams: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class tokens [V, D] of the main view, global views and labelled local views; labels."""
+        tokens, labels = [cls_tokens], [batch.labels]
+        if batch.global_views.shape[1]:
+            views = self._normalize(batch.global_views.flatten(0, 1))
+            tokens.append(self.backbone(views)["cls_token"])
+            labels.append(batch.labels.repeat_interleave(batch.global_views.shape[1], dim=0))
+        if batch.local_views.shape[1]:
+            label_map = self._label_map(cams, batch.labels, batch.boxes)
+            local_labels = local_view_labels(
+                label_map, batch.local_boxes, self.num_classes, self.local_min_coverage
+            ).flatten(0, 1)
+            views = self._normalize(batch.local_views.flatten(0, 1))
+            # A view without any class is a background view: it enters no term.
+            shown = local_labels.any(dim=1)
+            tokens.append(self.backbone(views)["cls_token"][shown])
+            labels.append(local_labels[shown])
+        return torch.cat(tokens), torch.cat(labels)
+
+    def _label_map(self, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        return cam_to_label(
+            cams, labels, boxes, self.low_threshold, self.high_threshold, self.ignore_value
+        )
+
+    def _token_labels(self, cams: Tensor, grid: tuple[int, int], batch: TrainingBatch) -> Tensor:
+        """Label map [N, h, w] of the intermediate CAM at token resolution, for L_ptc."""
+        boxes = token_grid_boxes(batch.boxes, batch.pixels.shape[-2:], grid)
+        cams = F.interpolate(cams, size=grid, mode="bilinear", align_corners=False)
+        return self._label_map(cams, batch.labels, boxes)
+
+    def _pseudo_labels(self, pixels: Tensor, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        return refine(
+            self.par,
+            pixels / 255,
+            cams,
+            labels,
+            boxes,
+            self.low_threshold,
+            self.high_threshold,
+            self.ignore_value,
+        )
+
+    def _segment(
+        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: Tensor
+    ) -> dict[str, Tensor]:
+        """L_seg and L_reg against the refined pseudo labels, once their time has come."""
+        logits = self.sem_seg_head(tokens)
+        if not self.criterion.segments or get_event_storage().iter < self.seg_start_iter:
+            # Keeps the head in the graph, which DistributedDataParallel asks of every parameter.
+            return {"loss_seg": 0.0 * logits.sum()}
+        pseudo_labels = self._pseudo_labels(batch.pixels, cams, batch.labels, batch.boxes)
+        if self.keep_snapshot:
+            self.snapshot = {
+                "pixels": batch.pixels[0],
+                "cam": cams[0] * batch.labels[0, :, None, None],
+                "pseudo_label": pseudo_labels[0],
+                "logits": logits[0].detach(),
+            }
+        return self.criterion.segmentation(batch.pixels, logits, pseudo_labels, batch.boxes)
+
+    @torch.no_grad()
+    def _infer(self, item: dict) -> dict[str, Tensor]:
+        """Scores of one photograph; one at a time, so that no other image changes them."""
+        pixels = item["image"].to(self.device).float()[None]
+        images = self._normalize(pixels)
+        size = (item.get("height", images.shape[-2]), item.get("width", images.shape[-1]))
+        probs = multi_scale_probabilities(
+            lambda views: self.sem_seg_head(self.backbone(views)),
+            images,
+            size,
+            self.test_scales,
+            self.test_flip,
+        )
+        if self.test_crf is not None:
+            probs = crf_probabilities(pixels, probs, **self.test_crf)
+        result = {"sem_seg": probs[0]}
+        if self.test_cam and "image_labels" in item:
+            labels = item["image_labels"].to(self.device)[None]
+            result.update(self._infer_cams(pixels, images, labels, size))
+        return result
+
+    def _infer_cams(
+        self, pixels: Tensor, images: Tensor, labels: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        height, width = images.shape[-2:]
+        cams, inter_cams = multi_scale_cam(self._raw_cams, images, self.cam_scales)
+        boxes = torch.tensor([[0, height, 0, width]], device=self.device)
+        pseudo_label = self._pseudo_labels(pixels, cams, labels, boxes)
+        maps = torch.cat([cams, inter_cams]) * labels[..., None, None]
+        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        pseudo_label = F.interpolate(pseudo_label[:, None].double(), size=size, mode="nearest")
+        return {"cam": maps[0], "cam_inter": maps[1], "pseudo_label": pseudo_label[0, 0].long()}

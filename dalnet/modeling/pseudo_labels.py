@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pseudo labels: CAMs refined by the photograph, and what label maps say about boxes.
+
+Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cam import box_mask
+
+
+@torch.no_grad()
+def refine(
+    par: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    cams: Tensor,
+    labels: Tensor,
+    boxes: Tensor,
+    low: float,
+    high: float,
+    ignore: int = 255,
+) -> Tensor:
+    """Pseudo labels from CAMs by pixel-adaptive refinement at half size (AFA, CVPR 2022; ToCo).
+
+    The softmax over {background, CAMs of the present classes} is refined twice, with ``high`` and
+    with ``low`` as the background's score. Where the high run says foreground, its class; where
+    both say background, background; else ``ignore``. An image's result does not depend on the
+    other images of the batch.
+
+    Args:
+        par: refinement, ``(images [N, 3, h, w], masks [N, K, h, w]) -> [N, K, h, w]``, each mask
+            channel by itself, as ``dalnet.layers.PixelAdaptiveRefinement``.
+        images: ``[N, 3, H, W]`` RGB in 0..1.
+        cams: ``[N, C, H, W]`` in 0..1.
+        labels: ``[N, C]`` multi-hot image labels; an image without any is all background.
+        boxes: ``[N, 4]`` integers (y0, y1, x0, x1), the photograph inside the padded view.
+        low: background score of the run that finds sure background.
+        high: background score of the run that finds sure foreground.
+        ignore: label of unsure pixels, and outside the box.
+
+    Returns:
+        ``[N, H, W]`` long.
+    """
+    size = images.shape[-2:]
+    half = [max(side // 2, 1) for side in size]
+    values, scores = _present_scores(cams.float(), labels, half)
+    masks = torch.cat([_with_background(scores, score) for score in (high, low)], dim=1)
+    small = F.interpolate(images.float(), size=half, mode="bilinear", align_corners=False)
+    # Both runs share the affinities: the refinement acts on every channel alike.
+    refined = par(small, masks)
+    refined = F.interpolate(refined, size=size, mode="bilinear", align_corners=False)
+    slots = refined.unflatten(1, (2, -1)).argmax(dim=2)
+    sure_foreground, sure_background = values.gather(1, slots.flatten(1)).view_as(slots).unbind(1)
+    unsure = (sure_foreground == 0) & (sure_background != 0)
+    return sure_foreground.masked_fill(unsure | ~box_mask(boxes, *size), ignore)
+
+
+def _present_scores(cams: Tensor, labels: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
+    """CAMs of the present classes, shrunk to ``size``, as ``[N, K, *size]``.
+
+    K is the largest number of classes that an image of the batch shows. Images with fewer are
+    filled up with -inf, which the softmax turns into no mass. The first result ``[N, K + 1]``
+    is the label value of {background, each of the K maps}.
+    """
+    present = labels > 0
+    most = int(present.sum(dim=1).amax()) if present.numel() else 0
+    index = present.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+    values = F.pad(index + 1, (1, 0))
+    chosen = cams.gather(1, index[:, :, None, None].expand(-1, -1, *cams.shape[-2:]))
+    if most:
+        chosen = F.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
+    else:
+        chosen = cams.new_empty(len(cams), 0, *size)
+    absent = ~present.gather(1, index)
+    return values, chosen.masked_fill(absent[:, :, None, None], -torch.inf)
+
+
+def _with_background(scores: Tensor, background: float) -> Tensor:
+    """Softmax over {background, classes} of ``scores [N, K, h, w]``; returns ``[N, K+1, h, w]``."""
+    return F.pad(scores, (0, 0, 0, 0, 1, 0), value=background).softmax(dim=1)
+
+
+def token_grid_boxes(boxes: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Boxes on the token grid, for label maps at token resolution.
+
+    A token belongs to the box if the centre of its patch does: the pixel coordinates are divided
+    by the stride and rounded, halves downwards.
+
+    Args:
+        boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in pixels.
+        image_size: (H, W) of the image in pixels.
+        grid: (h, w) of the token grid.
+
+    Returns:
+        ``[N, 4]`` integers (y0, y1, x0, x1) in tokens.
+    """
+    (height, width), (rows, columns) = image_size, grid
+    tokens = boxes.new_tensor([rows, rows, columns, columns])
+    pixels = boxes.new_tensor([height, height, width, width])
+    return torch.div(2 * boxes * tokens + pixels - 1, 2 * pixels, rounding_mode="floor")
+
+
+@torch.no_grad()
+def local_view_labels(
+    label_map: Tensor, boxes: Tensor, num_classes: int, min_coverage: float
+) -> Tensor:
+    """Image labels of local views: the classes that cover enough of each view.
+
+    Args:
+        label_map: ``[N, H, W]`` integer pseudo labels of the main views; since they hold only
+            classes of the image, so does the result.
+        boxes: ``[N, L, 4]`` integers (y0, y1, x0, x1), each view's place in its main view.
+        num_classes: C, without background.
+        min_coverage: smallest share of the box, 0..1, that a class must cover; pixels with any
+            other label, ignored ones too, count as not covered.
+
+    Returns:
+        ``[N, L, C]`` multi-hot float; a view without a class is all zero.
+    """
+    height, width = label_map.shape[-2:]
+    limits = boxes.new_tensor([height, height, width, width])
+    y0, y1, x0, x1 = torch.minimum(boxes.clamp(min=0), limits).unbind(-1)
+    needed = min_coverage * ((y1 - y0) * (x1 - x0)).double()
+    image = torch.arange(len(boxes), device=boxes.device)[:, None]
+    result = torch.zeros(*boxes.shape[:2], num_classes, device=boxes.device)
+    for value in label_map.unique().tolist():
+        if not 1 <= value <= num_classes:
+            continue
+        # Integral image: any box sum is four look-ups.
+        area = F.pad((label_map == value).cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
+        covered = area[image, y1, x1] - area[image, y0, x1] - area[image, y1, x0]
+        covered = covered + area[image, y0, x0]
+        result[:, :, value - 1] = ((covered >= needed) & (covered > 0)).float()
+    return result

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The visual encoder: any of timm's vision transformers as a Detectron2 backbone."""
+
+import math
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dalnet.errors import UsageError
+from dalnet.modeling.vit_weights import load_vit_weights
+
+
+@BACKBONE_REGISTRY.register()
+class TimmViT(Backbone):
+    """Class token, patch tokens and an intermediate block's tokens of a timm vision transformer.
+
+    Every member of timm's ``VisionTransformer`` family that has a class token will do: ViT, DeiT
+    (distilled too), DeiT III, DINO, DINOv2 with or without registers, CLIP's image towers.
+
+    Attributes:
+        vit: timm's model without its classifier.
+        patch_size: side of a patch in pixels.
+        embed_dim: width D of the tokens.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        name: str,
+        weights: str,
+        intermediate_block: int,
+        grad_checkpointing: bool = False,
+        overrides: dict[str, int] | None = None,
+    ) -> None:
+        """
+        Args:
+            name: timm's name of the model, with or without its pre-training tag.
+            weights: "timm", a file or "", see :func:`dalnet.modeling.vit_weights.load_vit_weights`.
+            intermediate_block: block, counted from 1, after which ``inter_tokens`` are read.
+            grad_checkpointing: recompute each block in the backward pass to save memory.
+            overrides: timm's constructor arguments to change (``img_size``, ``patch_size``,
+                ``embed_dim``, ``depth``, ``num_heads``).
+
+        Raises:
+            UsageError: unknown or unsuitable model, bad block number, weights missing or misfit.
+        """
+        super().__init__()
+        self.vit = _create_vit(name, overrides or {})
+        depth = len(self.vit.blocks)
+        if not 1 <= intermediate_block <= depth:
+            raise UsageError(
+                f"MODEL.VIT.INTERMEDIATE_BLOCK is {intermediate_block}, but {name} has the blocks "
+                f"1 to {depth}; choose one of them."
+            )
+        load_vit_weights(self.vit, name, weights)
+        self.intermediate_block = intermediate_block
+        self.grad_checkpointing = grad_checkpointing
+        self.patch_size: int = self.vit.patch_embed.feat_ratio()
+        self.embed_dim: int = self.vit.embed_dim
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Read ``MODEL.VIT``; the input always has three channels."""
+        vit = cfg.MODEL.VIT
+        keys = ("IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS")
+        return {
+            "name": vit.NAME,
+            "weights": vit.WEIGHTS,
+            "intermediate_block": vit.INTERMEDIATE_BLOCK,
+            "grad_checkpointing": vit.GRAD_CHECKPOINTING,
+            "overrides": {key.lower(): vit[key] for key in keys if vit[key]},
+        }
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode normalised images of any size.
+
+        The grid is h = round(H / patch), w = round(W / patch), at least 1. Where a side is not a
+        multiple of the patch, the image is resized (bilinear) to h*patch x w*patch first, so that
+        the grid always covers exactly the picture and maps on it need no shift or padding.
+
+        Args:
+            images: [N, 3, H, W], normalised with ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD``.
+
+        Returns:
+            ``cls_token`` [N, D] and ``patch_tokens`` [N, D, h, w], after the last block and its
+            norm; ``inter_tokens`` [N, D, h, w], after the intermediate block, before any norm.
+        """
+        embedded, grid = self._embed(self._fit_to_patches(images))
+        tokens = inter = embedded
+        for number, block in enumerate(self.vit.blocks, start=1):
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+            if number == self.intermediate_block:
+                inter = tokens
+        tokens = self.vit.norm(tokens)
+        return {
+            "cls_token": tokens[:, 0],
+            "patch_tokens": self._as_map(tokens, grid),
+            "inter_tokens": self._as_map(inter, grid),
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and strides of what :meth:`forward` returns."""
+        grid = ShapeSpec(channels=self.embed_dim, stride=self.patch_size)
+        return {
+            "cls_token": ShapeSpec(channels=self.embed_dim),
+            "patch_tokens": grid,
+            "inter_tokens": grid,
+        }
+
+    def _fit_to_patches(self, images: torch.Tensor) -> torch.Tensor:
+        size = images.shape[-2:]
+        # floor(x + 0.5) and not round(), which would send 1.5 up and 2.5 down.
+        fitted = [max(1, math.floor(s / self.patch_size + 0.5)) * self.patch_size for s in size]
+        if list(size) == fitted:
+            return images
+        return F.interpolate(images, fitted, mode="bilinear", align_corners=False)
+
+    def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """timm's ``_pos_embed``, but with a bilinearly resized position embedding.
+
+        timm resizes bicubically and has no switch for it. Returns the tokens before the first
+        block, [N, prefix + h*w, D], and (h, w).
+        """
+        vit = self.vit
+        patches = vit.patch_embed(images)
+        grid = (patches.shape[1], patches.shape[2])
+        patches = patches.flatten(1, 2)
+        special = (vit.cls_token, getattr(vit, "dist_token", None), vit.reg_token)
+        prefix = [token.expand(len(images), -1, -1) for token in special if token is not None]
+        position = self._position(grid)
+        if vit.no_embed_class:
+            tokens = torch.cat([*prefix, patches + position], dim=1)
+        else:
+            tokens = torch.cat([*prefix, patches], dim=1) + position
+        return vit.norm_pre(vit.patch_drop(vit.pos_drop(tokens))), grid
+
+    def _position(self, grid: tuple[int, int]) -> torch.Tensor:
+        return resample_abs_pos_embed(
+            self.vit.pos_embed,
+            new_size=list(grid),
+            old_size=list(self.vit.patch_embed.grid_size),
+            num_prefix_tokens=0 if self.vit.no_embed_class else self.vit.num_prefix_tokens,
+            interpolation="bilinear",
+            antialias=False,
+        )
+
+    def _as_map(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        patches = tokens[:, self.vit.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, grid)
+
+
+def _create_vit(name: str, overrides: dict[str, int]) -> VisionTransformer:
+    """timm's model without classifier and weights, open to any input size."""
+    if not timm.is_model(name):
+        raise UsageError(
+            f"MODEL.VIT.NAME {name!r} is not a model of timm {timm.__version__}; "
+            "timm.list_models('*vit*') lists them."
+        )
+    try:
+        vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **overrides)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        changed = ", ".join(f"{key}={value}" for key, value in overrides.items())
+        raise UsageError(
+            f"timm cannot build MODEL.VIT.NAME {name!r} with {changed or 'its own sizes'}: {error}."
+        ) from error
+    plain = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
+    if not plain or vit.cls_token is None:
+        raise UsageError(
+            f"MODEL.VIT.NAME {name!r} is not a plain vision transformer with a class token; "
+            "choose a ViT, DeiT or DINOv2 of timm."
+        )
+    # What follows the tokens has no part in the loss, and DDP refuses parameters without gradient.
+    vit.reset_classifier(0, "")
+    vit.fc_norm = nn.Identity()
+    return vit

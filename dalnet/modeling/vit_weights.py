@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-trained weights of the visual encoder: from timm's hub or from a local file."""
+
+import logging
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import timm.models
+import torch
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+from dalnet.errors import UsageError
+from dalnet.modeling.weight_files import local_file, read_state
+
+logger = logging.getLogger(__name__)
+
+_KEY = "MODEL.VIT.WEIGHTS"
+# Parts that follow the tokens; an ImageNet checkpoint has them, this encoder has not.
+_HEADS = ("head", "head_dist", "fc_norm", "attn_pool", "pre_logits")
+
+
+def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
+    """Load ``weights`` into ``vit`` in place, all or an error.
+
+    Position and patch embeddings of another size are resized bilinearly by timm's own converters,
+    which also understand the original DINOv2, DeiT III and CLIP layouts. Classifiers in the file
+    are ignored.
+
+    Args:
+        vit: timm model without classifier.
+        name: its timm name (tells the hub's file).
+        weights: "timm" (the hub's file for ``name``, downloaded once), a path to ``.safetensors``,
+            ``.pth``/``.pt`` (read with ``weights_only=True``) or ``.npz`` (the original format of
+            ViT and AugReg), ``dalnet://NAME``, or "" to keep the random initialisation.
+
+    Raises:
+        UsageError: file missing, unreadable, or not of this model.
+    """
+    if not weights:
+        logger.info("MODEL.VIT.WEIGHTS is empty: %s starts from random weights.", name)
+    elif weights == "timm":
+        source, state = _load_from_hub(name)
+        _load_state(vit, state, source)
+    else:
+        path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt", ".npz"))
+        if path.suffix == ".npz":
+            _load_npz(vit, path)
+        else:
+            _load_state(vit, read_state(path, _KEY), str(path))
+        logger.info("Loaded the weights of %s from %s.", name, path)
+
+
+def _load_from_hub(name: str) -> tuple[str, dict[str, Any]]:
+    published = timm.models.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        raise UsageError(
+            f'timm publishes no weights for {name}; set MODEL.VIT.WEIGHTS to a local file or to "" '
+            "for random weights."
+        )
+    file = published.hf_hub_filename or "model.safetensors"
+    source = f"{published.hf_hub_id}/{file}"
+    logger.info("Fetching the weights of %s from the Hugging Face hub (%s).", name, source)
+    try:
+        return source, timm.models.load_state_dict_from_hf(
+            published.hf_hub_id, file, weights_only=True
+        )
+    except OSError as error:
+        raise UsageError(
+            f"The weights of {name} are neither in the local cache nor downloadable: fetch {file} "
+            f"from https://huggingface.co/{published.hf_hub_id} on another machine and set "
+            "MODEL.VIT.WEIGHTS to its path here."
+        ) from error
+
+
+def _load_state(vit: VisionTransformer, state: dict[str, Any], source: str) -> None:
+    own = vit.state_dict()
+    try:
+        state = checkpoint_filter_fn(
+            state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
+        )
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{source} does not fit MODEL.VIT: its embeddings cannot be converted ({error})."
+        ) from error
+    state = {key: value for key, value in state.items() if key.split(".")[0] not in _HEADS}
+    misfits = [f"{key} is missing" for key in own if key not in state]
+    misfits += [f"{key} is unknown" for key in state if key not in own]
+    misfits += [
+        f"{key} has shape {_shape(state[key])} instead of {_shape(own[key])}"
+        for key in own
+        if key in state and _shape(state[key]) != _shape(own[key])
+    ]
+    if misfits:
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise UsageError(
+            f"{source} does not fit the model of MODEL.VIT: {'; '.join(misfits[:3])}{more}; "
+            "name the matching model and sizes, or another file."
+        )
+    vit.load_state_dict(state)
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else "no tensor"
+
+
+def _load_npz(vit: VisionTransformer, path: Path) -> None:
+    """timm's reader of the original format, which leaves blocks beyond the model's depth unread."""
+    try:
+        vit.load_pretrained(str(path))
+        with np.load(path, allow_pickle=False) as arrays:
+            surplus = f"/encoderblock_{len(vit.blocks)}/"
+            if any(surplus in key for key in arrays.files):
+                raise ValueError(f"it has more than the model's {len(vit.blocks)} blocks")
+    except (IndexError, KeyError, OSError, RuntimeError, ValueError, BadZipFile) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise UsageError(f"{path} does not fit the model of MODEL.VIT: {reason}.") from error

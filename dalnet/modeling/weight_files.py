@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outside files of weights: found, and read without running anything they contain."""
+
+from pathlib import Path
+from typing import Any
+
+import timm.models
+from detectron2.utils.file_io import PathManager
+
+import dalnet.assets  # noqa: F401  (registers dalnet://)
+from dalnet.errors import UsageError
+
+
+def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
+    """The file on disk that ``weights`` names.
+
+    Args:
+        weights: a path, or an address that Detectron2's ``PathManager`` knows (``dalnet://``).
+        key: config key that holds ``weights``, for messages.
+        suffixes: accepted endings.
+
+    Raises:
+        UsageError: not a file, or of another type.
+    """
+    path = Path(PathManager.get_local_path(weights))
+    if not path.is_file():
+        raise UsageError(f"{key} names {weights}, which is not a file; correct the path.")
+    if path.suffix not in suffixes:
+        raise UsageError(f"{key} names {weights}; it must end in {', '.join(suffixes)}.")
+    return path
+
+
+def read_state(path: Path, key: str) -> dict[str, Any]:
+    """State dict in a ``.safetensors`` file or a PyTorch file (read with ``weights_only=True``).
+
+    Wrappings such as ``{"state_dict": ...}``, ``{"model": ...}`` and ``module.`` are taken off.
+
+    Args:
+        path: the file.
+        key: config key that names it, for messages.
+
+    Raises:
+        UsageError: damaged, or it holds objects other than tensors.
+    """
+    try:
+        return timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # each reader fails with types of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} ({key}) cannot be read as a file of tensors: {reason}") from error

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CAMs against plain loops; OpenCV does the reference resizing."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dalnet.errors import UsageError
+from dalnet.modeling.cam import (
+    CAMClassifier,
+    box_mask,
+    cam_scores,
+    cam_to_label,
+    multi_scale_cam,
+    normalize_cam,
+    object_mask,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(5)
+
+
+def test_classifier_pools_then_weighs():
+    classifier = CAMClassifier(in_channels=5, num_classes=3)
+    tokens = torch.randn(2, 5, 4, 6)
+    weight = classifier.linear.weight
+    logits, cam = classifier.logits(tokens), classifier.cam(tokens)
+    assert [tuple(p.shape) for p in classifier.parameters()] == [(3, 5)]
+    for n in range(2):
+        pooled = torch.stack([tokens[n, d].max() for d in range(5)])
+        torch.testing.assert_close(logits[n], weight @ pooled)
+        for y in range(4):
+            for x in range(6):
+                torch.testing.assert_close(cam[n, :, y, x], weight @ tokens[n, :, y, x])
+
+
+def test_normalize_cam_is_equation_1():
+    raw = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    raw[0, 1] = -raw[0, 1].abs()
+    raw[1, 2] = 0
+    cam = normalize_cam(raw)
+    for n in range(2):
+        for c in range(3):
+            positive = np.maximum(raw[n, c].numpy(), 0)
+            peak = positive.max()
+            np.testing.assert_allclose(cam[n, c], positive / peak if peak else positive)
+    assert not cam[0, 1].any()
+    assert not cam[1, 2].any()
+
+
+def test_normalize_cam_has_finite_gradient_on_empty_maps():
+    raw = (-torch.ones(1, 2, 3, 3)).requires_grad_()
+    normalize_cam(raw).sum().backward()
+    assert raw.grad.isfinite().all()
+
+
+def test_object_mask():
+    raw = torch.tensor([[[[4.0, 2.0, 1.0, -1.0]], [[0.0, 1.0, 9.0, 10.0]], [[1.0, 9.0, 9.0, 9.0]]]])
+    raw = raw.repeat(2, 1, 1, 1).requires_grad_()
+    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    mask = object_mask(raw, labels, 0.5)
+    # 2 / 4 is the threshold itself and does not exceed it.
+    assert mask.tolist() == [[[1, 0, 1, 1]], [[0, 0, 0, 0]]]
+    assert mask.dtype == torch.float32
+    assert not mask.requires_grad
+
+
+def raw_maps(images):
+    """Raw CAMs that no mirror leaves unchanged: half size of any sign, third size all positive."""
+    slope = torch.linspace(-1, 2, images.shape[-1])
+    mixed = images[:, :2] - 0.8 * images[:, 1:] * slope
+    return F.avg_pool2d(mixed, 2), F.avg_pool2d(mixed, 3) + 5
+
+
+def plain_multi_scale(images, scales, which):
+    n, _, height, width = images.shape
+    result = np.zeros((n, 2, height, width))
+    for i in range(n):
+        photo = images[i].permute(1, 2, 0).numpy()
+        for scale in scales:
+            scaled = cv2.resize(photo, (int(scale * width), int(scale * height)))
+            pair = []
+            for mirrored in (False, True):
+                view = scaled[:, ::-1].copy() if mirrored else scaled
+                raw = raw_maps(torch.from_numpy(view).permute(2, 0, 1)[None])[which][0]
+                large = [cv2.resize(m.numpy(), (width, height)) for m in raw]
+                pair.append(np.stack([m[:, ::-1] if mirrored else m for m in large]))
+            result[i] += np.maximum(np.maximum(*pair), 0)
+        for c in range(2):
+            result[i, c] -= result[i, c].min()
+            result[i, c] /= result[i, c].max() + 1e-5
+    return result
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.5, 1.5), (0.75,)])
+def test_multi_scale_cam_is_the_plain_sum(scales):
+    images = torch.randn(2, 3, 12, 17)
+    seen = []
+
+    def cam_fn(batch):
+        assert not torch.is_grad_enabled()
+        seen.append(tuple(batch.shape[-2:]))
+        return raw_maps(batch)
+
+    cams = multi_scale_cam(cam_fn, images, scales)
+    assert seen == [(int(12 * s), int(17 * s)) for s in scales]
+    assert len(cams) == 2
+    for which, cam in enumerate(cams):
+        np.testing.assert_allclose(
+            cam, plain_multi_scale(images, scales, which), rtol=1e-4, atol=1e-5
+        )
+        assert cam.amin() >= 0
+        assert cam.amax() <= 1
+
+
+def test_multi_scale_cam_mirrors_with_the_image_and_ignores_the_batch():
+    images = torch.randn(3, 3, 12, 16)
+    (cams, _) = multi_scale_cam(raw_maps, images, (1.0, 0.5))
+    (mirrored, _) = multi_scale_cam(raw_maps, images.flip(-1), (1.0, 0.5))
+    torch.testing.assert_close(mirrored.flip(-1), cams)
+    (single, _) = multi_scale_cam(raw_maps, images[1:2], (1.0, 0.5))
+    torch.testing.assert_close(single, cams[1:2])
+
+
+def test_multi_scale_cam_without_any_activation_is_zero():
+    (cam,) = multi_scale_cam(lambda x: (-x.abs(),), torch.randn(1, 3, 8, 8), (1.0,))
+    assert not cam.any()
+
+
+def test_multi_scale_cam_without_scale_is_refused():
+    with pytest.raises(UsageError, match="CAM.SCALES"):
+        multi_scale_cam(raw_maps, torch.zeros(1, 3, 8, 8), ())
+
+
+def test_box_mask():
+    boxes = torch.tensor([[1, 3, 0, 2], [0, 0, 0, 4], [0, 3, 3, 4]])
+    mask = box_mask(boxes, 3, 4)
+    for n, (y0, y1, x0, x1) in enumerate(boxes.tolist()):
+        expected = torch.zeros(3, 4, dtype=torch.bool)
+        expected[y0:y1, x0:x1] = True
+        assert torch.equal(mask[n], expected)
+
+
+def plain_label(cams, labels, boxes, low, high, ignore):
+    n, c, height, width = cams.shape
+    result = np.full((n, height, width), ignore)
+    for i in range(n):
+        y0, y1, x0, x1 = boxes[i].tolist()
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                best, value = 0, 0.0
+                for k in range(c):
+                    if labels[i, k] and cams[i, k, y, x] > value:
+                        best, value = k + 1, cams[i, k, y, x].item()
+                if value > high:
+                    result[i, y, x] = best
+                elif value <= low:
+                    result[i, y, x] = 0
+    return result
+
+
+def test_cam_to_label_is_the_plain_rule():
+    # Multiples of 1/8 hit both thresholds exactly.
+    cams = torch.randint(0, 9, (3, 4, 6, 7)) / 8
+    labels = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    boxes = torch.tensor([[0, 6, 0, 7], [1, 5, 2, 7], [3, 6, 0, 1]])
+    result = cam_to_label(cams, labels, boxes, 0.25, 0.625, ignore=99)
+    assert result.dtype == torch.int64
+    assert np.array_equal(result, plain_label(cams, labels, boxes, 0.25, 0.625, 99))
+    # Something of every kind was there to be told apart.
+    assert set(result.unique().tolist()) == {0, 1, 3, 4, 99}
+
+
+def test_cam_scores_arg_max_is_the_label_map():
+    cams = torch.randint(0, 9, (3, 4, 6, 7)) / 8
+    labels = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
+    boxes = torch.tensor([[0, 6, 0, 7]] * 3)
+    for threshold in (0.0, 0.5):
+        scores = cam_scores(cams, labels, threshold)
+        assert scores.shape == (3, 5, 6, 7)
+        expected = cam_to_label(cams, labels, boxes, threshold, threshold)
+        assert torch.equal(scores.argmax(dim=1), expected)

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The meta-architecture: Eq. 7 and 8 put together, views, degenerate batches, inference."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from dalnet.modeling.alignment import global_implicit_alignment, local_explicit_alignment
+from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
+from dalnet.modeling.losses import balanced_cross_entropy, dense_energy, patch_token_contrast
+from dalnet.modeling.pseudo_labels import local_view_labels, refine
+
+ALL_LOSSES = {f"loss_{n}" for n in ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")}
+
+
+def make_item(seed, labels=(1, 4), box=(0, 32, 4, 32)):
+    generator = torch.Generator().manual_seed(seed)
+
+    def pixels(*shape):
+        # Smooth pictures, so that CAMs have regions.
+        coarse = torch.rand(*shape[:-2], 4, 4, generator=generator)
+        coarse = coarse.view(-1, 3, 4, 4)
+        return (255 * F.interpolate(coarse, size=shape[-2:], mode="bilinear")).byte().view(shape)
+
+    multi_hot = torch.zeros(10)
+    multi_hot[list(labels)] = 1
+    return {
+        "image": pixels(3, 32, 32),
+        "image_labels": multi_hot,
+        "image_box": torch.tensor(box),
+        "global_views": pixels(1, 3, 32, 32),
+        "local_views": pixels(2, 3, 16, 16),
+        "local_boxes": torch.tensor([[0, 16, 4, 20], [10, 26, 8, 24]]),
+        "height": 32,
+        "width": 32,
+    }
+
+
+def make_model(cfg, *options):
+    cfg = cfg.clone()
+    cfg.merge_from_list(list(options))
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    # Fresh linear layers give flat CAMs; larger weights give regions above the thresholds.
+    with torch.no_grad():
+        for classifier in (model.classifier, model.inter_classifier):
+            for parameter in classifier.parameters():
+                parameter.mul_(20)
+    return model
+
+
+def losses_of(model, items, iteration=0):
+    with EventStorage(iteration):
+        return model.train()(items)
+
+
+def test_losses_are_equations_7_and_8(tiny_cfg):
+    """The forward pass equals its parts, called one by one in the paper's order."""
+    model = make_model(tiny_cfg)
+    items = [make_item(0), make_item(1, labels=(2,), box=(0, 28, 0, 32))]
+    losses = losses_of(model, items)
+
+    pixels = torch.stack([item["image"] for item in items]).float()
+    labels = torch.stack([item["image_labels"] for item in items])
+    boxes = torch.stack([item["image_box"] for item in items])
+    mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
+    std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
+    images = (pixels - mean) / std
+    tokens = model.backbone(images)
+    patches, inter = tokens["patch_tokens"], tokens["inter_tokens"]
+    text_fg = model.projections.text(model.text_fg)
+    text_bg = model.projections.text(model.text_bg)
+
+    def raw_cams(views):
+        out = model.backbone(views)
+        weight, inter_weight = (
+            next(c.parameters()) for c in (model.classifier, model.inter_classifier)
+        )
+        return (
+            torch.einsum("kd,ndhw->nkhw", weight.flatten(1), out["patch_tokens"]),
+            torch.einsum("kd,ndhw->nkhw", inter_weight.flatten(1), out["inter_tokens"]),
+        )
+
+    cams, inter_cams = multi_scale_cam(raw_cams, images, (1.0, 0.5))
+    mask = object_mask(raw_cams(images)[1], labels, 0.5).flatten(1)
+    assert 0 < mask.mean() < 1
+
+    label_map = cam_to_label(cams, labels, boxes, 0.25, 0.7)
+    views, view_labels = [tokens["cls_token"]], [labels]
+    for index, item in enumerate(items):
+        views.append(model.backbone((item["global_views"].float() - mean) / std)["cls_token"])
+        view_labels.append(labels[index : index + 1])
+        local = local_view_labels(label_map[[index]], item["local_boxes"][None], 10, 0.2)[0]
+        for view, shown in zip(item["local_views"], local, strict=True):
+            if shown.any():
+                one = model.backbone((view.float() - mean)[None] / std)
+                views.append(one["cls_token"])
+                view_labels.append(shown[None])
+    token_cams = F.interpolate(inter_cams, size=(4, 4), mode="bilinear", align_corners=False)
+    # 8 pixels a token: a box edge at 4 pixels rounds down to token 0.
+    token_boxes = torch.tensor([[0, 4, 0, 4], [0, 3, 0, 4]])
+    token_labels = cam_to_label(token_cams, labels, token_boxes, 0.25, 0.7)
+    pseudo = refine(model.par, pixels / 255, cams, labels, boxes, 0.25, 0.7)
+    assert {0, 255} < set(pseudo.unique().tolist())
+    logits = F.interpolate(model.sem_seg_head(tokens), size=(32, 32), mode="bilinear")
+    projected = model.projections.visual(patches.flatten(2).mT)
+    expected = {
+        "loss_cls": F.multilabel_soft_margin_loss(model.classifier.logits(patches), labels),
+        "loss_inter": F.multilabel_soft_margin_loss(model.inter_classifier.logits(inter), labels),
+        "loss_gia": global_implicit_alignment(
+            model.projections.visual(torch.cat(views)), text_fg, text_bg, torch.cat(view_labels)
+        ),
+        "loss_lea": local_explicit_alignment(projected, mask, text_fg, text_bg, labels),
+        "loss_ptc": 0.2 * patch_token_contrast(patches, token_labels),
+        "loss_seg": balanced_cross_entropy(logits, pseudo),
+        "loss_reg": dense_energy(pixels, logits.softmax(1), boxes, pseudo),
+    }
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_every_parameter_learns(tiny_cfg):
+    """All parameters are reached once the segmentation losses act, none is left out before."""
+    for iteration, start in ((0, 0), (4, 5)):
+        model = make_model(tiny_cfg, "MODEL.DALNET.SEG_START_ITER", start)
+        losses = losses_of(model, [make_item(0), make_item(1)], iteration)
+        sum(losses.values()).backward()
+        missing = [n for n, p in model.named_parameters() if p.grad is None]
+        assert not missing
+    assert losses["loss_seg"] == 0
+    assert "loss_reg" not in losses
+
+
+@pytest.mark.parametrize("gia", [True, False])
+@pytest.mark.parametrize("lea", [True, False])
+@pytest.mark.parametrize("cross", [True, False])
+def test_table_4_cells_are_configs(tiny_cfg, gia, lea, cross):
+    options = ("MODEL.DALNET.GIA", gia, "MODEL.DALNET.LEA", lea)
+    model = make_model(tiny_cfg, *options, "MODEL.DALNET.CROSS_CONTRASTIVE", cross)
+    losses = losses_of(model, [make_item(0)])
+    dropped = {name for name, on in (("loss_gia", gia), ("loss_lea", lea)) if not on}
+    assert set(losses) == ALL_LOSSES - dropped
+    if cross:
+        plain = make_model(tiny_cfg, "MODEL.DALNET.CROSS_CONTRASTIVE", False)
+        without = losses_of(plain, [make_item(0)])
+        for name in {"loss_gia", "loss_lea"} - dropped:
+            assert losses[name] != without[name]
+
+
+@pytest.mark.parametrize("name", ["cls", "inter", "gia", "lea", "ptc", "seg", "reg"])
+def test_weights_scale_their_own_loss(tiny_cfg, name):
+    items = [make_item(0)]
+    before = losses_of(make_model(tiny_cfg), items)
+    key = f"MODEL.DALNET.{name.upper()}_WEIGHT"
+    weight = tiny_cfg.MODEL.DALNET[f"{name.upper()}_WEIGHT"]
+    after = losses_of(make_model(tiny_cfg, key, 3 * weight), items)
+    for other in ALL_LOSSES:
+        factor = 3 if other == f"loss_{name}" else 1
+        torch.testing.assert_close(after[other], factor * before[other])
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [make_item(0, labels=()), make_item(1, labels=())],
+        [make_item(0, labels=range(10))],
+        [make_item(0, box=(0, 1, 0, 1))],
+        [make_item(0, box=(5, 5, 5, 5))],
+        [{**make_item(0), "image": torch.full((3, 32, 32), 128, dtype=torch.uint8)}],
+        [
+            {
+                **make_item(0),
+                "global_views": torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
+                "local_views": torch.zeros(0, 3, 16, 16, dtype=torch.uint8),
+                "local_boxes": torch.zeros(0, 4, dtype=torch.int64),
+            }
+        ],
+    ],
+    ids=["no class", "all classes", "one pixel", "all ignored", "constant image", "no views"],
+)
+@pytest.mark.parametrize("similarity", ["affine", "clamp"])
+def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
+    model = make_model(tiny_cfg, "MODEL.DALNET.GIA_SIMILARITY", similarity)
+    losses = losses_of(model, items)
+    assert all(loss.isfinite() for loss in losses.values()), losses
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_inference_sizes_and_scores(tiny_cfg):
+    model = make_model(tiny_cfg).eval()
+    item = {**make_item(0), "height": 50, "width": 41}
+    result = model([item])[0]
+    assert result["sem_seg"].shape == (11, 50, 41)
+    torch.testing.assert_close(result["sem_seg"].sum(0), torch.ones(50, 41))
+    for key in ("cam", "cam_inter"):
+        assert result[key].shape == (10, 50, 41)
+        assert result[key].min() >= 0
+        assert result[key].max() <= 1
+        absent = item["image_labels"] == 0
+        assert not result[key][absent].any()
+        assert result[key][~absent].any()
+    assert result["pseudo_label"].shape == (50, 41)
+    assert set(result["pseudo_label"].unique().tolist()) <= {0, 2, 5, 255}
+    without_labels = {key: item[key] for key in ("image", "height", "width")}
+    assert set(model([without_labels])[0]) == {"sem_seg"}
+
+
+def test_inference_does_not_depend_on_the_batch(tiny_cfg):
+    model = make_model(tiny_cfg).eval()
+    items = [make_item(seed, labels=(seed,)) for seed in range(3)]
+    together = model(items)
+    for item, result in zip(reversed(items), reversed(together), strict=True):
+        for key, value in model([item])[0].items():
+            assert torch.equal(value, result[key])
+
+
+def test_mirror_and_scales_make_inference_symmetric(tiny_cfg):
+    model = make_model(tiny_cfg, "TEST.MULTI_SCALE.ENABLED", True).eval()
+    item = make_item(0)
+    mirrored = {**item, "image": item["image"].flip(-1)}
+    plain, other = model([item, mirrored])
+    for key in ("sem_seg", "cam", "cam_inter"):
+        torch.testing.assert_close(plain[key], other[key].flip(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_crf_in_inference_keeps_a_distribution(tiny_cfg):
+    model = make_model(tiny_cfg, "TEST.CRF.ENABLED", True).eval()
+    scores = model([make_item(0)])[0]["sem_seg"]
+    torch.testing.assert_close(scores.sum(0), torch.ones(32, 32), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(scores, make_model(tiny_cfg).eval()([make_item(0)])[0]["sem_seg"])
+
+
+def test_autocast_keeps_losses_close(tiny_cfg):
+    model = make_model(tiny_cfg)
+    full = losses_of(model, [make_item(0)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = losses_of(model, [make_item(0)])
+    for name in ("loss_cls", "loss_inter", "loss_gia", "loss_lea", "loss_seg"):
+        assert half[name].isfinite()
+        torch.testing.assert_close(half[name], full[name], rtol=0.1, atol=0.05)

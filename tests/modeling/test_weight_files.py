@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files from outside: addresses, damage, and objects that must not be unpickled."""
+
+import pytest
+import torch
+from detectron2.utils.file_io import PathManager
+from safetensors.torch import save_file
+
+from dalnet import assets
+from dalnet.errors import UsageError
+from dalnet.modeling.weight_files import local_file, read_state
+
+SUFFIXES = (".safetensors", ".pth")
+
+
+class Harmful:
+    """Leaves a trace when unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (self.trace, "w")
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    trace, path = tmp_path / "trace", tmp_path / "weights.pth"
+    torch.save({"x": Harmful(str(trace))}, path)
+    with pytest.raises(UsageError, match=r"weights.pth \(SOME.KEY\) cannot be read as a file"):
+        read_state(path, "SOME.KEY")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 20])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_files(tmp_path, suffix, content):
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"cut{suffix} .* cannot be read"):
+        read_state(path, "SOME.KEY")
+
+
+def test_files_of_something_else(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(UsageError, match="list.pth .* cannot be read"):
+        read_state(tmp_path / "list.pth", "SOME.KEY")
+
+
+def test_wrappings_are_taken_off(tmp_path):
+    value = torch.arange(3.0)
+    torch.save({"epoch": 1, "state_dict": {"module.x": value}}, tmp_path / "wrapped.pth")
+    save_file({"x": value}, tmp_path / "bare.safetensors")
+    for name in ("wrapped.pth", "bare.safetensors"):
+        assert torch.equal(read_state(tmp_path / name, "SOME.KEY")["x"], value)
+
+
+def test_local_file(tmp_path):
+    path = tmp_path / "a.pth"
+    path.touch()
+    assert local_file(str(path), "SOME.KEY", SUFFIXES) == path
+    for name, words in (("b.pth", "is not a file"), (".", "is not a file")):
+        with pytest.raises(UsageError, match=f"SOME.KEY names .*{words}"):
+            local_file(str(tmp_path / name), "SOME.KEY", SUFFIXES)
+    with pytest.raises(UsageError, match="SOME.KEY names .*a.pth; it must end in .npz"):
+        local_file(str(path), "SOME.KEY", (".npz",))
+
+
+def test_package_assets(tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "ASSETS", tmp_path / "assets")
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "outside.pth").touch()
+    file = tmp_path / "assets" / "small.pth"
+    file.write_bytes(b"content")
+    assert local_file("dalnet://small.pth", "SOME.KEY", SUFFIXES) == file
+    assert PathManager.isfile("dalnet://small.pth") and PathManager.exists("dalnet://small.pth")
+    assert not PathManager.exists("dalnet://absent.pth")
+    with PathManager.open("dalnet://small.pth", "rb") as stream:
+        assert stream.read() == b"content"
+    for name in ("absent.pth", "../outside.pth"):
+        with pytest.raises(UsageError, match="shipped are: dalnet://small.pth"):
+            local_file(f"dalnet://{name}", "SOME.KEY", SUFFIXES)
+    with pytest.raises(UsageError, match="not written"):
+        PathManager.open("dalnet://new.pth", "w")
