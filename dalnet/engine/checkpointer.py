@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that either fit the model or are refused; nothing is ever unpickled."""
+
+import os
+import pickle
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from safetensors.torch import load_file
+
+from dalnet.errors import UsageError
+
+
+class DALNetCheckpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` that refuses what Detectron2 would only warn about."""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
+        """Load a checkpoint; ``path`` may be empty for none.
+
+        Raises:
+            UsageError: the file is missing, unreadable or does not fit the model.
+        """
+        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
+            raise UsageError(f"MODEL.WEIGHTS {path} does not exist; give the path of a checkpoint.")
+        self._loading = path
+        try:
+            return super().load(path, *args, **kwargs)
+        except (KeyError, ValueError) as error:
+            # Optimizer and scheduler complain in these when their parameters differ.
+            raise UsageError(
+                f"{path} cannot be resumed with this config ({error}); resume with the config it "
+                "was trained with, or start afresh with MODEL.WEIGHTS and another OUTPUT_DIR."
+            ) from error
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth under a temporary name, then rename: an interrupted save loses none.
+
+        Raises:
+            UsageError: the folder is not writable or the disk is full.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        try:
+            torch.save(data, f"{path}.tmp")
+            os.replace(f"{path}.tmp", path)
+        except (OSError, RuntimeError) as error:
+            raise UsageError(
+                f"The checkpoint {path} cannot be written ({error}); check OUTPUT_DIR and the "
+                "free space."
+            ) from error
+        self.logger.info(f"Saved checkpoint to {path}")
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def _load_file(self, filename: str) -> dict:
+        try:
+            if filename.endswith(".safetensors"):
+                return {"model": load_file(filename)}
+            data = torch.load(filename, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            raise UsageError(
+                f"{filename} is no checkpoint that can be read safely (.pth with tensors only, or "
+                f".safetensors): {str(error).splitlines()[0]}"
+            ) from error
+        return data if "model" in data else {"model": data}
+
+    def _load_model(self, checkpoint: dict) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        wrong = [f"{key} has shape {tuple(a)}, not {tuple(b)}" for key, a, b in
+                 incompatible.incorrect_shapes]
+        wrong += [f"{key} is missing" for key in incompatible.missing_keys]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise UsageError(
+                f"{self._loading} does not fit the config: {wrong[0]}{more}; use the config it was "
+                "trained with."
+            )
+        return incompatible

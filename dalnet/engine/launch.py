@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting a program: processes, and errors that the user can read."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from detectron2.engine import launch
+from torch.multiprocessing import ProcessExitedException
+
+from dalnet.errors import UsageError
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Turn a :class:`UsageError` into its sentence on stderr and exit status 1."""
+    try:
+        yield
+    except UsageError as error:
+        # A data-loading worker wraps the sentence in its own traceback.
+        print(f"error: {str(error).rsplit('UsageError: ', 1)[-1].strip()}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Run ``main(args)``, in ``args.num_gpus`` processes a machine if that is more than one.
+
+    A :class:`UsageError` becomes one sentence and exit status 1.
+    """
+    with one_sentence_errors():
+        available = torch.cuda.device_count()
+        if args.num_gpus > 1 and args.num_gpus > available:
+            raise UsageError(
+                f"--num-gpus {args.num_gpus} was asked for, but this machine has {available} CUDA "
+                f"devices; use --num-gpus {max(available, 1)}."
+            )
+    try:
+        launch(
+            _guarded,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
+    except ProcessExitedException as error:
+        # The process has already said its sentence.
+        sys.exit(error.exit_code)
+
+
+def _guarded(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    with one_sentence_errors():
+        main(args)

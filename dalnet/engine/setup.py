@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a config file and the command line to a checked, frozen config."""
+
+import argparse
+import logging
+import os
+import tempfile
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.engine import default_setup
+from detectron2.utils.logger import setup_logger
+
+import dalnet.data  # noqa: F401  registers the data sets
+import dalnet.modeling  # noqa: F401  registers the network's parts
+from dalnet.config import add_dalnet_config
+from dalnet.errors import UsageError
+
+logger = logging.getLogger("dalnet.setup")
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read ``args.config_file`` and ``args.opts``, check them, start logging.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The frozen config. Without CUDA its device is the CPU.
+
+    Raises:
+        UsageError: the config or the machine cannot do what is asked.
+    """
+    cfg = get_cfg()
+    add_dalnet_config(cfg)
+    _merge(cfg, args)
+    last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if args.eval_only or (args.resume and os.path.isfile(last_checkpoint)):
+        # A checkpoint carries backbone and text embeddings: nothing has to be downloaded again.
+        cfg.MODEL.VIT.WEIGHTS = ""
+        cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+    no_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+    if no_cuda:
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.SOLVER.AMP.ENABLED = False
+    check_config(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, name="dalnet")
+    if no_cuda:
+        logger.info("CUDA is not available: running on the CPU (MODEL.DEVICE cpu, no AMP).")
+    return cfg
+
+
+def _merge(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if not args.config_file:
+        raise UsageError("No config was given; name one with --config-file configs/….yaml.")
+    if not os.path.isfile(args.config_file):
+        raise UsageError(f"The config file {args.config_file} does not exist.")
+    try:
+        cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list(args.opts)
+    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
+        message = str(error.args[0] if error.args else error).splitlines()[0]
+        raise UsageError(
+            f"{args.config_file} or the options behind it cannot be used: {message}; every key is "
+            "listed in dalnet/config.py and Detectron2's documentation."
+        ) from error
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse what would only fail, or silently go wrong, later.
+
+    Raises:
+        UsageError: unknown data set, impossible sizes or thresholds, OUTPUT_DIR not writable.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            raise UsageError(
+                f"The data set {name} in DATASETS is not registered; known are "
+                f"{', '.join(n for n in DatasetCatalog.list() if _is_ours(n))}."
+            )
+    if not cfg.DATASETS.TRAIN:
+        raise UsageError("DATASETS.TRAIN is empty; name at least one data set.")
+    low, high = cfg.MODEL.DALNET.CAM.LOW_THRESHOLD, cfg.MODEL.DALNET.CAM.HIGH_THRESHOLD
+    if not 0 <= low <= high <= 1:
+        raise UsageError(
+            f"MODEL.DALNET.CAM thresholds must be 0 <= LOW <= HIGH <= 1, not {low} and {high}."
+        )
+    choices = {
+        "GIA_SIMILARITY": ("affine", "clamp"),
+        "LEA_NORMALIZE": ("all", "region"),
+    }
+    for key, allowed in choices.items():
+        if cfg.MODEL.DALNET[key] not in allowed:
+            raise UsageError(
+                f"MODEL.DALNET.{key} is {cfg.MODEL.DALNET[key]!r}; it must be one of {allowed}."
+            )
+    _check_output_dir(cfg.OUTPUT_DIR)
+
+
+def check_crop_size(cfg: CfgNode, patch_size: int) -> None:
+    """Refuse training views that are no whole number of patches.
+
+    Raises:
+        UsageError: a side of a view is not divisible by the backbone's patch size.
+    """
+    sides = {"INPUT.CROP.SIZE": cfg.INPUT.CROP.SIZE}
+    if cfg.INPUT.MULTI_CROP.LOCAL_VIEWS:
+        sides["INPUT.MULTI_CROP.LOCAL_SIZE"] = [cfg.INPUT.MULTI_CROP.LOCAL_SIZE]
+    for key, values in sides.items():
+        if any(value % patch_size for value in values):
+            raise UsageError(
+                f"{key} is {values}, but the backbone's patches are {patch_size} pixels wide; "
+                f"choose multiples of {patch_size}."
+            )
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("voc_2012_sem_seg", "coco_2014_sem_seg", "toy_"))
+
+
+def _check_output_dir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); choose another folder."
+        ) from error

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detectron2's ``DefaultTrainer`` with DALNet's data, optimizer, schedule and evaluation."""
+
+import logging
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.engine.train_loop import HookBase
+from detectron2.modeling import build_model
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dalnet.data import build_test_loader, build_train_loader
+from dalnet.errors import UsageError
+from dalnet.evaluation import build_evaluator
+from dalnet.evaluation.evaluator import TableEvaluator
+
+from .checkpointer import DALNetCheckpointer
+from .hooks import SnapshotHook
+from .optimizer import build_optimizer
+from .setup import check_crop_size
+
+
+class DALNetTrainer(DefaultTrainer):
+    """Trains and evaluates what the config describes."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model and log its size rather than its whole structure."""
+        model = build_model(cfg)
+        check_crop_size(cfg, model.backbone.patch_size)
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logging.getLogger(__name__).info(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW in two groups, see :mod:`dalnet.engine.optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Detectron2's schedules and ``WarmupPolyLR`` of its DeepLab project."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        """See :func:`dalnet.data.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """See :func:`dalnet.data.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> TableEvaluator:
+        """See :func:`dalnet.evaluation.build_evaluator`."""
+        return build_evaluator(cfg, dataset_name)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, with safe checkpoints, and the pictures of the training."""
+        # Replaced here because DefaultTrainer makes its own just before it asks for the hooks.
+        self.checkpointer = DALNetCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        hooks = super().build_hooks()
+        if self.cfg.VIS_PERIOD > 0:
+            # Before the writers, which come last.
+            hooks.insert(-1, SnapshotHook(self.cfg.VIS_PERIOD, self.cfg.DATASETS.TRAIN[0]))
+        return hooks
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2 does; a resumed run follows the length that its config now states."""
+        super().resume_or_load(resume)
+        if hasattr(self.scheduler, "max_iters"):
+            # The state of WarmupPolyLR brings back the length of the interrupted run.
+            self.scheduler.max_iters = self.max_iter
+
+    def train(self) -> dict | None:
+        """Train, and return the results of the last evaluation."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> dict:
+    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint in ``OUTPUT_DIR``.
+
+    Raises:
+        UsageError: there are no weights.
+    """
+    model = DALNetTrainer.build_model(cfg)
+    checkpointer = DALNetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise UsageError(
+            "There is nothing to evaluate: give a checkpoint as MODEL.WEIGHTS, or --resume with "
+            f"one in OUTPUT_DIR ({cfg.OUTPUT_DIR})."
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = DALNetTrainer.test(cfg, model)
+    comm.synchronize()
+    return results

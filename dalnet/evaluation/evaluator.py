@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mIoU of head, CAMs and pseudo labels, all by Detectron2's ``SemSegEvaluator``."""
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from PIL import Image
+from tabulate import tabulate
+from torch import Tensor
+
+from dalnet.errors import UsageError
+from dalnet.modeling.cam import cam_scores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of prediction: its key in the model's output, its name and its protocol."""
+
+    key: str
+    title: str
+    protocol: str
+
+
+class LabelMapEvaluator(SemSegEvaluator):
+    """``SemSegEvaluator`` for one entry of the model's output.
+
+    Ignored pixels of a pseudo label are left out of every count, as the ignored pixels of the
+    truth are; ``labelled`` tells how many percent of the image pixels remain.
+    """
+
+    def __init__(self, dataset_name: str, source: Source, threshold: float) -> None:
+        """Evaluate on a registered split with masks.
+
+        Args:
+            dataset_name: name in ``DatasetCatalog``.
+            source: what to read from the model's output.
+            threshold: background score of CAMs, in 0..1.
+        """
+        super().__init__(dataset_name)
+        self.source = source
+        self.threshold = threshold
+
+    def process(self, inputs: list[dict], outputs: list[dict[str, Tensor]]) -> None:
+        """Count the pixels of a batch; skips images for which the model has no such entry."""
+        for item, output in zip(inputs, outputs, strict=True):
+            if self.source.key not in output:
+                continue
+            scores = self._scores(item, output[self.source.key])
+            self._check_mask(item["file_name"], tuple(scores.shape[-2:]))
+            super().process([item], [{"sem_seg": scores}])
+
+    def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list:
+        """No predictions are kept: only the confusion matrix is wanted here."""
+        return []
+
+    def evaluate(self) -> OrderedDict | None:
+        """Return ``{key: {"mIoU": ..., "IoU-<class>": ..., ...}}`` in percent on the main rank."""
+        results = super().evaluate()
+        if results is None:
+            return None
+        values = results["sem_seg"]
+        # Detectron2 v0.5 counts classes without ground truth in the denominator; later ones and
+        # the field do not.
+        values["mIoU"] = float(np.nanmean([values[f"IoU-{c}"] for c in self._class_names]))
+        counts = self._conf_matrix
+        values["labelled"] = 100.0 * float(1 - counts[-1].sum() / max(counts.sum(), 1))
+        return OrderedDict({self.source.key: values})
+
+    def _scores(self, item: dict, prediction: Tensor) -> Tensor:
+        """Scores whose arg max is the label map; channel C + 1 of a label map means ignored."""
+        if prediction.dim() == 2:
+            labels = prediction.clamp(max=self._num_classes)
+            return F.one_hot(labels, self._num_classes + 1).permute(2, 0, 1)
+        if self.source.key == "sem_seg":
+            return prediction
+        labels = item["image_labels"].to(prediction.device)
+        return cam_scores(prediction[None], labels[None], self.threshold)[0]
+
+    def _check_mask(self, file_name: str, size: tuple[int, int]) -> None:
+        mask_file = self.input_file_to_gt_file[file_name]
+        try:
+            with Image.open(mask_file) as image:
+                mask = np.asarray(image)
+        except OSError as error:
+            raise UsageError(
+                f"The mask {mask_file} cannot be read ({error}); restore it or drop its image "
+                f"from the list of {self._dataset_name}."
+            ) from error
+        if mask.shape != size:
+            raise UsageError(
+                f"The mask {mask_file} is {mask.shape} but its photograph {file_name} is {size} "
+                "(height, width); masks must be single-channel and of the photograph's size."
+            )
+        wrong = mask[(mask >= self._num_classes) & (mask != self._ignore_label)]
+        if wrong.size:
+            raise UsageError(
+                f"The mask {mask_file} contains the value {wrong[0]}, but {self._dataset_name} has "
+                f"classes 0 to {self._num_classes - 1} and ignore {self._ignore_label}; convert it "
+                "to contiguous class indices."
+            )
+
+
+class TableEvaluator(DatasetEvaluator):
+    """Several sources on one pass over a split, printed as one table that states the protocol."""
+
+    def __init__(self, dataset_name: str, evaluators: list[LabelMapEvaluator]) -> None:
+        """Combine ``evaluators``, all on ``dataset_name``."""
+        self.dataset_name = dataset_name
+        self.evaluators = evaluators
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        for evaluator in self.evaluators:
+            evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict[str, Tensor]]) -> None:
+        """Hand a batch to every source's evaluator."""
+        for evaluator in self.evaluators:
+            evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> OrderedDict | None:
+        """Log the table and return the results of all sources, in percent."""
+        results: OrderedDict = OrderedDict()
+        rows = []
+        for evaluator in self.evaluators:
+            result = evaluator.evaluate()
+            if result is None:
+                continue
+            results.update(result)
+            values = result[evaluator.source.key]
+            rows.append(
+                [
+                    evaluator.source.title,
+                    evaluator.source.protocol,
+                    f"{values['mIoU']:.1f}",
+                    f"{values['pACC']:.1f}",
+                    f"{values['labelled']:.1f}",
+                ]
+            )
+        if not results:
+            return None
+        headers = ["source", "protocol", "mIoU", "pixel acc.", "labelled %"]
+        count = len(DatasetCatalog.get(self.dataset_name))
+        table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+        logger.info(f"{self.dataset_name}, {count} images:\n{table}")
+        return results
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
+    """Evaluator of the segmentation head and, if ``TEST.EVAL_CAM``, CAMs and pseudo labels.
+
+    Raises:
+        UsageError: the split has no masks.
+    """
+    if any("sem_seg_file_name" not in record for record in DatasetCatalog.get(dataset_name)):
+        raise UsageError(
+            f"{dataset_name} has no masks, so nothing can be measured on it; choose another split "
+            "in DATASETS.TEST."
+        )
+    if not hasattr(MetadataCatalog.get(dataset_name), "stuff_classes"):
+        raise UsageError(f"{dataset_name} has no stuff_classes in its metadata; register them.")
+    threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
+    return TableEvaluator(
+        dataset_name,
+        [LabelMapEvaluator(dataset_name, source, threshold) for source in _sources(cfg)],
+    )
+
+
+def _sources(cfg: CfgNode) -> list[Source]:
+    sources = [Source("sem_seg", "segmentation head", _head_protocol(cfg))]
+    if cfg.TEST.EVAL_CAM:
+        method = cfg.MODEL.DALNET.CAM
+        scales = "scales " + ", ".join(map(str, method.SCALES)) + " + mirror, image labels given"
+        cam = f"{scales}, threshold {method.BACKGROUND_THRESHOLD}"
+        pseudo = f"{scales}, PAR, thresholds {method.LOW_THRESHOLD} / {method.HIGH_THRESHOLD}"
+        sources += [
+            Source("cam", "CAM", cam),
+            Source("cam_inter", "intermediate CAM", cam),
+            Source("pseudo_label", "pseudo label", pseudo),
+        ]
+    return sources
+
+
+def _head_protocol(cfg: CfgNode) -> str:
+    protocol = "single scale"
+    if cfg.TEST.MULTI_SCALE.ENABLED:
+        protocol = "scales " + ", ".join(map(str, cfg.TEST.MULTI_SCALE.SCALES))
+        if cfg.TEST.MULTI_SCALE.FLIP:
+            protocol += " + mirror"
+    return protocol + (" + CRF" if cfg.TEST.CRF.ENABLED else "")

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program: train, resume, evaluate; and one sentence for every input that cannot work."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+from PIL import Image
+
+from dalnet.engine import run
+from dalnet.engine.checkpointer import DALNetCheckpointer
+from dalnet.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ["cat", "dog"]
+
+
+def load_main():
+    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch, tiny_cfg):
+    """A VOC tree of four photographs, a config for it, and a function that runs train_net."""
+    voc = tmp_path / "data" / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
+    rng = np.random.default_rng(0)
+    ids = [f"2007_{i:06d}" for i in range(4)]
+    for i, image_id in enumerate(ids):
+        photo = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(voc / "JPEGImages" / f"{image_id}.jpg")
+        mask = np.zeros((40, 50), np.uint8)
+        mask[10:30, 10:30] = 8 if i % 2 else 12
+        Image.fromarray(mask).save(voc / "SegmentationClass" / f"{image_id}.png")
+    tags = {image_id: [CLASSES[(i + 1) % 2]] for i, image_id in enumerate(ids)}
+    (voc / "image_tags.json").write_text(json.dumps(tags))
+    for name in ("train", "train_aug", "val"):
+        (voc / "ImageSets/Segmentation" / f"{name}.txt").write_text("\n".join(ids) + "\n")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+
+    cfg = tiny_cfg.clone()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("voc_2012_sem_seg_train_aug",), ()
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21
+    cfg.MODEL.WEIGHTS = ""
+    config = tmp_path / "config.yaml"
+    config.write_text(cfg.dump())
+
+    def execute(*arguments):
+        argv = ["--config-file", str(config), *map(str, arguments)]
+        run(load_main(), default_argument_parser().parse_args(argv))
+
+    execute.voc, execute.output, execute.config = voc, tmp_path / "output", config
+    return execute
+
+
+def refused(capsys, job, *arguments):
+    """Run, expect exit status 1 and a single sentence on stderr; returns the sentence."""
+    with pytest.raises(SystemExit) as error:
+        job(*arguments)
+    assert error.value.code == 1
+    sentences = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert len(sentences) == 1
+    assert "Traceback" not in sentences[0]
+    return sentences[0]
+
+
+def test_train_resume_and_evaluate(job):
+    masks = job.voc / "SegmentationClass"
+    masks.rename(job.voc / "hidden")  # training reads no mask
+    job("VIS_PERIOD", 1)
+    assert (job.output / "last_checkpoint").read_text() == "model_final.pth"
+    first = torch.load(job.output / "model_final.pth", weights_only=True)
+    assert first["iteration"] == 1
+    assert not list(job.output.glob("*.tmp"))
+
+    job("--resume", "SOLVER.MAX_ITER", 3)
+    second = torch.load(job.output / "model_final.pth", weights_only=True)
+    assert second["iteration"] == 2
+    changed = [k for k, v in first["model"].items() if not torch.equal(v, second["model"][k])]
+    assert any(k.startswith("backbone.") for k in changed)
+    assert not any(k.startswith("text_") for k in changed)
+
+    (job.voc / "hidden").rename(masks)
+    weights = job.output / "model_final.pth"
+    job("--eval-only", "MODEL.WEIGHTS", weights, "DATASETS.TEST", ("voc_2012_sem_seg_val",))
+    lines = (job.output / "log.txt").read_text().splitlines()
+    assert any("voc_2012_sem_seg_val, 4 images" in line for line in lines)
+    assert (job.output / "metrics.json").exists()
+
+
+def test_evaluation_needs_no_pretrained_file(job):
+    job()
+    weights = job.output / "model_final.pth"
+    options = ("MODEL.VIT.WEIGHTS", "gone.pth", "MODEL.TEXT.WEIGHTS", "gone.pt")
+    job("--eval-only", "MODEL.WEIGHTS", weights, *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("NO.SUCH_KEY", 1), ["NO.SUCH_KEY"]),
+        (("DATASETS.TRAIN", ("nothing",)), ["nothing", "not registered"]),
+        (("INPUT.CROP.SIZE", [30, 32]), ["INPUT.CROP.SIZE", "multiples of 8"]),
+        (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
+        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
+        (("MODEL.DALNET.GIA_SIMILARITY", "cosine"), ["GIA_SIMILARITY", "affine"]),
+        (("MODEL.DALNET.CAM.LOW_THRESHOLD", 0.9), ["LOW"]),
+        (("MODEL.VIT.NAME", "vit_of_nobody"), ["vit_of_nobody"]),
+        (("MODEL.VIT.WEIGHTS", "gone.pth"), ["gone.pth"]),
+        (("MODEL.TEXT.WEIGHTS", "gone.pt"), ["gone.pt"]),
+        (("MODEL.WEIGHTS", "gone.pth"), ["gone.pth", "does not exist"]),
+        (("--eval-only",), ["MODEL.WEIGHTS"]),
+        (("--num-gpus", 99), ["--num-gpus 99"]),
+        (("OUTPUT_DIR", "/proc/nowhere"), ["OUTPUT_DIR", "/proc/nowhere"]),
+    ],
+)
+def test_bad_option_is_one_sentence(capsys, job, options, parts):
+    # Command-line flags come before the key-value pairs.
+    sentence = refused(capsys, job, *options)
+    for part in parts:
+        assert part in sentence
+
+
+def test_missing_config_file(capsys, job):
+    job.config.unlink()
+    assert "config.yaml does not exist" in refused(capsys, job)
+
+
+def test_missing_data_set_names_the_folder(capsys, job):
+    shutil.rmtree(job.voc)
+    assert "VOC2012" in refused(capsys, job)
+
+
+def test_unreadable_image_is_named_also_from_a_worker(capsys, job):
+    for photo in (job.voc / "JPEGImages").iterdir():
+        photo.write_bytes(b"no picture")
+    for workers in (0, 1):
+        sentence = refused(capsys, job, "DATALOADER.NUM_WORKERS", workers)
+        assert "2007_00000" in sentence
+        assert "cannot be read" in sentence
+
+
+def test_checkpoint_of_another_model(capsys, job):
+    job()
+    sentence = refused(capsys, job, "--resume", "MODEL.DALNET.PROJECTION_DIM", 8)
+    assert "does not fit the config" in sentence
+    assert "projections" in sentence
+
+
+def test_pickled_checkpoint_is_never_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"model": Bomb()}, tmp_path / "bomb.pth")
+    checkpointer = DALNetCheckpointer(torch.nn.Linear(1, 1))
+    with pytest.raises(UsageError, match="bomb.pth is no checkpoint"):
+        checkpointer.load(str(tmp_path / "bomb.pth"))
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "bomb.pth").read_bytes()[:50])
+    with pytest.raises(UsageError, match="cut.pth"):
+        checkpointer.load(str(tmp_path / "cut.pth"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    checkpointer = DALNetCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    checkpointer.save("model")
+    before = (tmp_path / "model.pth").read_bytes()
+
+    def fail(data, path):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(UsageError, match="No space left"):
+        checkpointer.save("model")
+    assert (tmp_path / "model.pth").read_bytes() == before
