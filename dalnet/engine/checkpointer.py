@@ -3,6 +3,7 @@
 
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
 
 
 class DALNetCheckpointer(DetectionCheckpointer):
@@ -34,7 +36,7 @@ class DALNetCheckpointer(DetectionCheckpointer):
             ) from error
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth under a temporary name, then rename: an interrupted save loses none.
+        """Write ``name``.pth whole or not at all: an interrupted save loses nothing.
 
         Raises:
             UsageError: the folder is not writable or the disk is full.
@@ -43,15 +45,13 @@ class DALNetCheckpointer(DetectionCheckpointer):
             return
         data = {"model": self.model.state_dict(), **kwargs}
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        path = Path(self.save_dir, f"{name}.pth")
         try:
-            torch.save(data, f"{path}.tmp")
-            os.replace(f"{path}.tmp", path)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(
-                f"The checkpoint {path} cannot be written ({error}); check OUTPUT_DIR and the "
-                "free space."
-            ) from error
+            with complete_or_absent(path) as temporary:
+                torch.save(data, temporary)
+        except RuntimeError as error:
+            # What torch makes of a full disk.
+            raise UsageError(f"cannot write {path} ({error}): free the place.") from error
         self.logger.info(f"Saved checkpoint to {path}")
         self.tag_last_checkpoint(f"{name}.pth")
 
@@ -69,8 +69,10 @@ class DALNetCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict) -> Any:
         incompatible = super()._load_model(checkpoint)
-        wrong = [f"{key} has shape {tuple(a)}, not {tuple(b)}" for key, a, b in
-                 incompatible.incorrect_shapes]
+        wrong = [
+            f"{key} has shape {tuple(a)}, not {tuple(b)}"
+            for key, a, b in incompatible.incorrect_shapes
+        ]
         wrong += [f"{key} is missing" for key in incompatible.missing_keys]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

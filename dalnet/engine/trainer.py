@@ -79,9 +79,12 @@ class DALNetTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """As Detectron2 does; a resumed run follows the length that its config now states."""
         super().resume_or_load(resume)
-        if hasattr(self.scheduler, "max_iters"):
-            # The state of WarmupPolyLR brings back the length of the interrupted run.
+        if resume and hasattr(self.scheduler, "max_iters"):
+            # The states bring back the length of the interrupted run and the rate it ended with.
             self.scheduler.max_iters = self.max_iter
+            groups = self.scheduler.optimizer.param_groups
+            for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
+                group["lr"] = rate
 
     def train(self) -> dict | None:
         """Train, and return the results of the last evaluation."""

@@ -6,15 +6,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
-from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
+from dalnet.data.images import read_mask
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores
 
@@ -55,7 +54,9 @@ class LabelMapEvaluator(SemSegEvaluator):
             if self.source.key not in output:
                 continue
             scores = self._scores(item, output[self.source.key])
-            self._check_mask(item["file_name"], tuple(scores.shape[-2:]))
+            # Detectron2 would count a bad mask wrongly or fail far from the cause.
+            mask_file = self.input_file_to_gt_file[item["file_name"]]
+            read_mask(mask_file, scores.shape[-2:], self._num_classes, self._ignore_label)
             super().process([item], [{"sem_seg": scores}])
 
     def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list:
@@ -84,29 +85,6 @@ class LabelMapEvaluator(SemSegEvaluator):
             return prediction
         labels = item["image_labels"].to(prediction.device)
         return cam_scores(prediction[None], labels[None], self.threshold)[0]
-
-    def _check_mask(self, file_name: str, size: tuple[int, int]) -> None:
-        mask_file = self.input_file_to_gt_file[file_name]
-        try:
-            with Image.open(mask_file) as image:
-                mask = np.asarray(image)
-        except OSError as error:
-            raise UsageError(
-                f"The mask {mask_file} cannot be read ({error}); restore it or drop its image "
-                f"from the list of {self._dataset_name}."
-            ) from error
-        if mask.shape != size:
-            raise UsageError(
-                f"The mask {mask_file} is {mask.shape} but its photograph {file_name} is {size} "
-                "(height, width); masks must be single-channel and of the photograph's size."
-            )
-        wrong = mask[(mask >= self._num_classes) & (mask != self._ignore_label)]
-        if wrong.size:
-            raise UsageError(
-                f"The mask {mask_file} contains the value {wrong[0]}, but {self._dataset_name} has "
-                f"classes 0 to {self._num_classes - 1} and ignore {self._ignore_label}; convert it "
-                "to contiguous class indices."
-            )
 
 
 class TableEvaluator(DatasetEvaluator):

@@ -105,7 +105,7 @@ class PermutohedralLattice:
         self._slice_weights = weights.T.contiguous()
 
     def _build_neighbours(self, strides: list[int]) -> None:
-        """For each of the d+1 axes the vertex itself and its two neighbours; absent: number M."""
+        """Per axis, d+1 of them, the numbers of each vertex's two neighbours; M where absent."""
         count = len(self._keys)
         own = torch.arange(count, device=self._keys.device)
         self._neighbours = []

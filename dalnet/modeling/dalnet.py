@@ -198,9 +198,7 @@ class DALNet(nn.Module):
             mask = object_mask(raw, batch.labels, self.object_mask_threshold).flatten(1)
             patch_tokens = tokens["patch_tokens"].flatten(2).transpose(1, 2)
             patch_tokens = self.projections.visual(patch_tokens)
-            losses.update(
-                self.criterion.explicit_alignment(patch_tokens, mask, text, batch.labels)
-            )
+            losses.update(self.criterion.explicit_alignment(patch_tokens, mask, text, batch.labels))
         return losses
 
     def _view_tokens(

@@ -127,7 +127,7 @@ def dense_energy(
     unlabelled pixels and 1 minus the top score elsewhere, and is a constant to the gradient.
 
     The gradient is that of the value, ``gate A S + A (gate S)`` per pixel. The published code
-    writes its backward pass by hand as ``2 gate A S``, which is the same only where the gate is uniform.
+    writes its backward pass by hand as ``2 gate A S``, the same only where the gate is uniform.
 
     Args:
         images: ``[N, 3, H, W]`` RGB in 0..255.

@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip
 import torch
+from iopath.common.file_io import file_lock
 from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
@@ -18,6 +19,7 @@ from dalnet.modeling.weight_files import local_file, read_state
 logger = logging.getLogger(__name__)
 
 _KEY = "MODEL.TEXT.WEIGHTS"
+_CLIP_CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's and OpenCLIP's loaders look
 _HEAD_WIDTH = 64  # every published CLIP text tower; the state dict does not say
 # What a CLIP checkpoint holds beside the text tower. The middle three are numbers that only
 # OpenAI's TorchScript archives store.
@@ -104,7 +106,9 @@ def _openai_weights(name: str) -> Path:
     url, hub = published["url"], published.get("hf_hub", "").strip("/")
     logger.info("Looking for OpenAI's weights of %s.", name)
     try:
-        return Path(open_clip.download_pretrained_from_url(url))
+        # One process per GPU gets here, and OpenCLIP downloads in place.
+        with file_lock(os.path.join(_CLIP_CACHE, os.path.basename(url))):
+            return Path(open_clip.download_pretrained_from_url(url, _CLIP_CACHE))
     except (OSError, RuntimeError) as error:
         logger.warning("%s cannot be fetched (%s); trying the Hugging Face hub.", url, error)
     try:
@@ -112,8 +116,7 @@ def _openai_weights(name: str) -> Path:
     except (OSError, ValueError) as error:  # ValueError: the hub has no such repository name
         raise UsageError(
             f"CLIP's weights {os.path.basename(url)} are neither here nor downloadable: fetch "
-            f"{url} on another machine and put it into ~/.cache/clip, or set MODEL.TEXT.WEIGHTS to "
-            "its path."
+            f"{url} on another machine and put it into {_CLIP_CACHE}, or set {_KEY} to its path."
         ) from error
 
 

@@ -3,7 +3,6 @@
 
 import urllib.error
 import zipfile
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -167,24 +166,29 @@ def test_find_weights_in_files(tmp_path):
             find_weights("any", str(tmp_path / name))
 
 
-def test_download_from_either_source(monkeypatch):
+def test_download_from_either_source(monkeypatch, tmp_path):
     def refuse(*_):
         raise urllib.error.URLError("no connection")
 
     asked = []
-    monkeypatch.setattr(open_clip, "download_pretrained_from_url", lambda url: asked.append(url))
+
+    def download(url, folder):
+        asked.append(url)
+        assert (tmp_path / "ViT-B-16.pt.lock").exists()
+        return f"{folder}/local.pt"
+
+    monkeypatch.setattr(text_tower, "_CLIP_CACHE", str(tmp_path))
+    monkeypatch.setattr(open_clip, "download_pretrained_from_url", download)
+    assert find_weights("ViT-B/16", "openai") == tmp_path / "local.pt"
+    assert len(asked) == 1 and asked[0].endswith("/ViT-B-16.pt")
     with pytest.raises(UsageError, match="no CLIP named 'ViT-Z-1' .*ViT-B-16"):
         find_weights("ViT-Z-1", "openai")
-    monkeypatch.setattr(
-        open_clip, "download_pretrained_from_url", lambda url: asked.append(url) or "local.pt"
-    )
-    assert find_weights("ViT-B/16", "openai") == Path("local.pt")
-    assert len(asked) == 1 and asked[0].endswith("/ViT-B-16.pt")
 
     monkeypatch.setattr(open_clip, "download_pretrained_from_url", refuse)
     monkeypatch.setattr(text_tower, "download_pretrained_from_hf", lambda *at: "/".join(at))
     assert find_weights("ViT-B-16", "openai").name == "open_clip_model.safetensors"
 
     monkeypatch.setattr(text_tower, "download_pretrained_from_hf", refuse)
-    with pytest.raises(UsageError, match="ViT-B-16.pt .*https://.* ~/.cache/clip"):
+    words = f"ViT-B-16.pt .*https://.* into {tmp_path}, or set MODEL.TEXT.WEIGHTS"
+    with pytest.raises(UsageError, match=words):
         find_weights("ViT-B-16", "openai")

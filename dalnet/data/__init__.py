@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets with image-level labels, the training views, and the loaders.
+
+Importing this package registers every data set of :mod:`dalnet.data.datasets` in Detectron2's
+``DatasetCatalog``. Nothing is read from disk before a data set is asked for.
+"""
+
+from dalnet.data import datasets  # noqa: F401  (registers)
+from dalnet.data.build import build_test_loader, build_train_loader
+from dalnet.data.mapper import DALNetMapper
+
+__all__ = ["DALNetMapper", "build_test_loader", "build_train_loader"]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Geometry of the main view and the photometric chain of every view.
+
+Numbers: DINO (Caron et al., ICCV 2021), as ToCo (CVPR 2023) uses them. Detectron2's transforms
+draw from numpy's generator, torchvision's from torch's; Detectron2 seeds both in every worker.
+"""
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from PIL import Image, ImageFilter
+from torchvision.transforms import v2
+
+_FLIP_PROB = 0.5
+
+
+class RandomRescale(T.Augmentation):
+    """Enlarge or shrink an image by one factor for both sides, drawn uniformly from a range."""
+
+    def __init__(self, scale_range: tuple[float, float]) -> None:
+        super().__init__()
+        self.scale_range = tuple(scale_range)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw a factor for an image [H,W,3]."""
+        height, width = image.shape[:2]
+        factor = np.random.uniform(*self.scale_range)
+        new_height, new_width = (max(1, round(factor * side)) for side in (height, width))
+        return T.ResizeTransform(height, width, new_height, new_width)
+
+
+class RandomGaussianBlur(torch.nn.Module):
+    """Blur with a standard deviation drawn uniformly from 0.1 to 2 pixels.
+
+    Pillow's filter, as in DINO: torchvision's has a fixed kernel and takes four times as long.
+    """
+
+    sigma_range = (0.1, 2.0)
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """Blur a PIL image."""
+        sigma = torch.empty(1).uniform_(*self.sigma_range).item()
+        return image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def main_view_geometry(
+    rescale_range: tuple[float, float], crop_size: tuple[int, int], flip: bool
+) -> T.AugmentationList:
+    """Build rescaling, mirroring and cropping of the main view.
+
+    The crop is at most ``crop_size`` = (height, width) pixels: nothing is padded here.
+    """
+    return T.AugmentationList(
+        [
+            RandomRescale(rescale_range),
+            T.RandomFlip(prob=_FLIP_PROB if flip else 0.0),
+            T.RandomCrop("absolute", tuple(crop_size)),
+        ]
+    )
+
+
+def random_mirror(flip: bool) -> v2.RandomHorizontalFlip:
+    """Build the mirroring of a further view."""
+    return v2.RandomHorizontalFlip(_FLIP_PROB if flip else 0.0)
+
+
+def photometric_chain(
+    enabled: bool, blur_prob: float, solarize_prob: float = 0.0
+) -> torch.nn.Module:
+    """Build colour jitter, grey, blur and solarisation of 8-bit RGB PIL images.
+
+    Args:
+        enabled: ``False`` builds the identity (``INPUT.PHOTOMETRIC``).
+        blur_prob: probability of the blur.
+        solarize_prob: probability of inverting the values from 128 up.
+    """
+    if not enabled:
+        return v2.Identity()
+    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    return v2.Compose(
+        [
+            v2.RandomApply([jitter], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([RandomGaussianBlur()], p=blur_prob),
+            v2.RandomSolarize(threshold=128, p=solarize_prob),
+        ]
+    )
+
+
+def pad_randomly(
+    image: Image.Image, size: tuple[int, int], fill: tuple[int, int, int]
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Put an image at a random place of a larger canvas.
+
+    Args:
+        image: at most ``size`` large.
+        size: (height, width) of the result in pixels.
+        fill: RGB value of the padding, 0..255.
+
+    Returns:
+        The padded image and the (y0, x0) of the image's top left corner in it.
+    """
+    free_y, free_x = size[0] - image.height, size[1] - image.width
+    top, left = np.random.randint(free_y + 1), np.random.randint(free_x + 1)
+    padding = [left, top, free_x - left, free_y - top]
+    return v2.functional.pad(image, padding, fill=list(fill)), (top, left)

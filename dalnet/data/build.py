@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detectron2's loaders over DALNet's mapper, valid for Detectron2 v0.5 and later."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+
+from dalnet.data.labels import filter_unlabeled
+from dalnet.data.mapper import DALNetMapper
+from dalnet.errors import UsageError
+
+
+def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+    """Build the endless, shuffled loader over ``cfg.DATASETS.TRAIN``.
+
+    Returns:
+        A loader of lists of mapped dicts (see :class:`DALNetMapper`), as many as this process's
+        share of ``SOLVER.IMS_PER_BATCH``.
+
+    Raises:
+        UsageError: no or an unknown data set, a number of classes that does not fit
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or unlabelled images that the policy refuses.
+    """
+    names = list(cfg.DATASETS.TRAIN)
+    _check_datasets(cfg, names, "DATASETS.TRAIN")
+    dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
+    return build_detection_train_loader(cfg, mapper=DALNetMapper(cfg, True), dataset=dicts)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+    """Build the loader that yields every image of a data set once, one at a time.
+
+    Returns:
+        A loader of lists of one mapped dict (see :class:`DALNetMapper`).
+
+    Raises:
+        UsageError: an unknown data set, a number of classes that does not fit
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or a missing mask.
+    """
+    _check_datasets(cfg, [dataset_name], "DATASETS.TEST")
+    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    _check_masks(dicts)
+    return build_detection_test_loader(
+        dicts, mapper=DALNetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+def _check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
+    if not names:
+        raise UsageError(f"{key} is empty: name at least one data set.")
+    unknown = [name for name in names if name not in DatasetCatalog]
+    if unknown:
+        ours = [n for n in DatasetCatalog if hasattr(MetadataCatalog.get(n), "prompt_names")]
+        raise UsageError(
+            f"{key} names the unknown data set {unknown[0]!r}: choose from "
+            f"{', '.join(sorted(ours))}, or register it with register_voc_layout."
+        )
+    classes = [MetadataCatalog.get(name).get("stuff_classes", []) for name in names]
+    differing = next((n for n, c in zip(names, classes, strict=True) if c != classes[0]), None)
+    if differing:
+        raise UsageError(
+            f"{key} mixes the classes of {names[0]} and {differing}: name one of them."
+        )
+    head = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(classes[0]) != head:
+        raise UsageError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head}, but {names[0]} has {len(classes[0])} "
+            f"classes with background: set the key to {len(classes[0])} or name another data set."
+        )
+
+
+def _check_masks(dicts: Sequence[dict[str, Any]]) -> None:
+    masks = [d["sem_seg_file_name"] for d in dicts if "sem_seg_file_name" in d]
+    present = {
+        os.path.join(folder, name)
+        for folder in {os.path.dirname(mask) for mask in masks}
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+    }
+    missing = [mask for mask in masks if mask not in present]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(masks)} masks missing, the first is {missing[0]}: evaluation "
+            "needs them; unpack them, or make them with tools/prepare_coco.py (COCO) or "
+            "tools/prepare_sbd.py (SBD)."
+        )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO 2014 as semantic segmentation of 80 classes: ``coco_2014_sem_seg_{train,val}``."""
+
+import contextlib
+import io
+import os
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from pycocotools.coco import COCO
+
+from dalnet.data.datasets.catalog import datasets_root, register
+from dalnet.errors import UsageError
+
+COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["isthing"])
+MASK_FOLDER = "SegmentationClass"
+
+_HOW_TO_GET = (
+    "unpack train2014.zip, val2014.zip and annotations_trainval2014.zip of "
+    "https://cocodataset.org/#download into the folder coco and set DETECTRON2_DATASETS to the "
+    "folder that holds it"
+)
+
+
+def register_coco() -> None:
+    """Register both splits of COCO 2014."""
+    for split in ("train", "val"):
+        register(f"coco_2014_sem_seg_{split}", partial(_load_split, split), COCO_CLASSES)
+
+
+def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
+    """List the images of a COCO split that have at least one annotation.
+
+    Args:
+        root: folder with ``{split}2014/`` and ``annotations/instances_{split}2014.json``.
+        split: ``"train"`` or ``"val"`` (82,081 and 40,137 images in the release).
+
+    Returns:
+        One dict an image: ``file_name``, ``image_id``, ``image_labels`` (sorted, 0..79; every
+        annotation counts, crowds too), ``sem_seg_file_name`` (made by tools/prepare_coco.py).
+
+    Raises:
+        UsageError: no data set at ``root``, a listed image missing, or an unknown class.
+    """
+    images, masks = root / f"{split}2014", root / MASK_FOLDER / f"{split}2014"
+    annotations = root / "annotations" / f"instances_{split}2014.json"
+    for path in (images, annotations):
+        if not path.exists():
+            raise UsageError(f"no data set at {root}: expected {path} there; {_HOW_TO_GET}.")
+    listed = _read_labels(annotations, os.stat(annotations).st_mtime_ns)
+    present = set(os.listdir(images))
+    missing = [name for _, name, _ in listed if name not in present]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} annotated image(s) missing in {images}, the first is {missing[0]}: "
+            "unpack the archive again."
+        )
+    return [
+        {
+            "file_name": str(images / name),
+            "image_id": image_id,
+            "image_labels": list(labels),
+            "sem_seg_file_name": str(masks / f"{Path(name).stem}.png"),
+        }
+        for image_id, name, labels in listed
+    ]
+
+
+def open_annotations(path: Path) -> COCO:
+    """Open an ``instances_*.json`` without the prints of pycocotools."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return COCO(str(path))
+    except (OSError, ValueError, KeyError, AssertionError) as e:
+        raise UsageError(
+            f"{path} is not a readable COCO annotation file ({e}): {_HOW_TO_GET}."
+        ) from e
+
+
+def category_indices(coco: COCO, path: Path) -> dict[int, int]:
+    """Map the category ids of an annotation file (1..90, with gaps) to 0..79.
+
+    Raises:
+        UsageError: a category that is not among COCO's 80 classes.
+    """
+    index = {name: i for i, name in enumerate(COCO_CLASSES)}
+    unknown = [c["name"] for c in coco.cats.values() if c["name"] not in index]
+    if unknown:
+        raise UsageError(
+            f"unknown class {unknown[0]!r} in {path}: use the official annotations of COCO 2014."
+        )
+    return {c["id"]: index[c["name"]] for c in coco.cats.values()}
+
+
+def _load_split(split: str) -> list[dict[str, Any]]:
+    return load_coco(datasets_root() / "coco", split)
+
+
+# The file takes seconds to read and every evaluator asks for the list again; the time stamp in
+# the key lets a replaced file be read anew.
+@lru_cache(maxsize=2)
+def _read_labels(path: Path, _mtime_ns: int) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
+    coco = open_annotations(path)
+    index = category_indices(coco, path)
+    return tuple(
+        (
+            image_id,
+            coco.imgs[image_id]["file_name"],
+            tuple(sorted({index[a["category_id"]] for a in coco.imgToAnns[image_id]})),
+        )
+        for image_id in sorted(coco.imgs)
+        if coco.imgToAnns.get(image_id)
+    )

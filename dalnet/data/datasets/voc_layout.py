@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any folder laid out like PASCAL VOC, the user's own photographs included.
+
+::
+
+    root/JPEGImages/{id}.jpg (or .jpeg, .png)
+    root/ImageSets/Segmentation/{split}.txt      one id a line
+    root/Annotations/{id}.xml                    or root/image_tags.json
+    root/SegmentationClass/{id}.png              masks; only evaluation opens them
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dalnet.data.datasets.catalog import register
+from dalnet.data.labels import TAGS_FILE, read_image_labels
+from dalnet.errors import UsageError
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def register_voc_layout(
+    name: str,
+    root: str | Path | Callable[[], str | Path],
+    classes: Sequence[str],
+    *,
+    split: str,
+    mask_folder: str | None = "SegmentationClass",
+    labeled: bool = True,
+    prompt_names: Sequence[str] | None = None,
+    how_to_get: str = "",
+) -> None:
+    """Register one split of a VOC-layout folder as a data set of Detectron2.
+
+    Args:
+        name: its name in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        root: the folder, or a function that returns it when the data set is asked for.
+        classes: the C foreground classes, in the order of the mask values 1..C.
+        split: which list of ``ImageSets/Segmentation``.
+        mask_folder: folder of the masks (0 background, 1..C, 255 ignore); ``None``: no masks.
+        labeled: whether the images have labels; without, ``image_labels`` are empty.
+        prompt_names: the C words for the text prompts; ``classes`` where not given.
+        how_to_get: half a sentence on how to obtain the data, for the message that it is missing.
+    """
+
+    def load() -> list[dict[str, Any]]:
+        folder = Path(root() if callable(root) else root)
+        known = classes if labeled else None
+        return load_voc_layout(folder, split, known, mask_folder, how_to_get)
+
+    register(name, load, classes, prompt_names)
+
+
+def load_voc_layout(
+    root: Path,
+    split: str,
+    classes: Sequence[str] | None,
+    mask_folder: str | None = "SegmentationClass",
+    how_to_get: str = "",
+) -> list[dict[str, Any]]:
+    """List one split of a VOC-layout folder.
+
+    Args:
+        root: the folder that holds ``JPEGImages`` and ``ImageSets``.
+        split: which list of ``ImageSets/Segmentation``.
+        classes: foreground classes; ``None``: the split has no labels.
+        mask_folder: folder of the masks; ``None``: the split has none.
+        how_to_get: half a sentence for the message that the data set is missing.
+
+    Returns:
+        One dict an image: ``file_name``, ``image_id``, ``image_labels`` (sorted, 0..C-1; empty
+        where nothing is known) and, with masks, ``sem_seg_file_name``. No mask is opened.
+
+    Raises:
+        UsageError: no data set at ``root``, no such list, a listed image or the labels missing.
+    """
+    if not (root / "JPEGImages").is_dir():
+        raise UsageError(
+            f"no data set at {root}: expected the folder JPEGImages there, beside ImageSets and "
+            f"Annotations or {TAGS_FILE}; {how_to_get or 'correct the path'}."
+        )
+    image_ids = _read_split(root / "ImageSets" / "Segmentation" / f"{split}.txt", how_to_get)
+    images = _find_images(root / "JPEGImages", image_ids)
+    labels = read_image_labels(root, image_ids, classes) if classes is not None else {}
+    dicts = []
+    for image_id in image_ids:
+        record: dict[str, Any] = {
+            "file_name": str(root / "JPEGImages" / images[image_id]),
+            "image_id": image_id,
+            "image_labels": labels.get(image_id, []),
+        }
+        if mask_folder is not None:
+            record["sem_seg_file_name"] = str(root / mask_folder / f"{image_id}.png")
+        dicts.append(record)
+    return dicts
+
+
+def _read_split(path: Path, how_to_get: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise UsageError(
+            f"no list of images {path}: expected a text file with one image id a line; "
+            f"{how_to_get or 'write it or choose another split'}."
+        ) from e
+    image_ids = [line.strip() for line in lines if line.strip()]
+    if not image_ids:
+        raise UsageError(f"the list of images {path} is empty: write one image id a line.")
+    return image_ids
+
+
+def _find_images(folder: Path, image_ids: Sequence[str]) -> dict[str, str]:
+    # One listing of the folder instead of one look-up an image: quick on network drives too.
+    with os.scandir(folder) as entries:
+        found = {
+            stem: stem + suffix
+            for stem, suffix in (os.path.splitext(entry.name) for entry in entries)
+            if suffix.lower() in _IMAGE_SUFFIXES
+        }
+    missing = [image_id for image_id in image_ids if image_id not in found]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} listed image(s) missing in {folder}, the first is {missing[0]} "
+            f"({', '.join(_IMAGE_SUFFIXES)}): restore them or take them off the list."
+        )
+    return found

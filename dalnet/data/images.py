@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photographs and masks from disk, or a sentence on what is wrong with them."""
+
+import numpy as np
+from detectron2.data import detection_utils
+from PIL import Image
+
+from dalnet.errors import UsageError
+
+
+def read_photo(path: str) -> np.ndarray:
+    """Read a photograph upright (EXIF) as RGB, uint8 [H,W,3].
+
+    Raises:
+        UsageError: it is missing or unreadable.
+    """
+    try:
+        # A copy: Pillow's buffer is read-only.
+        return np.array(detection_utils.read_image(path, format="RGB"))
+    except FileNotFoundError as e:
+        raise UsageError(f"image {path} is missing: restore it or take it off the list.") from e
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise UsageError(
+            f"image {path} cannot be read ({e}): replace it or take it off the list."
+        ) from e
+
+
+def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 255) -> np.ndarray:
+    """Read a mask of class indices, uint8 [H,W].
+
+    Args:
+        path: single-channel or palette picture.
+        size: (H, W) of the photograph that it belongs to.
+        num_classes: values 0 to ``num_classes - 1`` are classes, background included.
+        ignore: value of pixels that count for nothing.
+
+    Raises:
+        UsageError: it is missing, unreadable, of another size or has other values.
+    """
+    try:
+        mask = np.array(detection_utils.read_image(path))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise UsageError(
+            f"mask {path} cannot be read ({e}): restore it or take its image off the list."
+        ) from e
+    if mask.shape != tuple(size):
+        raise UsageError(
+            f"mask {path} is {mask.shape} but its photograph is {tuple(size)} (height, width): "
+            "masks must be single-channel and of the photograph's size."
+        )
+    wrong = mask[(mask >= num_classes) & (mask != ignore)]
+    if wrong.size:
+        raise UsageError(
+            f"mask {path} contains the value {wrong[0]}, but there are classes 0 to "
+            f"{num_classes - 1} and {ignore} for ignored pixels: convert it to contiguous indices."
+        )
+    return mask

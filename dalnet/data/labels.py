@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image-level labels: reading them from a VOC-layout tree, and images that have none."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from dalnet.errors import UsageError
+
+TAGS_FILE = "image_tags.json"
+_NAMED_IN_LOG = 20
+
+logger = logging.getLogger(__name__)
+
+
+def read_image_labels(
+    root: Path, image_ids: Sequence[str], classes: Sequence[str]
+) -> dict[str, list[int]]:
+    """Read the classes that each image shows from a VOC-layout tree.
+
+    The source is ``Annotations/*.xml`` (every object, difficult ones too) or, where the tree has
+    no such folder, ``image_tags.json`` = ``{"image id": ["class name", ...]}``.
+
+    Args:
+        root: folder that holds ``ImageSets``.
+        image_ids: images to look up.
+        classes: foreground class names; a label is an index into them.
+
+    Returns:
+        For each id its sorted labels; empty where the source says nothing about the image.
+
+    Raises:
+        UsageError: no source of labels, a malformed one, or a class that is not in ``classes``.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    annotations, tags_file = root / "Annotations", root / TAGS_FILE
+    if annotations.is_dir():
+        return {i: _labels_from_xml(annotations / f"{i}.xml", index) for i in image_ids}
+    if not tags_file.is_file():
+        raise UsageError(
+            f"no image-level labels in {root}: expected Annotations/*.xml or {TAGS_FILE} "
+            '({"image id": ["class name", ...]}), which tools/convert_image_labels.py makes from '
+            "a cls_labels*.npy file."
+        )
+    tags = _read_tags(tags_file)
+    return {i: _indices(tags.get(i, ()), index, f"{tags_file} (image {i})") for i in image_ids}
+
+
+def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str, Any]]:
+    """Leave out the images without a label, which cannot supervise anything.
+
+    Args:
+        dicts: data set dicts with ``image_id`` and ``image_labels``.
+        policy: ``"skip"`` names them in the log and drops them; ``"refuse"`` raises.
+
+    Returns:
+        The dicts whose ``image_labels`` are not empty.
+
+    Raises:
+        UsageError: an unknown policy, an unlabelled image under ``"refuse"``, or none labelled.
+    """
+    if policy not in ("skip", "refuse"):
+        raise UsageError(f'DATASETS.UNLABELED_IMAGES is "{policy}": set it to "skip" or "refuse".')
+    labeled = [d for d in dicts if d["image_labels"]]
+    unlabeled = [str(d["image_id"]) for d in dicts if not d["image_labels"]]
+    if not unlabeled:
+        return labeled
+    names = _enumerate(unlabeled)
+    if policy == "refuse":
+        raise UsageError(
+            f"{len(unlabeled)} training image(s) without a label: {names}; label them, take them "
+            'off the list or set DATASETS.UNLABELED_IMAGES to "skip".'
+        )
+    if not labeled:
+        raise UsageError(
+            f"none of the {len(dicts)} training images has a label ({names}): train on a split "
+            "with image-level labels."
+        )
+    logger.warning("skipped %d image(s) without a label: %s", len(unlabeled), names)
+    return labeled
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED_IN_LOG
+    return ", ".join(names[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _labels_from_xml(path: Path, index: Mapping[str, int]) -> list[int]:
+    try:
+        tree = ElementTree.parse(path)
+    except FileNotFoundError:
+        return []
+    except (ElementTree.ParseError, OSError) as e:
+        raise UsageError(f"{path} is not a readable VOC annotation ({e}): restore it.") from e
+    names = [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
+    return _indices(names, index, str(path))
+
+
+def _read_tags(path: Path) -> dict[str, list[str]]:
+    expected = '{"image id": ["class name", ...]}'
+    try:
+        tags = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path} is not readable JSON ({e}): expected {expected}.") from e
+    if not isinstance(tags, dict) or not all(isinstance(v, list) for v in tags.values()):
+        raise UsageError(f"{path} does not hold image-level labels: expected {expected}.")
+    return tags
+
+
+def _indices(names: Iterable[str], index: Mapping[str, int], where: str) -> list[int]:
+    names = list(names)
+    unknown = next((name for name in names if name not in index), None)
+    if unknown is not None:
+        raise UsageError(
+            f"unknown class {unknown!r} in {where}: correct it, or register the data set with "
+            f"that class (known: {', '.join(index)})."
+        )
+    return sorted({index[name] for name in names})

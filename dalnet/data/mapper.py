@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a data set dict to what the model reads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from PIL import Image
+from torchvision.transforms import v2
+
+from dalnet.data.augmentation import main_view_geometry, pad_randomly, photometric_chain
+from dalnet.data.images import read_photo
+from dalnet.data.multi_crop import GlobalViews, LocalViews
+from dalnet.errors import UsageError
+
+_PASSED_ON = ("file_name", "image_id", "sem_seg_file_name")
+
+
+class TrainingViews:
+    """All views of one photograph: main, global and local ones. Masks play no part.
+
+    Args:
+        geometry: rescales, mirrors and cuts the photograph to at most ``crop_size``.
+        photometric: alters the main view's colours.
+        global_views: cuts the further global views.
+        local_views: cuts the local views.
+        crop_size: (height, width) of the main view in pixels.
+        padding: RGB value of the padding, 0..255.
+    """
+
+    def __init__(
+        self,
+        geometry: T.Augmentation,
+        photometric: Callable[[Image.Image], Image.Image],
+        global_views: GlobalViews,
+        local_views: LocalViews,
+        crop_size: tuple[int, int],
+        padding: tuple[int, int, int],
+    ) -> None:
+        self.geometry = geometry
+        self.photometric = photometric
+        self.global_views = global_views
+        self.local_views = local_views
+        self.crop_size = crop_size
+        self.padding = padding
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "TrainingViews":
+        """Build the views that ``cfg.INPUT`` describes."""
+        crop = cfg.INPUT.MULTI_CROP
+        size = tuple(cfg.INPUT.CROP.SIZE)
+        colours = cfg.INPUT.PHOTOMETRIC
+        flip = cfg.INPUT.RANDOM_FLIP == "horizontal"
+        return cls(
+            geometry=main_view_geometry(cfg.INPUT.RESCALE_RANGE, size, flip),
+            photometric=photometric_chain(colours, blur_prob=1.0),
+            global_views=GlobalViews(crop.GLOBAL_VIEWS - 1, size, crop.GLOBAL_SCALE, flip, colours),
+            local_views=LocalViews(
+                crop.LOCAL_VIEWS, crop.LOCAL_SIZE, crop.LOCAL_SCALE, flip, colours
+            ),
+            crop_size=size,
+            padding=tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN),
+        )
+
+    def __call__(self, photo: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make the views of an RGB photograph, uint8 [H,W,3].
+
+        Returns:
+            ``image`` uint8 [3,H,W], ``image_box`` int64 [4] = (y0, y1, x0, x1) of the photograph
+            in it, ``global_views`` uint8 [G-1,3,H,W], ``local_views`` uint8 [L,3,S,S] and their
+            ``local_boxes`` int64 [L,4] in pixels of ``image``.
+        """
+        aug_input = T.AugInput(photo)
+        self.geometry(aug_input)
+        source = Image.fromarray(np.ascontiguousarray(aug_input.image))
+        # Colours before padding: the padding must stay the model's zero.
+        main, (y0, x0) = pad_randomly(self.photometric(source), self.crop_size, self.padding)
+        local_views, local_boxes = self.local_views(source, (y0, x0))
+        return {
+            "image": v2.functional.pil_to_tensor(main),
+            "image_box": torch.tensor([y0, y0 + source.height, x0, x0 + source.width]),
+            "global_views": self.global_views(Image.fromarray(photo)),
+            "local_views": local_views,
+            "local_boxes": local_boxes,
+        }
+
+
+class DALNetMapper:
+    """Read a photograph and make what the model takes.
+
+    In training the views of :class:`TrainingViews`; else ``image`` uint8 [3,h,w], resized as
+    ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST`` say. Both with ``image_labels`` float32 [C]
+    (multi-hot), ``height`` and ``width`` of the photograph, ``file_name``, ``image_id`` and, at
+    test time, ``sem_seg_file_name`` if there is one. Masks are never opened.
+
+    Raises:
+        UsageError: on call, where the photograph is missing or unreadable.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        training_views: TrainingViews | None,
+        test_resize: T.Augmentation | None,
+    ) -> None:
+        """Take exactly one of ``training_views`` and ``test_resize``.
+
+        Args:
+            num_classes: C, foreground classes only.
+            training_views: makes the views of a training photograph.
+            test_resize: resizes a photograph for evaluation.
+        """
+        self.num_classes = num_classes
+        self.training_views = training_views
+        self.test_resize = test_resize
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+        """Read the arguments of ``__init__`` from a config."""
+        _check_input(cfg)
+        sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
+            "training_views": TrainingViews.from_config(cfg) if is_train else None,
+            "test_resize": None if is_train else T.ResizeShortestEdge(*sizes),
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Map one dict of the data set; the dict itself stays as it is."""
+        photo = read_photo(dataset_dict["file_name"])
+        labels = torch.zeros(self.num_classes)
+        labels[dataset_dict["image_labels"]] = 1.0
+        # Training must not even know where the masks are.
+        keys = _PASSED_ON if self.training_views is None else _PASSED_ON[:2]
+        return {
+            **{key: dataset_dict[key] for key in keys if key in dataset_dict},
+            "height": photo.shape[0],
+            "width": photo.shape[1],
+            "image_labels": labels,
+            **self._pixels(photo),
+        }
+
+    def _pixels(self, photo: np.ndarray) -> dict[str, torch.Tensor]:
+        if self.training_views is not None:
+            return self.training_views(photo)
+        aug_input = T.AugInput(photo)
+        self.test_resize(aug_input)
+        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        return {"image": torch.from_numpy(pixels)}
+
+
+def _check_input(cfg: CfgNode) -> None:
+    fixed = {
+        "INPUT.FORMAT": (cfg.INPUT.FORMAT, ("RGB",)),
+        "INPUT.CROP.TYPE": (cfg.INPUT.CROP.TYPE, ("absolute",)),
+        "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, ("horizontal", "none")),
+        "INPUT.MULTI_CROP.GLOBAL_VIEWS": (cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS, (1, 2)),
+    }
+    for key, (value, allowed) in fixed.items():
+        if value not in allowed:
+            choices = " or ".join(repr(choice) for choice in allowed)
+            raise UsageError(f"{key} is {value!r}: set it to {choices}.")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The community's ``cls_labels*.npy`` (a pickled dictionary) as ``image_tags.json``."""
+
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+
+_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+
+
+def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> int:
+    """Write ``{"image id": ["class name", ...]}`` from a file of multi-hot vectors.
+
+    Args:
+        source: ``.npy`` file that holds a dictionary image id -> vector [C] of 0 and 1.
+        target: the ``image_tags.json`` to write.
+        classes: the C class names in the order of the vectors.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        UsageError: ``source`` is not such a file, or holds anything but arrays, numbers and text.
+    """
+    tags = {
+        str(image_id): [classes[i] for i in _present(vector, len(classes), image_id, source)]
+        for image_id, vector in read_label_file(source).items()
+    }
+    with complete_or_absent(target) as temporary:
+        temporary.write_text(json.dumps(tags, indent=0, ensure_ascii=False), encoding="utf-8")
+    return len(tags)
+
+
+def read_label_file(path: Path) -> dict[Any, Any]:
+    """Read the pickled dictionary of a ``.npy`` file without executing anything it names.
+
+    Raises:
+        UsageError: unreadable, or the pickle asks for more than numpy's arrays.
+    """
+    try:
+        with open(path, "rb") as file:
+            version = npy_format.read_magic(file)
+            read_header = {
+                (1, 0): npy_format.read_array_header_1_0,
+                (2, 0): npy_format.read_array_header_2_0,
+            }[version]
+            shape, _, dtype = read_header(file)
+            if shape != () or not dtype.hasobject:
+                raise ValueError("it holds an array, not a dictionary")
+            content = _ArrayUnpickler(file, encoding="latin1").load().item()
+    except UsageError as e:
+        raise UsageError(f"{path} is refused: {e}") from e
+    except Exception as e:  # A hostile pickle may raise anything.
+        raise UsageError(
+            f"{path} is not a file of image-level labels ({e}): expected a dictionary "
+            "image id -> multi-hot vector, saved with numpy.save."
+        ) from e
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}: expected a dictionary.")
+    return content
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows how numpy's arrays are rebuilt, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        if module in _ARRAY_MODULES and name == "_reconstruct":
+            return _empty_array
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1_bytes
+        raise UsageError(
+            f"its pickle asks for {module}.{name}, and only numpy arrays are read; convert a file "
+            "that you trust by hand."
+        )
+
+
+def _empty_array(subtype: type, _shape: tuple[int, ...], _typecode: bytes) -> np.ndarray:
+    # What numpy's own _reconstruct does; the state that follows fills the array.
+    return np.ndarray.__new__(subtype, (0,), "b")
+
+
+def _latin1_bytes(text: str, _encoding: str) -> bytes:
+    # Protocol 2, which old numpy wrote, stores bytes as text; it always names latin1.
+    return text.encode("latin1")
+
+
+def _present(vector: Any, count: int, image_id: Any, path: Path) -> list[int]:  # noqa: ANN401
+    values = np.asarray(vector)
+    if values.shape != (count,) or not np.isin(values, (0, 1)).all():
+        raise UsageError(
+            f"image {image_id} in {path} has no vector of {count} zeros and ones (its shape is "
+            f"{values.shape}): choose the class list that the file was made for."
+        )
+    return np.flatnonzero(values).tolist()

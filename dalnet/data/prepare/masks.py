@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label masks as palette PNGs, many at a time."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dalnet.data.palette import voc_palette
+from dalnet.files import complete_or_absent
+
+
+@dataclass(frozen=True)
+class MaskSummary:
+    """What :func:`write_masks` did.
+
+    ``checksum`` is a SHA-256 over file names and pixel values, so it does not depend on the PNG
+    encoder, on the order of work or on what an earlier run had finished.
+    """
+
+    written: int
+    kept: int
+    checksum: str
+
+    def __str__(self) -> str:
+        total = self.written + self.kept
+        return (
+            f"{total:,} masks ({self.written:,} written, {self.kept:,} kept), "
+            f"sha256 {self.checksum}"
+        )
+
+
+def write_masks(
+    sources: Mapping[Path, Any],
+    render: Callable[[Any], np.ndarray],
+    workers: int | None = None,
+) -> MaskSummary:
+    """Render one palette PNG for each entry and show a progress bar.
+
+    A readable file under a target's name counts as finished (files appear only when complete).
+
+    Args:
+        sources: target file -> what ``render`` needs for it.
+        render: makes a mask, uint8 [H,W]; a function of a module, as other processes call it.
+        workers: number of processes; all cores where not given.
+
+    Returns:
+        Counts and checksum over all targets.
+
+    Raises:
+        UsageError: from ``render``, or where a file cannot be written.
+    """
+    digests, written = {}, 0
+    with Pool(workers) as pool:
+        done = pool.imap_unordered(partial(_finish, render), sources.items(), chunksize=8)
+        for name, digest, is_new in tqdm(done, total=len(sources), unit="mask"):
+            digests[name] = digest
+            written += is_new
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    checksum = hashlib.sha256(lines.encode()).hexdigest()
+    return MaskSummary(written, len(digests) - written, checksum)
+
+
+def _finish(render: Callable[[Any], np.ndarray], target: tuple[Path, Any]) -> tuple[str, str, bool]:
+    path, source = target
+    mask = _read_finished(path)
+    is_new = mask is None
+    if is_new:
+        mask = render(source)
+        _save_palette_png(path, mask)
+    pixels = np.ascontiguousarray(mask, dtype=np.uint8)
+    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    return path.name, digest, is_new
+
+
+def _read_finished(path: Path) -> np.ndarray | None:
+    try:
+        with Image.open(path) as image:
+            return np.array(image)
+    except (OSError, SyntaxError):
+        return None
+
+
+def _save_palette_png(path: Path, mask: np.ndarray) -> None:
+    image = Image.fromarray(mask)
+    image.putpalette(np.uint8(voc_palette()).tobytes())
+    with complete_or_absent(path) as temporary:
+        image.save(temporary, format="PNG")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SBD annotations (Hariharan et al., ICCV 2011) as VOC's ``train_aug`` split."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat
+
+from dalnet.data.datasets.catalog import IGNORE_LABEL
+from dalnet.data.datasets.voc import VOC_CLASSES
+from dalnet.data.prepare.masks import MaskSummary, write_masks
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+
+_SPLITS = ("train", "val")
+
+
+def prepare_sbd(sbd: Path, voc: Path, workers: int | None = None) -> tuple[MaskSummary, int]:
+    """Write ``SegmentationClassAug/*.png`` and ``ImageSets/Segmentation/train_aug.txt``.
+
+    The list is SBD's train and val and VOC's train without VOC's val: 10,582 images for the full
+    releases. Where VOC has an official mask, that one is taken.
+
+    Args:
+        sbd: SBD's folder ``dataset`` with ``cls/*.mat``, ``train.txt`` and ``val.txt``.
+        voc: the folder VOC2012.
+        workers: number of processes; all cores where not given.
+
+    Returns:
+        What was written, and the length of the list.
+
+    Raises:
+        UsageError: a list or a mask is missing, unreadable or of other classes.
+    """
+    official = {split: _read_ids(voc / "ImageSets" / "Segmentation", split) for split in _SPLITS}
+    extra = set().union(*(_read_ids(sbd, split) for split in _SPLITS))
+    listed = sorted((extra | official["train"]) - official["val"])
+
+    target = voc / "SegmentationClassAug"
+    sources = {target / f"{i}.png": sbd / "cls" / f"{i}.mat" for i in sorted(extra)}
+    for image_id in sorted(set().union(*official.values())):
+        sources[target / f"{image_id}.png"] = voc / "SegmentationClass" / f"{image_id}.png"
+    summary = write_masks(sources, read_source_mask, workers)
+
+    # Last, so that a list never names masks that are not there.
+    with complete_or_absent(voc / "ImageSets" / "Segmentation" / "train_aug.txt") as temporary:
+        temporary.write_text("".join(f"{image_id}\n" for image_id in listed), encoding="utf-8")
+    return summary, len(listed)
+
+
+def read_source_mask(path: Path) -> np.ndarray:
+    """Read an SBD ``.mat`` or an official VOC ``.png``: uint8 [H,W], 0..20 and 255.
+
+    Raises:
+        UsageError: missing, unreadable, or with other values.
+    """
+    try:
+        if path.suffix == ".mat":
+            mask = loadmat(path, simplify_cells=True)["GTcls"]["Segmentation"]
+        else:
+            with Image.open(path) as image:
+                mask = np.array(image)
+    except Exception as e:  # scipy and zlib have errors of their own for a damaged file.
+        raise UsageError(f"mask {path} cannot be read ({e}): unpack the archive again.") from e
+    wrong = np.setdiff1d(mask, [*range(len(VOC_CLASSES) + 1), IGNORE_LABEL])
+    if wrong.size:
+        raise UsageError(
+            f"mask {path} holds the value {wrong[0]}: expected 0..{len(VOC_CLASSES)} and "
+            f"{IGNORE_LABEL}; unpack the archive again."
+        )
+    return mask.astype(np.uint8)
+
+
+def _read_ids(folder: Path, split: str) -> set[str]:
+    path = folder / f"{split}.txt"
+    try:
+        return set(path.read_text(encoding="utf-8").split())
+    except OSError as e:
+        raise UsageError(
+            f"no list {path}: name the folder VOC2012 of VOC's release and the folder dataset of "
+            "SBD's (benchmark.tgz)."
+        ) from e

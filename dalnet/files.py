@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing that leaves either the whole file or nothing."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dalnet.errors import UsageError
+
+
+@contextlib.contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` that becomes ``path`` if the block succeeds.
+
+    Folders are made as needed.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as e:
+        raise UsageError(f"cannot write {path} ({e}): free the place or name another.") from e
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
