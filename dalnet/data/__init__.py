@@ -6,7 +6,7 @@ Importing this package registers every data set of :mod:`dalnet.data.datasets` i
 """
 
 from dalnet.data import datasets  # noqa: F401  (registers)
-from dalnet.data.build import build_test_loader, build_train_loader
+from dalnet.data.build import build_test_loader, build_train_loader, check_datasets
 from dalnet.data.mapper import DALNetMapper
 
-__all__ = ["DALNetMapper", "build_test_loader", "build_train_loader"]
+__all__ = ["DALNetMapper", "build_test_loader", "build_train_loader", "check_datasets"]

@@ -31,7 +31,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
             ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or unlabelled images that the policy refuses.
     """
     names = list(cfg.DATASETS.TRAIN)
-    _check_datasets(cfg, names, "DATASETS.TRAIN")
+    check_datasets(cfg, names, "DATASETS.TRAIN")
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
     return build_detection_train_loader(cfg, mapper=DALNetMapper(cfg, True), dataset=dicts)
@@ -47,7 +47,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
         UsageError: an unknown data set, a number of classes that does not fit
             ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or a missing mask.
     """
-    _check_datasets(cfg, [dataset_name], "DATASETS.TEST")
+    check_datasets(cfg, [dataset_name], "DATASETS.TEST")
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_masks(dicts)
     return build_detection_test_loader(
@@ -55,7 +55,13 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     )
 
 
-def _check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
+def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
+    """Refuse ``names``, the value of config key ``key``, if they cannot be used together.
+
+    Raises:
+        UsageError: no or an unknown data set, data sets of different classes, or a number of
+            classes that does not fit ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
+    """
     if not names:
         raise UsageError(f"{key} is empty: name at least one data set.")
     unknown = [name for name in names if name not in DatasetCatalog]

@@ -9,13 +9,12 @@ import tempfile
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
 from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
 
-import dalnet.data  # noqa: F401  registers the data sets
 import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import add_dalnet_config
+from dalnet.data import check_datasets
 from dalnet.errors import UsageError
 
 logger = logging.getLogger("dalnet.setup")
@@ -41,6 +40,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
         # A checkpoint carries backbone and text embeddings: nothing has to be downloaded again.
         cfg.MODEL.VIT.WEIGHTS = ""
         cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+    elif cfg.MODEL.TEXT.WEIGHTS == "checkpoint" and not cfg.MODEL.WEIGHTS:
+        raise UsageError(
+            'MODEL.TEXT.WEIGHTS is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
+            'text embeddings from; train with "openai", "untrained" or a file.'
+        )
+    processes = args.num_gpus * args.num_machines
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} "
+            "processes cannot share evenly; make it a multiple of them."
+        )
     no_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     if no_cuda:
         cfg.MODEL.DEVICE = "cpu"
@@ -76,14 +86,9 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         UsageError: unknown data set, impossible sizes or thresholds, OUTPUT_DIR not writable.
     """
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name not in DatasetCatalog.list():
-            raise UsageError(
-                f"The data set {name} in DATASETS is not registered; known are "
-                f"{', '.join(n for n in DatasetCatalog.list() if _is_ours(n))}."
-            )
-    if not cfg.DATASETS.TRAIN:
-        raise UsageError("DATASETS.TRAIN is empty; name at least one data set.")
+    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    for name in cfg.DATASETS.TEST:
+        check_datasets(cfg, [name], "DATASETS.TEST")
     low, high = cfg.MODEL.DALNET.CAM.LOW_THRESHOLD, cfg.MODEL.DALNET.CAM.HIGH_THRESHOLD
     if not 0 <= low <= high <= 1:
         raise UsageError(
@@ -116,10 +121,6 @@ def check_crop_size(cfg: CfgNode, patch_size: int) -> None:
                 f"{key} is {values}, but the backbone's patches are {patch_size} pixels wide; "
                 f"choose multiples of {patch_size}."
             )
-
-
-def _is_ours(name: str) -> bool:
-    return name.startswith(("voc_2012_sem_seg", "coco_2014_sem_seg", "toy_"))
 
 
 def _check_output_dir(path: str) -> None:

@@ -149,6 +149,8 @@ class DALNetCriterion(nn.Module):
             losses["loss_seg"] = self.weights["seg"] * loss
         if self.weights["reg"] > 0:
             probs = logits.softmax(dim=1)
-            loss = dense_energy(pixels, probs, boxes, pseudo_labels, **self.energy)
+            loss = dense_energy(
+                pixels, probs, boxes, pseudo_labels, ignore=self.ignore_value, **self.energy
+            )
             losses["loss_reg"] = self.weights["reg"] * loss
         return losses

@@ -154,6 +154,12 @@ def test_label_files_with_other_content_are_refused(tmp_path, content):
     assert not (tmp_path / "tags.json").exists()
 
 
+def test_numbers_become_the_names_of_voc_images(tmp_path):
+    source = save_labels(tmp_path / "irn.npy", {2007000032: one_hot(0)})
+    convert_image_labels(source, tmp_path / "tags.json", VOC_CLASSES)
+    assert json.loads((tmp_path / "tags.json").read_text()) == {"2007_000032": ["aeroplane"]}
+
+
 def test_files_that_are_no_label_files_are_refused(tmp_path):
     np.save(tmp_path / "plain.npy", np.zeros(3))
     (tmp_path / "text.npy").write_text("labels")

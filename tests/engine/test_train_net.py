@@ -12,7 +12,7 @@ import torch
 from detectron2.engine import default_argument_parser
 from PIL import Image
 
-from dalnet.engine import run
+from dalnet.engine import run, setup
 from dalnet.engine.checkpointer import DALNetCheckpointer
 from dalnet.errors import UsageError
 
@@ -109,7 +109,7 @@ def test_evaluation_needs_no_pretrained_file(job):
     ("options", "parts"),
     [
         (("NO.SUCH_KEY", 1), ["NO.SUCH_KEY"]),
-        (("DATASETS.TRAIN", ("nothing",)), ["nothing", "not registered"]),
+        (("DATASETS.TRAIN", ("nothing",)), ["nothing", "register_voc_layout"]),
         (("INPUT.CROP.SIZE", [30, 32]), ["INPUT.CROP.SIZE", "multiples of 8"]),
         (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
@@ -119,16 +119,23 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("MODEL.VIT.WEIGHTS", "gone.pth"), ["gone.pth"]),
         (("MODEL.TEXT.WEIGHTS", "gone.pt"), ["gone.pt"]),
         (("MODEL.WEIGHTS", "gone.pth"), ["gone.pth", "does not exist"]),
+        (("MODEL.TEXT.WEIGHTS", "checkpoint"), ["MODEL.TEXT.WEIGHTS", "MODEL.WEIGHTS"]),
         (("--eval-only",), ["MODEL.WEIGHTS"]),
         (("--num-gpus", 99), ["--num-gpus 99"]),
         (("OUTPUT_DIR", "/proc/nowhere"), ["OUTPUT_DIR", "/proc/nowhere"]),
     ],
 )
 def test_bad_option_is_one_sentence(capsys, job, options, parts):
-    # Command-line flags come before the key-value pairs.
     sentence = refused(capsys, job, *options)
     for part in parts:
         assert part in sentence
+
+
+def test_batch_that_processes_cannot_share(job):
+    args = default_argument_parser().parse_args(["--config-file", str(job.config)])
+    args.num_gpus = 3
+    with pytest.raises(UsageError, match="IMS_PER_BATCH is 2 in all, which 3 processes"):
+        setup(args)
 
 
 def test_missing_config_file(capsys, job):

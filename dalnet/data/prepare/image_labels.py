@@ -31,7 +31,7 @@ def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> 
         UsageError: ``source`` is not such a file, or holds anything but arrays, numbers and text.
     """
     tags = {
-        str(image_id): [classes[i] for i in _present(vector, len(classes), image_id, source)]
+        _file_stem(image_id): [classes[i] for i in _present(vector, len(classes), image_id, source)]
         for image_id, vector in read_label_file(source).items()
     }
     with complete_or_absent(target) as temporary:
@@ -94,6 +94,13 @@ def _empty_array(subtype: type, _shape: tuple[int, ...], _typecode: bytes) -> np
 def _latin1_bytes(text: str, _encoding: str) -> bytes:
     # Protocol 2, which old numpy wrote, stores bytes as text; it always names latin1.
     return text.encode("latin1")
+
+
+def _file_stem(image_id: Any) -> str:  # noqa: ANN401
+    # IRN writes VOC's 2007_000032 as the number 2007000032.
+    if isinstance(image_id, (int, np.integer)) and len(str(image_id)) == 10:
+        return f"{str(image_id)[:4]}_{str(image_id)[4:]}"
+    return str(image_id)
 
 
 def _present(vector: Any, count: int, image_id: Any, path: Path) -> list[int]:  # noqa: ANN401
