@@ -123,13 +123,10 @@ def _gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
     one = torch.ones_like(half_square)
     left = torch.cat([features, half_square, one], dim=2)
     right = torch.cat([features, one, half_square], dim=2).transpose(1, 2)
-    # Mixed precision would multiply the tiles in half precision.
-    with torch.autocast(device_type=values.device.type, enabled=False):
-        for image_left, image_right, source, target in zip(
-            left, right, values, filtered, strict=True
-        ):
-            for start in range(0, num_points, rows):
-                kernel = (image_left[start : start + rows] @ image_right).to(values.dtype)
-                kernel.clamp_(min=_MIN_EXPONENT).exp_()
-                torch.mm(kernel, source, out=target[start : start + rows])
+    for image_left, image_right, source, target in zip(left, right, values, filtered, strict=True):
+        for start in range(0, num_points, rows):
+            kernel = (image_left[start : start + rows] @ image_right).to(values.dtype)
+            kernel.clamp_(min=_MIN_EXPONENT).exp_()
+            # Autocast lowers neither float64 nor a product with `out`: no half precision here.
+            torch.mm(kernel, source, out=target[start : start + rows])
     return filtered
