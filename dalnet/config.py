@@ -70,7 +70,9 @@ def _add_backbone(cfg: CN) -> None:
 
 def _add_text(cfg: CN) -> None:
     cfg.MODEL.TEXT = CN()
-    cfg.MODEL.TEXT.NAME = "ViT-B-16"  # CLIP model in OpenCLIP's spelling [D]
+    # CLIP model in OpenCLIP's spelling [D]; with a local copy of OpenAI's weights other than their
+    # original archive, "ViT-B-16-quickgelu": their activation is not written in the file.
+    cfg.MODEL.TEXT.NAME = "ViT-B-16"
     # "openai": OpenAI's weights for NAME, downloaded once; a path to a CLIP checkpoint
     # (.safetensors, .pt, .pth); "untrained": a small seeded tower, whose class embeddings are
     # fixed codes without meaning; "checkpoint": the embeddings stored in MODEL.WEIGHTS.
