@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# "make" lists the targets. PYTHON=... chooses the interpreter for a new .venv.
+# DETECTRON2=... installs another Detectron2 than the 0.5 from PyPI: anything pip accepts.
+
+VENV := .venv
+BIN := $(VENV)/bin/python
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.10 python3.13 python3)
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
+# What else decides which Detectron2 is found or installed is part of the stamp's name.
+STAMP := $(VENV)/setup-$(shell printf '%s' '$(DETECTRON2) $(PYTHONPATH)' | cksum | cut -d ' ' -f 1).stamp
+
+.PHONY: help setup demo test lint clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
+
+setup: $(STAMP) ## create .venv with everything needed (the first time about 5 GB)
+
+demo: setup ## train and evaluate a small model on made-up images
+	$(BIN) demo/run_demo.py
+
+test: setup ## run the tests
+	$(BIN) -m pytest -q tests
+
+lint: setup ## check style and formatting
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+
+clean: ## remove caches and build files; .venv and output/ stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+$(BIN):
+	@for python in $(CANDIDATES); do \
+		if "$$python" -c '$(USABLE)' 2>/dev/null; then \
+			echo "Creating $(VENV) with $$python ($$("$$python" --version))"; \
+			"$$python" -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); exit 1; \
+		fi; \
+	done; \
+	echo "error: none of '$(CANDIDATES)' is a Python 3.10 to 3.13 with venv:" \
+		"install one (Debian: also python3-venv) or name one, as in make setup PYTHON=python3.11"; \
+	exit 1
+
+$(STAMP): pyproject.toml constraints.txt tools/install_detectron2.py | $(BIN)
+	rm -f $(VENV)/setup-*.stamp
+	$(BIN) -m pip install -c constraints.txt setuptools wheel
+	$(BIN) -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN) tools/install_detectron2.py --requirement '$(DETECTRON2)'
+	touch $@
