@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects of the embedded data set: one shape, filled with one texture in one palette.
+
+Shapes are predicates over the plane, textures are functions of it with values in 0..1, and a
+palette is a pair of colours that the texture mixes. All vary from drawing to drawing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# Samples per pixel and axis: the share of them inside a shape is its coverage of the pixel.
+SUPERSAMPLING = 2
+# No shape, stretched and bent, gets farther from its centre than this many radii.
+_REACH = 1.5
+
+Plane = np.ndarray
+Shape = Callable[[Plane, Plane], Plane]
+Texture = Callable[[Plane, Plane], Plane]
+
+
+def _polygon_star(x: Plane, y: Plane) -> Plane:
+    # Five points: the radius falls linearly with the angle from the nearest point.
+    fifth = 2 * np.pi / 5
+    angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2) / (fifth / 2)
+    return np.hypot(x, y) < 1.1 - 0.65 * angle
+
+
+def _leaf(x: Plane, y: Plane) -> Plane:
+    return (np.abs(y) < 0.5 * (1 - x**2)) & (np.abs(x) < 1)
+
+
+def _fish(x: Plane, y: Plane) -> Plane:
+    body = ((x + 0.25) / 0.75) ** 2 + (y / 0.5) ** 2 < 1
+    tail = (x > 0.3) & (x < 1) & (np.abs(y) < 0.75 * (x - 0.2))
+    return body | tail
+
+
+def _rocket(x: Plane, y: Plane) -> Plane:
+    nose = (y < -0.2) & (np.abs(x) < 0.55 * (y + 1.05))
+    hull = (np.abs(x) < 0.45) & (np.abs(y - 0.2) < 0.45)
+    fins = (y > 0.3) & (y < 0.95) & (np.abs(x) < 0.3 + 0.65 * (y - 0.2))
+    return nose | hull | fins
+
+
+SHAPES: dict[str, Shape] = {
+    "disc": lambda x, y: x**2 + y**2 < 0.8,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) < 0.8,
+    "star": _polygon_star,
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.68) < 0.3,
+    "crescent": lambda x, y: (x**2 + y**2 < 1) & ((x - 0.6) ** 2 + y**2 > 0.55),
+    "blossom": lambda x, y: np.hypot(x, y) < 0.76 + 0.22 * np.cos(6 * np.arctan2(y, x)),
+    "fan": lambda x, y: (np.hypot(x, y + 0.8) < 1.6) & (np.abs(x) < 0.8 * (y + 1.05)),
+    "leaf": _leaf,
+    "fish": _fish,
+    "rocket": _rocket,
+}
+
+
+def _wave(phase: Plane) -> Plane:
+    """A soft square wave of period 1, in 0..1."""
+    return 0.5 + 0.5 * np.tanh(2.5 * np.sin(2 * np.pi * phase))
+
+
+def _bricks(x: Plane, y: Plane) -> Plane:
+    row = np.floor(y)
+    across = (x / 2 + 0.5 * row) % 1
+    return ((y % 1 < 0.25) | (across < 0.14)).astype(np.float64)
+
+
+def _scales(x: Plane, y: Plane) -> Plane:
+    row = np.floor(y)
+    return np.clip(1.6 * np.hypot((x + 0.5 * row) % 1 - 0.5, y % 1) - 0.35, 0, 1)
+
+
+def _dots(x: Plane, y: Plane) -> Plane:
+    distance = np.hypot(x % 1 - 0.5, y % 1 - 0.5)
+    return (distance < 0.31).astype(np.float64)
+
+
+def _speckle(x: Plane, y: Plane) -> Plane:
+    # A hash of the cell, so that the grain turns and shifts with the object.
+    cell = np.sin(np.floor(x * 2.2) * 12.9898 + np.floor(y * 2.2) * 78.233) * 437.5453
+    return (cell % 1 > 0.6).astype(np.float64)
+
+
+# One unit is the texture's period, 4 to 7 pixels; the origin is the middle of the object.
+TEXTURES: dict[str, Texture] = {
+    "stripes": lambda x, y: _wave(x),
+    "checks": lambda x, y: (np.floor(1.3 * x) + np.floor(1.3 * y)) % 2,
+    "dots": _dots,
+    "rings": lambda x, y: _wave(np.hypot(x, y)),
+    "rays": lambda x, y: _wave(np.arctan2(y, x) * 9 / (2 * np.pi)),
+    "bricks": _bricks,
+    "scales": _scales,
+    "speckle": _speckle,
+}
+
+# Main and second colour as (hue in degrees, saturation, value).
+PALETTES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "orange": ((28, 0.85, 0.95), (14, 0.90, 0.62)),
+    "pink": ((325, 0.45, 0.95), (335, 0.75, 0.70)),
+    "red": ((2, 0.85, 0.82), (0, 0.30, 0.16)),
+    "green": ((95, 0.65, 0.72), (70, 0.45, 0.92)),
+    "grey": ((220, 0.10, 0.35), (220, 0.06, 0.85)),
+    "brown": ((26, 0.55, 0.58), (30, 0.60, 0.30)),
+    "yellow": ((54, 0.70, 0.97), (44, 0.75, 0.70)),
+    "violet": ((275, 0.60, 0.75), (200, 0.45, 0.95)),
+}
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What an object looks like: keys of :data:`SHAPES`, :data:`TEXTURES`, :data:`PALETTES`."""
+
+    shape: str
+    texture: str
+    palette: str
+
+
+def hsv_to_rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Convert one colour (degrees, 0..1, 0..1; out of range values are clipped) to RGB 0..255."""
+    saturation, value = np.clip((saturation, value), 0, 1)
+    k = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
+    return 255 * value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
+
+
+def jittered_colour(
+    rng: np.random.Generator, colour: tuple[float, float, float], amount: float = 1.0
+) -> np.ndarray:
+    """Return an (h, s, v) colour as RGB 0..255, shifted at random by at most ``amount`` steps."""
+    shift = rng.uniform(-1, 1, 3) * (9, 0.10, 0.09) * amount
+    return hsv_to_rgb(*(np.asarray(colour) + shift))
+
+
+def _window(size: int, centre: tuple[float, float], reach: float) -> tuple[slice, slice]:
+    """The rows and columns of a size x size picture within ``reach`` pixels of ``centre``."""
+    rows, columns = (
+        slice(max(0, int(c - reach)), max(0, min(size, int(c + reach) + 1))) for c in centre
+    )
+    return rows, columns
+
+
+def _object_plane(
+    rng: np.random.Generator,
+    window: tuple[slice, slice],
+    centre: tuple[float, float],
+    radius: float,
+) -> tuple[Plane, Plane]:
+    """Samples of the window's pixels in the object's own turned, stretched frame of radius 1."""
+    dy, dx = (
+        np.arange(s.start + 0.5 / SUPERSAMPLING, s.stop, 1 / SUPERSAMPLING) - c
+        for s, c in zip(window, centre, strict=True)
+    )
+    angle = rng.uniform(0, 2 * np.pi)
+    stretch = np.exp(rng.uniform(-0.14, 0.14))
+    dy, dx = dy[:, None], dx[None]
+    x = (np.cos(angle) * dx + np.sin(angle) * dy) / (radius * stretch)
+    y = (np.cos(angle) * dy - np.sin(angle) * dx) / (radius / stretch)
+    return x, y
+
+
+def _deform(rng: np.random.Generator, x: Plane, y: Plane) -> tuple[Plane, Plane]:
+    """Bend the outline a little with one slow sine per axis."""
+    bend, phase = rng.uniform(0, 0.09, 2), rng.uniform(0, 2 * np.pi, 2)
+    return x + bend[0] * np.sin(2.5 * y + phase[0]), y + bend[1] * np.sin(2.5 * x + phase[1])
+
+
+def draw_object(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    look: Appearance,
+    centre: tuple[float, float],
+    radius: float,
+) -> np.ndarray:
+    """Draw one object into ``image``, in place, with smooth edges.
+
+    Args:
+        rng: source of the variation: turn, stretch, outline, texture period and phase, colours.
+        image: float64 [S, S, 3], RGB 0..255.
+        look: shape, texture and palette.
+        centre: (y, x) in pixels.
+        radius: half of the object's side in pixels.
+
+    Returns:
+        The object's hard mask, bool [S, S]: the pixels that it covers by half or more.
+    """
+    window = _window(image.shape[0], centre, _REACH * radius)
+    x, y = _object_plane(rng, window, centre, radius)
+    inside = SHAPES[look.shape](*_deform(rng, x, y))
+    weight = _texture_weight(rng, look.texture, x, y, radius)
+    main, second = (jittered_colour(rng, colour) for colour in PALETTES[look.palette])
+    light = rng.uniform(-0.12, 0.12, 2)
+    shading = (1 + light[0] * x + light[1] * y)[..., None]
+    colour = np.clip(((1 - weight) * main + weight * second) * shading, 0, 255)
+    coverage = _pixel_mean(inside)[..., None]
+    view = image[window]
+    view *= 1 - coverage
+    view += _pixel_mean(colour * inside[..., None])
+    mask = np.zeros(image.shape[:2], dtype=bool)
+    mask[window] = coverage[..., 0] >= 0.5
+    return mask
+
+
+def _texture_weight(
+    rng: np.random.Generator, texture: str, x: Plane, y: Plane, radius: float
+) -> np.ndarray:
+    """Share of the second colour at each sample, 0..1, with a last axis of 1."""
+    period = rng.uniform(4, 7) / radius
+    phase = rng.uniform(-0.25, 0.25, 2)
+    return TEXTURES[texture](x / period + phase[0], y / period + phase[1])[..., None]
+
+
+def _pixel_mean(samples: np.ndarray) -> np.ndarray:
+    """Means over each pixel's samples: [n H, n W, ...] to [H, W, ...]."""
+    n = SUPERSAMPLING
+    return sum(samples[i::n, j::n].astype(np.float64) for i in range(n) for j in range(n)) / n**2
