@@ -58,7 +58,7 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.VIT.WEIGHTS = "timm"
     # F_inter is read after this block, counted from 1 [P: block 10 of 12].
     cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10
-    # Recompute each block in the backward pass: less memory, about a third more time.
+    # Recompute each block in the backward pass: less memory, more time.
     cfg.MODEL.VIT.GRAD_CHECKPOINTING = False
     # Architecture overrides for small models; 0 keeps what timm's NAME says.
     cfg.MODEL.VIT.IMG_SIZE = 0

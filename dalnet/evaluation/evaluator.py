@@ -54,9 +54,6 @@ class LabelMapEvaluator(SemSegEvaluator):
             if self.source.key not in output:
                 continue
             scores = self._scores(item, output[self.source.key])
-            # Detectron2 would count a bad mask wrongly or fail far from the cause.
-            mask_file = self.input_file_to_gt_file[item["file_name"]]
-            read_mask(mask_file, scores.shape[-2:], self._num_classes, self._ignore_label)
             super().process([item], [{"sem_seg": scores}])
 
     def encode_json_sem_seg(self, sem_seg: np.ndarray, input_file_name: str) -> list:
@@ -94,6 +91,8 @@ class TableEvaluator(DatasetEvaluator):
         """Combine ``evaluators``, all on ``dataset_name``."""
         self.dataset_name = dataset_name
         self.evaluators = evaluators
+        metadata = MetadataCatalog.get(dataset_name)
+        self.num_classes, self.ignore_label = len(metadata.stuff_classes), metadata.ignore_label
 
     def reset(self) -> None:
         """Forget all counts."""
@@ -102,6 +101,10 @@ class TableEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict], outputs: list[dict[str, Tensor]]) -> None:
         """Hand a batch to every source's evaluator."""
+        for item, output in zip(inputs, outputs, strict=True):
+            # Detectron2 would count a bad mask wrongly or fail far from the cause.
+            size = output["sem_seg"].shape[-2:]
+            read_mask(item["sem_seg_file_name"], size, self.num_classes, self.ignore_label)
         for evaluator in self.evaluators:
             evaluator.process(inputs, outputs)
 

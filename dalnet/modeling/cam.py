@@ -4,7 +4,8 @@
 Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -89,32 +90,50 @@ def multi_scale_cam(
     if not scales:
         raise UsageError("MODEL.DALNET.CAM.SCALES is empty; list at least one scale, as (1.0,).")
     size = tuple(images.shape[-2:])
-    per_scale = (_rectified_maps(cam_fn, images, scale, size) for scale in scales)
-    totals = next(per_scale)
-    for maps in per_scale:
-        for total, one in zip(totals, maps, strict=True):
-            total += one  # in place: with many classes these are the largest tensors of a step
-    return tuple(_to_unit_range(total) for total in totals)
+    per_scale = []
+    for scale in scales:
+        scaled = resize_by(images, scale)
+        per_scale.append(cam_fn(torch.cat([scaled, scaled.flip(-1)])))
+    views = [[_both_views(raw) for raw in maps] for maps in zip(*per_scale, strict=True)]
+    return tuple(fuse_raw_cams(maps, size) for maps in views)
 
 
-def _rectified_maps(
-    cam_fn: Callable[[Tensor], tuple[Tensor, ...]],
-    images: Tensor,
-    scale: float,
-    size: tuple[int, int],
-) -> list[Tensor]:
-    """Per raw CAM at one scale, the larger of the image's and its mirror image's, rectified."""
-    scaled_size = [int(scale * side) for side in size]
-    scaled = F.interpolate(images, size=scaled_size, mode="bilinear", align_corners=False)
-    merged = []
-    for raw in cam_fn(torch.cat([scaled, scaled.flip(-1)])):
-        plain, mirrored = raw.float().chunk(2)
-        pair = [
-            F.interpolate(half, size=size, mode="bilinear", align_corners=False)
-            for half in (plain, mirrored.flip(-1))
-        ]
-        merged.append(torch.maximum(*pair).relu_())
-    return merged
+def resize_by(images: Tensor, scale: float) -> Tensor:
+    """Resize images ``[N, 3, H, W]`` to ``int(scale * H)`` x ``int(scale * W)``, bilinearly."""
+    size = [max(int(scale * side), 1) for side in images.shape[-2:]]
+    if size == list(images.shape[-2:]):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def _both_views(raw: Tensor) -> list[Tensor]:
+    """Raw CAMs of images and, behind them, their mirror images; the latter mirrored back."""
+    plain, mirrored = raw.chunk(2)
+    return [plain, mirrored.flip(-1)]
+
+
+def fuse_raw_cams(per_scale: Iterable[Sequence[Tensor]], size: tuple[int, int]) -> Tensor:
+    """Fuse raw CAMs of several scales into one in 0..1 (ToCo, CVPR 2023).
+
+    Args:
+        per_scale: for each scale the raw maps ``[N, C, h, w]`` of its views, all the same way
+            round: one, or the image's and its mirror image's.
+        size: (H, W) of the result.
+
+    Returns:
+        ``[N, C, H, W]``: the rectified maximum over the views, summed over the scales, less its
+        minimum and divided by its maximum per class and image.
+    """
+    total = None
+    for views in per_scale:
+        large = (
+            F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False)
+            for raw in views
+        )
+        one = functools.reduce(torch.maximum, large).relu()
+        # In place: with many classes these are the largest tensors of a step.
+        total = one if total is None else total.add_(one)
+    return _to_unit_range(total)
 
 
 def _to_unit_range(cam: Tensor) -> Tensor:

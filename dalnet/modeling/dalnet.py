@@ -15,8 +15,9 @@ from .alignment import AlignmentProjections
 from .batch import TrainingBatch
 from .cam import CAMClassifier, cam_to_label, multi_scale_cam, object_mask
 from .criterion import DALNetCriterion
-from .inference import crf_probabilities, multi_scale_probabilities
+from .inference import Passes, crf_probabilities
 from .pseudo_labels import local_view_labels, refine, token_grid_boxes
+from .settings import InferenceSettings, LabelSettings
 from .text import build_text_embeddings
 
 
@@ -35,16 +36,9 @@ class DALNet(nn.Module):
         criterion: DALNetCriterion,
         par: PixelAdaptiveRefinement,
         num_classes: int,
-        object_mask_threshold: float,
-        local_min_coverage: float,
-        cam_scales: tuple[float, ...],
-        cam_thresholds: tuple[float, float],
-        ignore_value: int,
+        label_settings: LabelSettings,
+        inference_settings: InferenceSettings,
         seg_start_iter: int,
-        test_scales: tuple[float, ...],
-        test_flip: bool,
-        test_crf: dict[str, float] | None,
-        test_cam: bool,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
@@ -59,15 +53,9 @@ class DALNet(nn.Module):
             criterion: the weighted losses.
             par: refines CAMs into pseudo labels.
             num_classes: C, foreground classes.
-            object_mask_threshold: beta of M_obj.
-            local_min_coverage: share of a local view that a class must cover to label it.
-            cam_scales: scales of the multi-scale CAM.
-            cam_thresholds: low and high; between them a pixel is ignored.
-            ignore_value: label of ignored pixels.
+            label_settings: how CAMs become masks and labels.
+            inference_settings: what is computed in evaluation.
             seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
-            test_scales, test_flip: passes averaged in evaluation.
-            test_crf: arguments of the dense CRF, or None for none.
-            test_cam: return CAMs and pseudo labels too where image labels are given.
             pixel_mean, pixel_std: per channel, RGB in 0..255.
         """
         super().__init__()
@@ -79,14 +67,9 @@ class DALNet(nn.Module):
         self.criterion = criterion
         self.par = par
         self.num_classes = num_classes
-        self.object_mask_threshold = object_mask_threshold
-        self.local_min_coverage = local_min_coverage
-        self.cam_scales = cam_scales
-        self.low_threshold, self.high_threshold = cam_thresholds
-        self.ignore_value = ignore_value
+        self.label_settings = label_settings
+        self.inference_settings = inference_settings
         self.seg_start_iter = seg_start_iter
-        self.test_scales, self.test_flip = test_scales, test_flip
-        self.test_crf, self.test_cam = test_crf, test_cam
         text_fg, text_bg = text_embeddings or (None, None)
         self.register_buffer("text_fg", text_fg)
         self.register_buffer("text_bg", text_bg)
@@ -99,7 +82,7 @@ class DALNet(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Build the parts that ``cfg`` describes."""
-        method, crf = cfg.MODEL.DALNET, cfg.TEST.CRF
+        method = cfg.MODEL.DALNET
         backbone = build_backbone(cfg)
         criterion = DALNetCriterion(cfg)
         projections = text_embeddings = None
@@ -109,7 +92,6 @@ class DALNet(nn.Module):
             projections = AlignmentProjections(
                 backbone.embed_dim, cfg.MODEL.TEXT.EMBED_DIM, method.PROJECTION_DIM
             )
-        multi_scale = cfg.TEST.MULTI_SCALE
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
@@ -118,18 +100,9 @@ class DALNet(nn.Module):
             "criterion": criterion,
             "par": PixelAdaptiveRefinement(method.PAR.NUM_ITERS, tuple(method.PAR.DILATIONS)),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
-            "object_mask_threshold": method.OBJECT_MASK_THRESHOLD,
-            "local_min_coverage": method.LOCAL_MIN_COVERAGE,
-            "cam_scales": tuple(method.CAM.SCALES),
-            "cam_thresholds": (method.CAM.LOW_THRESHOLD, method.CAM.HIGH_THRESHOLD),
-            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "label_settings": LabelSettings.from_config(cfg),
+            "inference_settings": InferenceSettings.from_config(cfg),
             "seg_start_iter": method.SEG_START_ITER,
-            "test_scales": tuple(multi_scale.SCALES) if multi_scale.ENABLED else (1.0,),
-            "test_flip": multi_scale.ENABLED and multi_scale.FLIP,
-            "test_crf": {k.lower(): v for k, v in crf.items() if k != "ENABLED"}
-            if crf.ENABLED
-            else None,
-            "test_cam": cfg.TEST.EVAL_CAM,
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
         }
@@ -164,7 +137,7 @@ class DALNet(nn.Module):
             self.inter_classifier.logits(tokens["inter_tokens"]),
             batch.labels,
         )
-        cams, inter_cams = multi_scale_cam(self._raw_cams, images, self.cam_scales)
+        cams, inter_cams = multi_scale_cam(self._raw_cams, images, self.label_settings.scales)
         if self.criterion.aligns:
             losses.update(self._align(batch, tokens, cams))
         if self.criterion.weights["ptc"] > 0:
@@ -195,7 +168,9 @@ class DALNet(nn.Module):
             losses.update(self.criterion.implicit_alignment(cls_tokens, text, labels))
         if self.criterion.lea:
             raw = self.inter_classifier.cam(tokens["inter_tokens"])
-            mask = object_mask(raw, batch.labels, self.object_mask_threshold).flatten(1)
+            threshold = self.label_settings.object_mask_threshold
+            mask = object_mask(raw, batch.labels, threshold).flatten(1)
+            # Patches in the padding count among the N^2 of Eq. 6: the paper knows no padding [D].
             patch_tokens = tokens["patch_tokens"].flatten(2).transpose(1, 2)
             patch_tokens = self.projections.visual(patch_tokens)
             losses.update(self.criterion.explicit_alignment(patch_tokens, mask, text, batch.labels))
@@ -204,16 +179,20 @@ class DALNet(nn.Module):
     def _view_tokens(
         self, batch: TrainingBatch, cls_tokens: Tensor, cams: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Class tokens [V, D] of the main view, global views and labelled local views; labels."""
+        """Class tokens [V, D] of the main view, global views and labelled local views; labels.
+
+        Every view is one sample of Eq. 3, whatever image it comes from [D].
+        """
         tokens, labels = [cls_tokens], [batch.labels]
         if batch.global_views.shape[1]:
             views = self._normalize(batch.global_views.flatten(0, 1))
             tokens.append(self.backbone(views)["cls_token"])
             labels.append(batch.labels.repeat_interleave(batch.global_views.shape[1], dim=0))
         if batch.local_views.shape[1]:
+            settings = self.label_settings
             label_map = self._label_map(cams, batch.labels, batch.boxes)
             local_labels = local_view_labels(
-                label_map, batch.local_boxes, self.num_classes, self.local_min_coverage
+                label_map, batch.local_boxes, self.num_classes, settings.local_min_coverage
             ).flatten(0, 1)
             views = self._normalize(batch.local_views.flatten(0, 1))
             # A view without any class is a background view: it enters no term.
@@ -223,9 +202,8 @@ class DALNet(nn.Module):
         return torch.cat(tokens), torch.cat(labels)
 
     def _label_map(self, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        return cam_to_label(
-            cams, labels, boxes, self.low_threshold, self.high_threshold, self.ignore_value
-        )
+        settings = self.label_settings
+        return cam_to_label(cams, labels, boxes, settings.low, settings.high, settings.ignore_value)
 
     def _token_labels(self, cams: Tensor, grid: tuple[int, int], batch: TrainingBatch) -> Tensor:
         """Label map [N, h, w] of the intermediate CAM at token resolution, for L_ptc."""
@@ -233,17 +211,21 @@ class DALNet(nn.Module):
         cams = F.interpolate(cams, size=grid, mode="bilinear", align_corners=False)
         return self._label_map(cams, batch.labels, boxes)
 
-    def _pseudo_labels(self, pixels: Tensor, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        return refine(
-            self.par,
-            pixels / 255,
-            cams,
-            labels,
-            boxes,
-            self.low_threshold,
-            self.high_threshold,
-            self.ignore_value,
-        )
+    def pseudo_labels(self, pixels: Tensor, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+        """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine`.
+
+        Args:
+            pixels: photographs [N, 3, H, W], RGB in 0..255.
+            cams: [N, C, H, W] in 0..1.
+            labels: [N, C], multi-hot.
+            boxes: [N, 4], (y0, y1, x0, x1).
+
+        Returns:
+            [N, H, W], long, with the ignore value.
+        """
+        settings = self.label_settings
+        thresholds = settings.low, settings.high, settings.ignore_value
+        return refine(self.par, pixels / 255, cams, labels, boxes, *thresholds)
 
     def _segment(
         self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: Tensor
@@ -253,7 +235,7 @@ class DALNet(nn.Module):
         if not self.criterion.segments or get_event_storage().iter < self.seg_start_iter:
             # Keeps the head in the graph, which DistributedDataParallel asks of every parameter.
             return {"loss_seg": 0.0 * logits.sum()}
-        pseudo_labels = self._pseudo_labels(batch.pixels, cams, batch.labels, batch.boxes)
+        pseudo_labels = self.pseudo_labels(batch.pixels, cams, batch.labels, batch.boxes)
         if self.keep_snapshot:
             self.snapshot = {
                 "pixels": batch.pixels[0],
@@ -263,34 +245,46 @@ class DALNet(nn.Module):
             }
         return self.criterion.segmentation(batch.pixels, logits, pseudo_labels, batch.boxes)
 
+    def passes(self, pixels: Tensor) -> Passes:
+        """What evaluation reads from: ``sem_seg`` (logits), ``cam`` and ``cam_inter`` (raw).
+
+        Args:
+            pixels: photographs of one size [N, 3, H, W], RGB in 0..255.
+        """
+        maps = {
+            "sem_seg": self.sem_seg_head,
+            "cam": lambda tokens: self.classifier.cam(tokens["patch_tokens"]),
+            "cam_inter": lambda tokens: self.inter_classifier.cam(tokens["inter_tokens"]),
+        }
+        return Passes(self.backbone, maps, self._normalize(pixels))
+
     @torch.no_grad()
     def _infer(self, item: dict) -> dict[str, Tensor]:
         """Scores of one photograph; one at a time, so that no other image changes them."""
+        settings = self.inference_settings
         pixels = item["image"].to(self.device).float()[None]
-        images = self._normalize(pixels)
-        size = (item.get("height", images.shape[-2]), item.get("width", images.shape[-1]))
-        probs = multi_scale_probabilities(
-            lambda views: self.sem_seg_head(self.backbone(views)),
-            images,
-            size,
-            self.test_scales,
-            self.test_flip,
-        )
-        if self.test_crf is not None:
-            probs = crf_probabilities(pixels, probs, **self.test_crf)
-        result = {"sem_seg": probs[0]}
-        if self.test_cam and "image_labels" in item:
+        size = (item.get("height", pixels.shape[-2]), item.get("width", pixels.shape[-1]))
+        passes = self.passes(pixels)
+        result = {}
+        if settings.cams and "image_labels" in item:
             labels = item["image_labels"].to(self.device)[None]
-            result.update(self._infer_cams(pixels, images, labels, size))
-        return result
+            # First, because it wants the mirror image of every scale.
+            result = self._infer_cams(passes, pixels, labels, size)
+        probs = passes.probabilities("sem_seg", size, settings.scales, settings.flip)
+        if settings.crf is not None:
+            probs = crf_probabilities(pixels, probs, **settings.crf)
+        return {"sem_seg": probs[0], **result}
 
     def _infer_cams(
-        self, pixels: Tensor, images: Tensor, labels: Tensor, size: tuple[int, int]
+        self, passes: Passes, pixels: Tensor, labels: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        height, width = images.shape[-2:]
-        cams, inter_cams = multi_scale_cam(self._raw_cams, images, self.cam_scales)
+        cams, inter_cams = (
+            passes.cams(name, self.label_settings.scales, flip=True)
+            for name in ("cam", "cam_inter")
+        )
+        height, width = pixels.shape[-2:]
         boxes = torch.tensor([[0, height, 0, width]], device=self.device)
-        pseudo_label = self._pseudo_labels(pixels, cams, labels, boxes)
+        pseudo_label = self.pseudo_labels(pixels, cams, labels, boxes)
         maps = torch.cat([cams, inter_cams]) * labels[..., None, None]
         maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
         pseudo_label = F.interpolate(pseudo_label[:, None].double(), size=size, mode="nearest")

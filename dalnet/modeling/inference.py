@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From segmentation logits to scores of the photograph's size: scales, mirror image, dense CRF."""
+"""From a trained network to scores of the photograph's size: scales, mirror image, dense CRF."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -9,41 +10,90 @@ from torch import Tensor
 
 from dalnet.layers import dense_crf
 
+from .cam import fuse_raw_cams, resize_by
 
-def multi_scale_probabilities(
-    logits_fn: Callable[[Tensor], Tensor],
-    images: Tensor,
-    size: tuple[int, int],
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-) -> Tensor:
-    """Class probabilities, averaged over scales and, if asked, the mirror image.
+Tokens = dict[str, Tensor]
 
-    Logits of all passes are enlarged to ``size`` and averaged before the softmax. The paper says
-    only that scales and mirror image are used (Sec. 4.1).
 
-    Args:
-        logits_fn: maps images [N, 3, h, w] to logits [N, K, h', w'] at any resolution.
+@dataclass
+class Passes:
+    """Images through the encoder at several scales, plain and mirrored, each at most once.
+
+    Nothing runs before it is asked for. Several results (head, CAMs, with or without scales and
+    mirror image) may be read from one object: they share the encoder's passes.
+
+    Attributes:
+        encode: the backbone, from images [N, 3, h, w] to its dict of tokens.
+        maps: by name, what turns that dict into maps [N, K, h', w'].
         images: normalised images [N, 3, H, W].
-        size: (height, width) of the result.
-        scales: factors on H and W.
-        flip: also use the mirror image of every scale.
-
-    Returns:
-        [N, K, *size], probabilities that add up to 1 over K.
     """
-    height, width = images.shape[-2:]
-    total = None
-    for scale in scales:
-        scaled = images
-        if scale != 1.0:
-            target = (int(scale * height), int(scale * width))
-            scaled = F.interpolate(images, size=target, mode="bilinear", align_corners=False)
-        logits = _resize(logits_fn(scaled), size)
-        if flip:
-            logits = (logits + _resize(logits_fn(scaled.flip(-1)), size).flip(-1)) / 2
-        total = logits if total is None else total + logits
-    return (total / len(scales)).softmax(dim=1)
+
+    encode: Callable[[Tensor], Tokens]
+    maps: Mapping[str, Callable[[Tokens], Tensor]]
+    images: Tensor
+    _tokens: dict[tuple[float, bool], Tokens] = field(default_factory=dict)
+    _views: dict[tuple[str, float, bool], Tensor] = field(default_factory=dict)
+
+    def views(self, name: str, scale: float, flip: bool) -> list[Tensor]:
+        """Maps [N, K, h', w'] of the image and, with ``flip``, of its mirror image, turned back.
+
+        Asked with ``flip`` first, both go through the encoder as one batch.
+        """
+        self._encode_missing(scale, flip)
+        found = []
+        for mirrored in (False, True)[: 1 + flip]:
+            key = name, scale, mirrored
+            if key not in self._views:
+                result = self.maps[name](self._tokens[scale, mirrored])
+                self._views[key] = result.flip(-1) if mirrored else result
+            found.append(self._views[key])
+        return found
+
+    def _encode_missing(self, scale: float, flip: bool) -> None:
+        missing = [m for m in (False, True)[: 1 + flip] if (scale, m) not in self._tokens]
+        if not missing:
+            return
+        scaled = resize_by(self.images, scale)
+        tokens = self.encode(torch.cat([scaled.flip(-1) if m else scaled for m in missing]))
+        for index, mirrored in enumerate(missing):
+            self._tokens[scale, mirrored] = {
+                key: value.chunk(len(missing))[index] for key, value in tokens.items()
+            }
+
+    def probabilities(
+        self, name: str, size: tuple[int, int], scales: Sequence[float], flip: bool
+    ) -> Tensor:
+        """Class probabilities of the logits ``name``, averaged over scales and mirror image.
+
+        Logits of all passes are enlarged to ``size`` and averaged before the softmax. The paper
+        says only that scales and mirror image are used (Sec. 4.1).
+
+        Args:
+            name: key of ``maps``.
+            size: (height, width) of the result.
+            scales: factors on H and W.
+            flip: also use the mirror image of every scale.
+
+        Returns:
+            [N, K, *size], float32, that add up to 1 over K.
+        """
+        total = None
+        for scale in scales:
+            for logits in self.views(name, scale, flip):
+                large = _resize(logits, size)
+                total = large if total is None else total + large
+        return (total / (len(scales) * (1 + flip))).softmax(dim=1)
+
+    def cams(self, name: str, scales: Sequence[float], flip: bool) -> Tensor:
+        """CAMs [N, C, H, W] in 0..1 of the raw maps ``name``, as ``multi_scale_cam`` fuses them."""
+        per_scale = [self.views(name, scale, flip) for scale in scales]
+        return fuse_raw_cams(per_scale, tuple(self.images.shape[-2:]))
+
+
+def crf_photographs(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Photographs [N, 3, h, w], RGB in 0..255, as the CRF takes them: uint8 [N, *size, 3]."""
+    photographs = _resize(pixels, size).round().clamp(0, 255).to(torch.uint8)
+    return photographs.permute(0, 2, 3, 1).contiguous()
 
 
 def crf_probabilities(pixels: Tensor, probs: Tensor, **parameters: float) -> Tensor:
@@ -57,8 +107,7 @@ def crf_probabilities(pixels: Tensor, probs: Tensor, **parameters: float) -> Ten
     Returns:
         [N, K, H, W], probabilities.
     """
-    photographs = _resize(pixels, probs.shape[-2:]).round().clamp(0, 255).to(torch.uint8)
-    return dense_crf(photographs.permute(0, 2, 3, 1).contiguous(), probs, **parameters)
+    return dense_crf(crf_photographs(pixels, tuple(probs.shape[-2:])), probs, **parameters)
 
 
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,7 +6,6 @@ names model, weights, prompts and classes, and handed out as plain tensors; no t
 memory. The towers themselves are in :mod:`dalnet.modeling.text_tower`.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
 from dalnet.modeling.text_tower import find_weights, load_text_tower, untrained_text_tower
 
 logger = logging.getLogger(__name__)
@@ -129,15 +129,11 @@ def _read_cache(file: Path, rows: int) -> torch.Tensor | None:
 
 
 def _write_cache(file: Path, embeddings: torch.Tensor) -> None:
-    # Several processes may write the same key: each has its own temporary name, the last one wins.
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    # Several processes may write the same key: the last one wins.
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": embeddings}, temporary)
-        temporary.replace(file)
-    except (SafetensorError, OSError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        with complete_or_absent(file) as unfinished:
+            save_file({"embeddings": embeddings}, unfinished)
+    except (SafetensorError, UsageError) as error:
         logger.warning("Text embeddings cannot be cached in %s (%s).", file.parent, error)
     else:
         logger.info("Text embeddings kept in %s.", file)

@@ -56,6 +56,32 @@ def losses_of(model, items, iteration=0):
         return model.train()(items)
 
 
+def raw_cams(model, views):
+    out = model.backbone(views)
+    weight, inter_weight = (
+        next(c.parameters()) for c in (model.classifier, model.inter_classifier)
+    )
+    return (
+        torch.einsum("kd,ndhw->nkhw", weight.flatten(1), out["patch_tokens"]),
+        torch.einsum("kd,ndhw->nkhw", inter_weight.flatten(1), out["inter_tokens"]),
+    )
+
+
+def view_tokens(model, items, cls_tokens, label_map, normalize):
+    """Class tokens and labels of all views, one view at a time."""
+    labels = torch.stack([item["image_labels"] for item in items])
+    views, view_labels = [cls_tokens], [labels]
+    for index, item in enumerate(items):
+        views.append(model.backbone(normalize(item["global_views"]))["cls_token"])
+        view_labels.append(labels[index : index + 1])
+        local = local_view_labels(label_map[[index]], item["local_boxes"][None], 10, 0.2)[0]
+        for view, shown in zip(item["local_views"], local, strict=True):
+            if shown.any():
+                views.append(model.backbone(normalize(view)[None])["cls_token"])
+                view_labels.append(shown[None])
+    return torch.cat(views), torch.cat(view_labels)
+
+
 def test_losses_are_equations_7_and_8(tiny_cfg):
     """The forward pass equals its parts, called one by one in the paper's order."""
     model = make_model(tiny_cfg)
@@ -67,37 +93,22 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
     boxes = torch.stack([item["image_box"] for item in items])
     mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
     std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
-    images = (pixels - mean) / std
+
+    def normalize(values):
+        return (values.float() - mean) / std
+
+    images = normalize(pixels)
     tokens = model.backbone(images)
     patches, inter = tokens["patch_tokens"], tokens["inter_tokens"]
     text_fg = model.projections.text(model.text_fg)
     text_bg = model.projections.text(model.text_bg)
 
-    def raw_cams(views):
-        out = model.backbone(views)
-        weight, inter_weight = (
-            next(c.parameters()) for c in (model.classifier, model.inter_classifier)
-        )
-        return (
-            torch.einsum("kd,ndhw->nkhw", weight.flatten(1), out["patch_tokens"]),
-            torch.einsum("kd,ndhw->nkhw", inter_weight.flatten(1), out["inter_tokens"]),
-        )
-
-    cams, inter_cams = multi_scale_cam(raw_cams, images, (1.0, 0.5))
-    mask = object_mask(raw_cams(images)[1], labels, 0.5).flatten(1)
+    cams, inter_cams = multi_scale_cam(lambda x: raw_cams(model, x), images, (1.0, 0.5))
+    mask = object_mask(raw_cams(model, images)[1], labels, 0.5).flatten(1)
     assert 0 < mask.mean() < 1
 
     label_map = cam_to_label(cams, labels, boxes, 0.25, 0.7)
-    views, view_labels = [tokens["cls_token"]], [labels]
-    for index, item in enumerate(items):
-        views.append(model.backbone((item["global_views"].float() - mean) / std)["cls_token"])
-        view_labels.append(labels[index : index + 1])
-        local = local_view_labels(label_map[[index]], item["local_boxes"][None], 10, 0.2)[0]
-        for view, shown in zip(item["local_views"], local, strict=True):
-            if shown.any():
-                one = model.backbone((view.float() - mean)[None] / std)
-                views.append(one["cls_token"])
-                view_labels.append(shown[None])
+    views, view_labels = view_tokens(model, items, tokens["cls_token"], label_map, normalize)
     token_cams = F.interpolate(inter_cams, size=(4, 4), mode="bilinear", align_corners=False)
     # 8 pixels a token: a box edge at 4 pixels rounds down to token 0.
     token_boxes = torch.tensor([[0, 4, 0, 4], [0, 3, 0, 4]])
@@ -110,7 +121,7 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
         "loss_cls": F.multilabel_soft_margin_loss(model.classifier.logits(patches), labels),
         "loss_inter": F.multilabel_soft_margin_loss(model.inter_classifier.logits(inter), labels),
         "loss_gia": global_implicit_alignment(
-            model.projections.visual(torch.cat(views)), text_fg, text_bg, torch.cat(view_labels)
+            model.projections.visual(views), text_fg, text_bg, view_labels
         ),
         "loss_lea": local_explicit_alignment(projected, mask, text_fg, text_bg, labels),
         "loss_ptc": 0.2 * patch_token_contrast(patches, token_labels),
