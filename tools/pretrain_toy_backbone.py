@@ -15,10 +15,9 @@ import argparse
 import itertools
 import logging
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,7 @@ from dalnet.data.datasets.toy_drawing import (
     draw_object,
 )
 from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
 
 logger = logging.getLogger("pretrain_toy_backbone")
 
@@ -211,17 +211,11 @@ def learning_rate(iteration: int, iters: int) -> float:
     return LEARNING_RATE * warmup * 0.5 * (1 + math.cos(math.pi * iteration / iters))
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def export(model: AttributeClassifier, path: Path) -> None:
     """Save the ViT alone as timm names it, in half precision."""
     state = {key: value.half().contiguous() for key, value in model.vit.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(state, temporary))
+    with complete_or_absent(path) as temporary:
+        save_file(state, temporary)
 
 
 class Training:
@@ -252,7 +246,8 @@ class Training:
     def save(self, path: Path) -> None:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {"seed": self.seed, "iters": self.iters, "done": self.done}
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        with complete_or_absent(path) as temporary:
+            torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)

@@ -23,7 +23,7 @@ from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
 # Raised whenever a picture changes: a folder of another version is generated anew.
-VERSION = 1
+VERSION = 2
 SEED = 20240915
 SIZE = 96
 SPLITS = {"train": 600, "val": 100}
@@ -50,7 +50,7 @@ _WORLD: dict[str, ToyClass] = {
     "leaf": ToyClass(Appearance("leaf", "stripes", "green"), "meadow"),
     "starfish": ToyClass(Appearance("star", "speckle", "orange"), "beach"),
     "seashell": ToyClass(Appearance("fan", "rays", "pink"), "beach"),
-    "wheel": ToyClass(Appearance("ring", "rays", "grey"), "street"),
+    "wheel": ToyClass(Appearance("ring", "rays", "red"), "street"),
     "crate": ToyClass(Appearance("square", "bricks", "brown"), "street"),
     "moon": ToyClass(Appearance("crescent", "speckle", "yellow"), "night sky"),
     "rocket": ToyClass(Appearance("rocket", "checks", "violet"), "night sky"),
