@@ -169,5 +169,8 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.CRF.BI_W = 4.0
     cfg.TEST.CRF.BI_XY_STD = 121.0
     cfg.TEST.CRF.BI_RGB_STD = 5.0
+    # What tools/evaluate.py runs it with, on the CPU: "pydensecrf"; "torch", the built-in one,
+    # which needs nothing and gives the same labels; "auto": pydensecrf where it is installed.
+    cfg.TEST.CRF.BACKEND = "auto"
     # Evaluate CAMs and pseudo labels beside the segmentation head.
     cfg.TEST.EVAL_CAM = True

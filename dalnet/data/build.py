@@ -37,8 +37,15 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     return build_detection_train_loader(cfg, mapper=DALNetMapper(cfg, True), dataset=dicts)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, dicts: list[dict[str, Any]] | None = None
+) -> Iterable[list[dict[str, Any]]]:
     """Build the loader that yields every image of a data set once, one at a time.
+
+    Args:
+        cfg: whose ``INPUT`` and ``DATALOADER`` are used.
+        dataset_name: of the data set.
+        dicts: the part of it to read; all of it where not given.
 
     Returns:
         A loader of lists of one mapped dict (see :class:`DALNetMapper`).
@@ -48,7 +55,8 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
             ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or a missing mask.
     """
     check_datasets(cfg, [dataset_name], "DATASETS.TEST")
-    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    if dicts is None:
+        dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_masks(dicts)
     return build_detection_test_loader(
         dicts, mapper=DALNetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS

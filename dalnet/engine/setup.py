@@ -5,6 +5,7 @@ import argparse
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 
 import torch
 import yaml
@@ -20,11 +21,14 @@ from dalnet.errors import UsageError
 logger = logging.getLogger("dalnet.setup")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(
+    args: argparse.Namespace, adjust: Callable[[CfgNode], None] = lambda cfg: None
+) -> CfgNode:
     """Read ``args.config_file`` and ``args.opts``, check them, start logging.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
+        adjust: changes what was read, in place, before it is checked.
 
     Returns:
         The frozen config. Without CUDA its device is the CPU.
@@ -35,6 +39,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_dalnet_config(cfg)
     _merge(cfg, args)
+    adjust(cfg)
     last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
     if args.eval_only or (args.resume and os.path.isfile(last_checkpoint)):
         # A checkpoint carries backbone and text embeddings: nothing has to be downloaded again.

@@ -92,11 +92,11 @@ class DALNetTrainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
 
-def evaluate(cfg: CfgNode, resume: bool) -> dict:
-    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint in ``OUTPUT_DIR``.
+def load_model(cfg: CfgNode, resume: bool = False) -> nn.Module:
+    """Build the model with ``MODEL.WEIGHTS`` or, with ``resume``, ``OUTPUT_DIR``'s newest weights.
 
     Raises:
-        UsageError: there are no weights.
+        UsageError: there are no weights, or they do not fit.
     """
     model = DALNetTrainer.build_model(cfg)
     checkpointer = DALNetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -106,6 +106,15 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
             f"one in OUTPUT_DIR ({cfg.OUTPUT_DIR})."
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = DALNetTrainer.test(cfg, model)
+    return model
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> dict:
+    """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint in ``OUTPUT_DIR``.
+
+    Raises:
+        UsageError: there are no weights.
+    """
+    results = DALNetTrainer.test(cfg, load_model(cfg, resume))
     comm.synchronize()
     return results

@@ -68,4 +68,5 @@ class InferenceSettings:
 
 def crf_parameters(cfg: CfgNode) -> dict[str, float]:
     """The arguments of :func:`dalnet.layers.dense_crf` that ``cfg.TEST.CRF`` states."""
-    return {key.lower(): value for key, value in cfg.TEST.CRF.items() if key != "ENABLED"}
+    other = ("ENABLED", "BACKEND")
+    return {key.lower(): value for key, value in cfg.TEST.CRF.items() if key not in other}

@@ -23,7 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.files import complete_or_absent, sha256
 from dalnet.modeling.text_tower import find_weights, load_text_tower, untrained_text_tower
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def _prompts(template: str, names: Sequence[str]) -> list[str]:
 
 def _cached_embeddings(text: CfgNode, prompts: list[str], names: list[str]) -> torch.Tensor:
     weights = find_weights(text.NAME, text.WEIGHTS)
-    identity = [text.NAME, text.WEIGHTS == "openai", _sha256(weights), prompts, names]
+    identity = [text.NAME, text.WEIGHTS == "openai", sha256(weights), prompts, names]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     file = _cache_dir(text.CACHE_DIR) / f"text-{key}.safetensors"
     embeddings = _read_cache(file, len(prompts))
@@ -100,14 +100,6 @@ def _cached_embeddings(text: CfgNode, prompts: list[str], names: list[str]) -> t
         embeddings = encode_prompts(tower, prompts)
         _write_cache(file, embeddings)
     return embeddings
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _cache_dir(configured: str) -> Path:

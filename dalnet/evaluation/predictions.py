@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All rows of the results for one photograph, from shared passes through the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dalnet.modeling import DALNet
+from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.inference import Passes, crf_photographs
+
+from .crf_pool import CRFJob
+from .protocol import Row
+
+# Probability that a pseudo label's class gets before the CRF, as is usual for CRFs on label maps.
+_LABEL_CONFIDENCE = 0.7
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row's result for one photograph, at the photograph's size.
+
+    Attributes:
+        row: what it is.
+        labels: uint8 [H, W], 255 for ignored; None where the CRF is still to be run.
+        cams: float32 [C, H, W] in 0..1, zero for absent classes; for CAM rows without CRF.
+        present: indices 0..C-1 of the classes that the image shows, by its image-level labels.
+        crf: the CRF that gives ``labels``.
+    """
+
+    row: Row
+    labels: np.ndarray | None = None
+    cams: Tensor | None = None
+    present: tuple[int, ...] = ()
+    crf: CRFJob | None = None
+
+
+class RowPredictor:
+    """Computes several rows for a photograph; what they share is computed once."""
+
+    def __init__(self, model: DALNet, rows: Sequence[Row], threshold: float) -> None:
+        """Take the model in evaluation mode, the rows and the background score of CAMs."""
+        self.model = model
+        # Rows with the mirror image first: both then go through the encoder as one batch.
+        self.rows = sorted(rows, key=lambda row: not row.protocol.flip)
+        self.threshold = threshold
+
+    @torch.no_grad()
+    def __call__(self, item: dict[str, Any]) -> list[Prediction]:
+        """Predict what ``DALNetMapper`` made of one photograph at test time."""
+        photo = _Photograph(self.model, item)
+        return [self._predict(photo, row) for row in self.rows]
+
+    def _predict(self, photo: "_Photograph", row: Row) -> Prediction:
+        if row.source == "seg":
+            return self._head(photo, row)
+        if row.source == "pseudo":
+            return self._pseudo(photo, row)
+        cams = photo.cams(row.source, row.scales, row.protocol.flip)
+        scores = cam_scores(cams[None], photo.labels[None], self.threshold)[0]
+        if not row.protocol.crf:
+            labels = _label_map(scores.argmax(dim=0))
+            return Prediction(row, labels, cams, tuple(value - 1 for value in photo.shown[1:]))
+        scores = scores[photo.shown]
+        return Prediction(row, crf=photo.crf_job(scores / scores.sum(dim=0)))
+
+    def _head(self, photo: "_Photograph", row: Row) -> Prediction:
+        probs = photo.head(row.scales, row.protocol.flip)
+        if row.protocol.crf:
+            return Prediction(row, crf=photo.crf_job(probs, range(len(probs))))
+        return Prediction(row, _label_map(probs.argmax(dim=0)))
+
+    def _pseudo(self, photo: "_Photograph", row: Row) -> Prediction:
+        labels = photo.pseudo_label(row.scales, row.protocol.flip)
+        if not row.protocol.crf:
+            return Prediction(row, _label_map(labels))
+        values = torch.tensor(photo.shown, device=labels.device)
+        hits = values[:, None, None] == labels
+        rest = (1 - _LABEL_CONFIDENCE) / max(len(values) - 1, 1)
+        probs = torch.where(hits, _LABEL_CONFIDENCE, rest)
+        # An ignored pixel says nothing: the CRF labels it by its surroundings.
+        probs = probs.masked_fill(~hits.any(dim=0), 1 / len(values))
+        return Prediction(row, crf=photo.crf_job(probs))
+
+
+class _Photograph:
+    """One photograph and what the network says about it, each part computed when first asked."""
+
+    def __init__(self, model: DALNet, item: dict[str, Any]) -> None:
+        self.model = model
+        self.pixels = item["image"].to(model.device).float()[None]
+        self.size = (item["height"], item["width"])
+        self.labels = item["image_labels"].to(model.device)
+        # Labels in a label map that the photograph may have by its image-level labels.
+        self.shown = [0, *(1 + self.labels.nonzero().flatten()).tolist()]
+        self.passes: Passes = model.passes(self.pixels)
+        self._kept: dict[tuple, Tensor] = {}
+
+    def head(self, scales: tuple[float, ...], flip: bool) -> Tensor:
+        key = "seg", scales, flip
+        if key not in self._kept:
+            probs = self.passes.probabilities("sem_seg", self.size, scales, flip)
+            self._kept[key] = probs[0]
+        return self._kept[key]
+
+    def cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
+        cams = self._input_cams(source, scales, flip) * self.labels[:, None, None]
+        return F.interpolate(cams, size=self.size, mode="bilinear", align_corners=False)[0]
+
+    def pseudo_label(self, scales: tuple[float, ...], flip: bool) -> Tensor:
+        key = "pseudo", scales, flip
+        if key not in self._kept:
+            height, width = self.pixels.shape[-2:]
+            boxes = torch.tensor([[0, height, 0, width]], device=self.pixels.device)
+            cams = self._input_cams("cam", scales, flip)
+            labels = self.model.pseudo_labels(self.pixels, cams, self.labels[None], boxes)
+            large = F.interpolate(labels[:, None].double(), size=self.size, mode="nearest")
+            self._kept[key] = large[0, 0]
+        return self._kept[key]
+
+    def _input_cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
+        """CAMs [1, C, h, w] at the size that the network saw."""
+        key = source, scales, flip
+        if key not in self._kept:
+            self._kept[key] = self.passes.cams(source, scales, flip)
+        return self._kept[key]
+
+    def crf_job(self, probs: Tensor, values: Sequence[int] | None = None) -> CRFJob:
+        photograph = crf_photographs(self.pixels, self.size)[0]
+        return CRFJob(
+            photograph.cpu().numpy(),
+            probs.float().cpu().numpy(),
+            tuple(self.shown if values is None else values),
+        )
+
+
+def _label_map(labels: Tensor) -> np.ndarray:
+    return labels.to(torch.uint8).cpu().numpy()
