@@ -142,10 +142,11 @@ def _run(
     if not remaining:
         return
     loader = build_test_loader(cfg, job.split, remaining)
-    bar = tqdm(loader, desc=job.split, unit="image", disable=not comm.is_main_process())
     start, before = time.monotonic(), len(stream.tally.done)
+    bar = tqdm(loader, desc=job.split, unit="image", disable=not comm.is_main_process())
     try:
-        stream.run((item for batch in bar for item in batch), progress.save)
+        with bar:
+            stream.run((item for batch in bar for item in batch), progress.save)
     except KeyboardInterrupt:
         raise UsageError(
             f"interrupted; {len(stream.tally.done)} images are done and kept, the same command "

@@ -101,13 +101,17 @@ class CRFPool:
             UsageError: there is no shared memory left, or a worker has died.
         """
         self._room.acquire()
-        memory = _share((job.photograph, job.probs))
+        try:
+            memory = _share((job.photograph, job.probs))
+        except UsageError:
+            self._room.release()
+            raise
         try:
             future = self._executor.submit(
                 crf_worker.run, memory.name, job.probs.shape, job.values, *self._task
             )
         except BrokenProcessPool as error:
-            _release(memory)
+            self._finish(memory)
             raise _worker_died() from error
         future.add_done_callback(lambda _: self._finish(memory))
         return future

@@ -64,7 +64,7 @@ class RowPredictor:
         cams = photo.cams(row.source, row.scales, row.protocol.flip)
         scores = cam_scores(cams[None], photo.labels[None], self.threshold)[0]
         if not row.protocol.crf:
-            labels = _label_map(scores.argmax(dim=0))
+            labels = _label_map(_best(scores))
             return Prediction(row, labels, cams, tuple(value - 1 for value in photo.shown[1:]))
         scores = scores[photo.shown]
         return Prediction(row, crf=photo.crf_job(scores / scores.sum(dim=0)))
@@ -73,7 +73,7 @@ class RowPredictor:
         probs = photo.head(row.scales, row.protocol.flip)
         if row.protocol.crf:
             return Prediction(row, crf=photo.crf_job(probs, range(len(probs))))
-        return Prediction(row, _label_map(probs.argmax(dim=0)))
+        return Prediction(row, _label_map(_best(probs)))
 
     def _pseudo(self, photo: "_Photograph", row: Row) -> Prediction:
         labels = photo.pseudo_label(row.scales, row.protocol.flip)
@@ -82,10 +82,9 @@ class RowPredictor:
         values = torch.tensor(photo.shown, device=labels.device)
         hits = values[:, None, None] == labels
         rest = (1 - _LABEL_CONFIDENCE) / max(len(values) - 1, 1)
+        # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
         probs = torch.where(hits, _LABEL_CONFIDENCE, rest)
-        # An ignored pixel says nothing: the CRF labels it by its surroundings.
-        probs = probs.masked_fill(~hits.any(dim=0), 1 / len(values))
-        return Prediction(row, crf=photo.crf_job(probs))
+        return Prediction(row, crf=photo.crf_job(probs / probs.sum(dim=0)))
 
 
 class _Photograph:
@@ -137,6 +136,11 @@ class _Photograph:
             probs.float().cpu().numpy(),
             tuple(self.shown if values is None else values),
         )
+
+
+def _best(scores: Tensor) -> Tensor:
+    """Index of the largest score per pixel: as argmax, which takes ten times as long on the CPU."""
+    return scores.max(dim=0).indices
 
 
 def _label_map(labels: Tensor) -> np.ndarray:

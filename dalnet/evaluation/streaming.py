@@ -107,7 +107,7 @@ class Stream:
         if pending.truth is not None:
             pending.curves[prediction.row] = bin_cams(prediction.cams, self.tally.thresholds)
         if self.dump is not None:
-            shown = prediction.present
+            shown = list(prediction.present)
             self.dump.write_cams(prediction.row, pending.name, shown, prediction.cams[shown])
 
     def _finish(self) -> None:

@@ -117,7 +117,7 @@ def load_tallies(empty: Tally, files: Iterable[Path]) -> Tally:
         one = empty.empty_copy()
         try:
             one._restore(path)
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             logger.warning("%s cannot be read (%s): its images are evaluated again.", path, error)
             continue
         # After a crash between merging and deleting, a file may already be part of another.

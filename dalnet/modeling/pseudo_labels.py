@@ -53,7 +53,8 @@ def refine(
     # Both runs share the affinities: the refinement acts on every channel alike.
     refined = par(small, masks)
     refined = F.interpolate(refined, size=size, mode="bilinear", align_corners=False)
-    slots = refined.unflatten(1, (2, -1)).argmax(dim=2)
+    # As argmax, which takes ten times as long on the CPU.
+    slots = refined.unflatten(1, (2, -1)).max(dim=2).indices
     sure_foreground, sure_background = values.gather(1, slots.flatten(1)).view_as(slots).unbind(1)
     unsure = (sure_foreground == 0) & (sure_background != 0)
     return sure_foreground.masked_fill(unsure | ~box_mask(boxes, *size), ignore)

@@ -2,22 +2,18 @@
 """The program: train, resume, evaluate; and one sentence for every input that cannot work."""
 
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
-from PIL import Image
 
 from dalnet.engine import run, setup
 from dalnet.engine.checkpointer import DALNetCheckpointer
 from dalnet.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
-CLASSES = ["cat", "dog"]
 
 
 def load_main():
@@ -28,38 +24,14 @@ def load_main():
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch, tiny_cfg):
-    """A VOC tree of four photographs, a config for it, and a function that runs train_net."""
-    voc = tmp_path / "data" / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (voc / folder).mkdir(parents=True)
-    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
-    rng = np.random.default_rng(0)
-    ids = [f"2007_{i:06d}" for i in range(4)]
-    for i, image_id in enumerate(ids):
-        photo = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(photo).save(voc / "JPEGImages" / f"{image_id}.jpg")
-        mask = np.zeros((40, 50), np.uint8)
-        mask[10:30, 10:30] = 8 if i % 2 else 12
-        Image.fromarray(mask).save(voc / "SegmentationClass" / f"{image_id}.png")
-    tags = {image_id: [CLASSES[(i + 1) % 2]] for i, image_id in enumerate(ids)}
-    (voc / "image_tags.json").write_text(json.dumps(tags))
-    for name in ("train", "train_aug", "val"):
-        (voc / "ImageSets/Segmentation" / f"{name}.txt").write_text("\n".join(ids) + "\n")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
-
-    cfg = tiny_cfg.clone()
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("voc_2012_sem_seg_train_aug",), ()
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21
-    cfg.MODEL.WEIGHTS = ""
-    config = tmp_path / "config.yaml"
-    config.write_text(cfg.dump())
+def job(voc_tree):
+    """The data and config of ``voc_tree`` with a function that runs train_net on them."""
 
     def execute(*arguments):
-        argv = ["--config-file", str(config), *map(str, arguments)]
+        argv = ["--config-file", str(voc_tree.config), *map(str, arguments)]
         run(load_main(), default_argument_parser().parse_args(argv))
 
-    execute.voc, execute.output, execute.config = voc, tmp_path / "output", config
+    execute.voc, execute.output, execute.config = voc_tree.voc, voc_tree.output, voc_tree.config
     return execute
 
 

@@ -15,6 +15,8 @@ from dalnet.data.datasets.catalog import datasets_root, register
 from dalnet.errors import UsageError
 
 COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["isthing"])
+# COCO's own ids of these classes, 1..90 with gaps.
+COCO_CATEGORY_IDS: tuple[int, ...] = tuple(c["id"] for c in COCO_CATEGORIES if c["isthing"])
 MASK_FOLDER = "SegmentationClass"
 
 _HOW_TO_GET = (

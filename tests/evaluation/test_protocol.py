@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line says about sources and protocols."""
+
+import pytest
+
+from dalnet.errors import UsageError
+from dalnet.evaluation.protocol import Protocol, make_rows
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("ss", (False, False, False)),
+        ("ms", (True, False, False)),
+        ("ss+flip", (False, True, False)),
+        ("ss+crf", (False, False, True)),
+        ("ms+flip+crf", (True, True, True)),
+    ],
+)
+def test_protocols_are_read_and_written(text, parts):
+    protocol = Protocol.parse(f" {text} ")
+    assert (protocol.multi_scale, protocol.flip, protocol.crf) == parts
+    assert str(protocol) == text
+
+
+@pytest.mark.parametrize("text", ["", "xs", "flip", "ss+", "ss+mirror", "ms+flip+flip", "ss flip"])
+def test_other_protocols_are_refused(text):
+    with pytest.raises(UsageError, match="is no protocol; write ss or ms"):
+        Protocol.parse(text)
+
+
+def test_rows_are_the_product_with_the_scales_of_the_config(tiny_cfg):
+    tiny_cfg.TEST.MULTI_SCALE.SCALES = (1.0, 2.0)
+    rows = make_rows(tiny_cfg, "pseudo, seg,seg", "ms+flip,ss,ms+flip,ss+crf")
+    assert [(str(row), row.scales) for row in rows] == [
+        ("seg/ms+flip", (1.0, 2.0)),
+        ("seg/ss", (1.0,)),
+        ("seg/ss+crf", (1.0,)),
+        ("pseudo/ms+flip", (1.0, 0.5)),
+        ("pseudo/ss", (1.0,)),
+        ("pseudo/ss+crf", (1.0,)),
+    ]
+    assert [row.needs_labels for row in rows] == [False] * 3 + [True] * 3
+    curves = make_rows(tiny_cfg, "cam,cam_inter,seg", "ss,ss+crf")
+    assert [str(row) for row in curves if row.has_curve] == ["cam/ss", "cam_inter/ss"]
+
+
+@pytest.mark.parametrize(("sources", "protocols"), [("seg,box", "ss"), ("", "ss"), ("seg", " ,")])
+def test_unknown_and_missing_ones_are_refused(tiny_cfg, sources, protocols):
+    with pytest.raises(UsageError, match="sources are seg, cam, cam_inter, pseudo"):
+        make_rows(tiny_cfg, sources, protocols)

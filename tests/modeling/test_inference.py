@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared passes: each once, nothing unasked, and the same maps as from passes of one's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dalnet.modeling.cam import multi_scale_cam
+from dalnet.modeling.inference import Passes, crf_photographs
+
+SCALES = (1.0, 0.5, 1.5)
+
+
+class Encoder:
+    """Notes (height, batch) of every pass; its tokens know left from right."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, images):
+        self.seen.append((images.shape[-2], len(images)))
+        ramp = torch.linspace(0, 1, images.shape[-1])
+        return {"tokens": F.avg_pool2d(images * ramp, 4), "plain": images.mean((2, 3))}
+
+
+MAPS = {
+    "logits": lambda tokens: tokens["tokens"] * 2 - 0.3,
+    "raw": lambda tokens: tokens["tokens"][:, :2] - 0.1,
+}
+
+
+def make_passes(seed=0, size=(16, 24)):
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+    encoder = Encoder()
+    return Passes(encoder, MAPS, images), encoder, images
+
+
+def test_every_view_is_encoded_once():
+    passes, encoder, _ = make_passes()
+    assert encoder.seen == []
+    passes.cams("raw", (1.0, 0.5), flip=True)
+    assert encoder.seen == [(16, 2), (8, 2)], "image and mirror image go together"
+    passes.probabilities("logits", (16, 24), (1.0, 1.5), flip=False)
+    assert encoder.seen == [(16, 2), (8, 2), (24, 1)], "the mirror image was not asked for"
+    passes.probabilities("logits", (16, 24), (1.5,), flip=True)
+    assert encoder.seen == [(16, 2), (8, 2), (24, 1), (24, 1)], "only what was missing"
+    passes.cams("raw", (1.0, 0.5, 1.5), flip=True)
+    assert len(encoder.seen) == 4
+
+
+@pytest.mark.parametrize("scales", [SCALES, (1.0,)])
+def test_cams_are_those_of_multi_scale_cam(scales):
+    passes, encoder, images = make_passes()
+    (expected,) = multi_scale_cam(lambda x: (MAPS["raw"](encoder(x)),), images, scales)
+    torch.testing.assert_close(passes.cams("raw", scales, flip=True), expected)
+    assert not torch.equal(passes.cams("raw", scales, flip=False), expected)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_probabilities_are_the_softmax_of_the_mean_logits(flip):
+    passes, encoder, images = make_passes()
+    size, logits = (20, 10), []
+    for scale in SCALES:
+        height, width = int(scale * 16), int(scale * 24)
+        scaled = F.interpolate(images, (height, width), mode="bilinear")
+        for mirrored in (False, True)[: 1 + flip]:
+            view = scaled.flip(-1) if mirrored else scaled
+            one = F.interpolate(MAPS["logits"](encoder(view)), size, mode="bilinear")
+            logits.append(one.flip(-1) if mirrored else one)
+    expected = torch.stack(logits).mean(0).softmax(1)
+    actual = passes.probabilities("logits", size, SCALES, flip)
+    # Enlarging and mirroring commute up to rounding.
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_crf_photographs_are_rounded_and_resized():
+    pixels = torch.full((1, 3, 4, 6), 99.6)
+    photographs = crf_photographs(pixels, (2, 3))
+    assert photographs.shape == (1, 2, 3, 3) and photographs.dtype == torch.uint8
+    assert (photographs == 100).all()

@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Bring predictions that tools/evaluate.py --dump has written into the form that others take.
+
+    python tools/export_predictions.py voc --predictions DUMP/seg/ms+flip+crf \\
+        --split voc_2012_sem_seg_test --output results.tgz
+    python tools/export_predictions.py coco --predictions DUMP/seg/ms+flip+crf \\
+        --split coco_2014_sem_seg_val --output results.json
+
+The first makes the archive for PASCAL VOC's test server, the second COCO's result file (RLE).
+"""
+
+import argparse
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+
+import dalnet.data  # noqa: F401  registers the data sets
+from dalnet.data.datasets.coco import COCO_CATEGORY_IDS
+from dalnet.data.datasets.voc import VOC_CLASSES
+from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import UsageError
+from dalnet.evaluation.export import write_coco_results, write_voc_archive
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("format", choices=["voc", "coco"])
+    parser.add_argument("--predictions", type=Path, required=True, help="DUMP/SOURCE/PROTOCOL")
+    parser.add_argument("--split", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    with one_sentence_errors():
+        if not args.split.startswith(args.format):
+            raise UsageError(f"{args.split} is no split of {args.format}; name one, or the other.")
+        if args.split not in DatasetCatalog:
+            raise UsageError(f"there is no split {args.split}; see docs/data.md for their names.")
+        dicts = DatasetCatalog.get(args.split)
+        if args.format == "voc":
+            write_voc_archive(args.predictions, dicts, len(VOC_CLASSES) + 1, args.output)
+        else:
+            write_coco_results(args.predictions, dicts, COCO_CATEGORY_IDS, args.output)
+        print(f"written: {args.output}")
+
+
+if __name__ == "__main__":
+    main()
