@@ -99,6 +99,13 @@ def check_config(cfg: CfgNode) -> None:
         raise UsageError(
             f"MODEL.DALNET.CAM thresholds must be 0 <= LOW <= HIGH <= 1, not {low} and {high}."
         )
+    scales = {
+        "MODEL.DALNET.CAM.SCALES": cfg.MODEL.DALNET.CAM.SCALES,
+        "TEST.MULTI_SCALE.SCALES": cfg.TEST.MULTI_SCALE.SCALES,
+    }
+    for key, values in scales.items():
+        if not values or min(values) <= 0:
+            raise UsageError(f"{key} is {tuple(values)}; list positive scales, as (1.0, 0.5).")
     choices = {
         "GIA_SIMILARITY": ("affine", "clamp"),
         "LEA_NORMALIZE": ("all", "region"),

@@ -88,7 +88,7 @@ def multi_scale_cam(
         UsageError: no scale.
     """
     if not scales:
-        raise UsageError("MODEL.DALNET.CAM.SCALES is empty; list at least one scale, as (1.0,).")
+        raise UsageError("a multi-scale CAM needs at least one scale, as (1.0,).")
     size = tuple(images.shape[-2:])
     per_scale = []
     for scale in scales:

@@ -13,7 +13,7 @@ from dalnet.layers import PixelAdaptiveRefinement
 
 from .alignment import AlignmentProjections
 from .batch import TrainingBatch
-from .cam import CAMClassifier, cam_to_label, multi_scale_cam, object_mask
+from .cam import CAMClassifier, cam_to_label, object_mask
 from .criterion import DALNetCriterion
 from .inference import Passes, crf_probabilities
 from .pseudo_labels import local_view_labels, refine, token_grid_boxes
@@ -137,7 +137,7 @@ class DALNet(nn.Module):
             self.inter_classifier.logits(tokens["inter_tokens"]),
             batch.labels,
         )
-        cams, inter_cams = multi_scale_cam(self._raw_cams, images, self.label_settings.scales)
+        cams, inter_cams = self._multi_scale_cams(images, tokens)
         if self.criterion.aligns:
             losses.update(self._align(batch, tokens, cams))
         if self.criterion.weights["ptc"] > 0:
@@ -149,12 +149,13 @@ class DALNet(nn.Module):
     def _normalize(self, pixels: Tensor) -> Tensor:
         return (pixels - self.pixel_mean) / self.pixel_std
 
-    def _raw_cams(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.backbone(images)
-        return (
-            self.classifier.cam(tokens["patch_tokens"]),
-            self.inter_classifier.cam(tokens["inter_tokens"]),
-        )
+    @torch.no_grad()
+    def _multi_scale_cams(self, images: Tensor, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """CAMs and intermediate CAMs [N, C, H, W] of ``images``, whose plain ``tokens`` exist."""
+        passes = self._passes(images)
+        passes.take_over(tokens)
+        scales = self.label_settings.scales
+        return passes.cams("cam", scales, flip=True), passes.cams("cam_inter", scales, flip=True)
 
     def _align(
         self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: Tensor
@@ -251,12 +252,15 @@ class DALNet(nn.Module):
         Args:
             pixels: photographs of one size [N, 3, H, W], RGB in 0..255.
         """
+        return self._passes(self._normalize(pixels))
+
+    def _passes(self, images: Tensor) -> Passes:
         maps = {
             "sem_seg": self.sem_seg_head,
             "cam": lambda tokens: self.classifier.cam(tokens["patch_tokens"]),
             "cam_inter": lambda tokens: self.inter_classifier.cam(tokens["inter_tokens"]),
         }
-        return Passes(self.backbone, maps, self._normalize(pixels))
+        return Passes(self.backbone, maps, images)
 
     @torch.no_grad()
     def _infer(self, item: dict) -> dict[str, Tensor]:

@@ -34,6 +34,10 @@ class Passes:
     _tokens: dict[tuple[float, bool], Tokens] = field(default_factory=dict)
     _views: dict[tuple[str, float, bool], Tensor] = field(default_factory=dict)
 
+    def take_over(self, tokens: Tokens) -> None:
+        """Use tokens of the plain images at scale 1 that exist already, without their gradient."""
+        self._tokens[1.0, False] = {key: value.detach() for key, value in tokens.items()}
+
     def views(self, name: str, scale: float, flip: bool) -> list[Tensor]:
         """Maps [N, K, h', w'] of the image and, with ``flip``, of its mirror image, turned back.
 

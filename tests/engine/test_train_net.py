@@ -87,6 +87,8 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
         (("MODEL.DALNET.GIA_SIMILARITY", "cosine"), ["GIA_SIMILARITY", "affine"]),
         (("MODEL.DALNET.CAM.LOW_THRESHOLD", 0.9), ["LOW"]),
+        (("MODEL.DALNET.CAM.SCALES", ()), ["MODEL.DALNET.CAM.SCALES", "(1.0, 0.5)"]),
+        (("TEST.MULTI_SCALE.SCALES", (1.0, 0.0)), ["TEST.MULTI_SCALE.SCALES"]),
         (("MODEL.VIT.NAME", "vit_of_nobody"), ["vit_of_nobody"]),
         (("MODEL.VIT.WEIGHTS", "gone.pth"), ["gone.pth"]),
         (("MODEL.TEXT.WEIGHTS", "gone.pt"), ["gone.pt"]),

@@ -132,7 +132,7 @@ def test_multi_scale_cam_without_any_activation_is_zero():
 
 
 def test_multi_scale_cam_without_scale_is_refused():
-    with pytest.raises(UsageError, match="CAM.SCALES"):
+    with pytest.raises(UsageError, match="at least one scale"):
         multi_scale_cam(raw_maps, torch.zeros(1, 3, 8, 8), ())
 
 

@@ -48,6 +48,18 @@ def test_every_view_is_encoded_once():
     assert len(encoder.seen) == 4
 
 
+def test_tokens_that_exist_are_not_computed_again():
+    passes, encoder, images = make_passes()
+    expected = passes.cams("raw", (1.0, 0.5), flip=True)
+    tokens = encoder(images.requires_grad_())
+    other = Passes(Encoder(), MAPS, images.detach())
+    other.take_over(tokens)
+    cams = other.cams("raw", (1.0, 0.5), flip=True)
+    assert other.encode.seen == [(16, 1), (8, 2)]
+    torch.testing.assert_close(cams, expected)
+    assert not cams.requires_grad
+
+
 @pytest.mark.parametrize("scales", [SCALES, (1.0,)])
 def test_cams_are_those_of_multi_scale_cam(scales):
     passes, encoder, images = make_passes()
