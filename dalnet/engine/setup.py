@@ -75,10 +75,13 @@ def _merge(cfg: CfgNode, args: argparse.Namespace) -> None:
     if not os.path.isfile(args.config_file):
         raise UsageError(f"The config file {args.config_file} does not exist.")
     try:
-        cfg.merge_from_file(args.config_file)
+        # Config files come from anywhere: plain values only, nothing that runs code.
+        cfg.merge_from_file(args.config_file, allow_unsafe=False)
         cfg.merge_from_list(args.opts)
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        message = str(error.args[0] if error.args else error).splitlines()[0]
+        # A KeyError's own text is quoted; of YAML's errors the text is put together by str().
+        plain = error.args[0] if error.args and not isinstance(error, yaml.YAMLError) else error
+        message = str(plain).splitlines()[0]
         raise UsageError(
             f"{args.config_file} or the options behind it cannot be used: {message}; every key is "
             "listed in dalnet/config.py and Detectron2's documentation."

@@ -80,18 +80,19 @@ def blend_labels(
     return blend
 
 
-def draw_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a heat map over its photograph, from blue (0) over green to red (1).
+def draw_heat(image: np.ndarray, heat: np.ndarray, colormap: int = cv2.COLORMAP_JET) -> np.ndarray:
+    """Lay a heat map over its photograph, by default from blue (0) over green to red (1).
 
     Args:
         image: uint8 ``[H, W, 3]``.
         heat: float ``[H, W]``; clipped to 0..1.
+        colormap: one of OpenCV's.
 
     Returns:
         uint8 ``[H, W, 3]``.
     """
     levels = np.round(255 * np.clip(heat, 0, 1)).astype(np.uint8)
-    colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    colors = cv2.cvtColor(cv2.applyColorMap(levels, colormap), cv2.COLOR_BGR2RGB)
     return cv2.addWeighted(image, 1 - _HEAT_WEIGHT, colors, _HEAT_WEIGHT, 0)
 
 

@@ -70,6 +70,14 @@ def test_train_resume_and_evaluate(job):
     assert (job.output / "metrics.json").exists()
 
 
+def test_configs_run_no_code(job, capsys, tmp_path):
+    mark = tmp_path / "mark"
+    with job.config.open("a") as stream:
+        stream.write(f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {mark}']\n")
+    assert "could not determine a constructor" in refused(capsys, job)
+    assert not mark.exists()
+
+
 def test_evaluation_needs_no_pretrained_file(job):
     job()
     weights = job.output / "model_final.pth"
