@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Photographs and masks from disk, or a sentence on what is wrong with them."""
 
+from pathlib import Path
+
 import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image
 
+from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
 
 
 def read_photo(path: str) -> np.ndarray:
@@ -55,3 +59,15 @@ def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 
             f"{num_classes - 1} and {ignore} for ignored pixels: convert it to contiguous indices."
         )
     return mask
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Write a label map, uint8 [H,W], as PNG with VOC's palette, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    picture = Image.fromarray(mask)
+    picture.putpalette(np.uint8(voc_palette()).tobytes())
+    with complete_or_absent(path) as unfinished:
+        picture.save(unfinished, format="PNG")

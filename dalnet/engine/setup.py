@@ -5,7 +5,7 @@ import argparse
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import yaml
@@ -38,13 +38,11 @@ def setup(
     """
     cfg = get_cfg()
     add_dalnet_config(cfg)
-    _merge(cfg, args)
+    merge_config(cfg, args.config_file, args.opts)
     adjust(cfg)
     last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
     if args.eval_only or (args.resume and os.path.isfile(last_checkpoint)):
-        # A checkpoint carries backbone and text embeddings: nothing has to be downloaded again.
-        cfg.MODEL.VIT.WEIGHTS = ""
-        cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+        expect_checkpoint(cfg)
     elif cfg.MODEL.TEXT.WEIGHTS == "checkpoint" and not cfg.MODEL.WEIGHTS:
         raise UsageError(
             'MODEL.TEXT.WEIGHTS is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
@@ -56,10 +54,7 @@ def setup(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} "
             "processes cannot share evenly; make it a multiple of them."
         )
-    no_cuda = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-    if no_cuda:
-        cfg.MODEL.DEVICE = "cpu"
-        cfg.SOLVER.AMP.ENABLED = False
+    no_cuda = use_cpu_without_cuda(cfg)
     check_config(cfg)
     cfg.freeze()
     default_setup(cfg, args)
@@ -69,21 +64,41 @@ def setup(
     return cfg
 
 
-def _merge(cfg: CfgNode, args: argparse.Namespace) -> None:
-    if not args.config_file:
+def expect_checkpoint(cfg: CfgNode) -> None:
+    """Load no pre-trained weights: a checkpoint carries the backbone and the text embeddings."""
+    cfg.MODEL.VIT.WEIGHTS = ""
+    cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+
+
+def use_cpu_without_cuda(cfg: CfgNode) -> bool:
+    """Set the device to the CPU where CUDA is wanted but missing; returns whether it was."""
+    missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+    if missing:
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.SOLVER.AMP.ENABLED = False
+    return missing
+
+
+def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
+    """Merge a config file and then ``KEY, VALUE, ...`` into ``cfg``.
+
+    Raises:
+        UsageError: no such file, or a key or value that does not fit.
+    """
+    if not config_file:
         raise UsageError("No config was given; name one with --config-file configs/….yaml.")
-    if not os.path.isfile(args.config_file):
-        raise UsageError(f"The config file {args.config_file} does not exist.")
+    if not os.path.isfile(config_file):
+        raise UsageError(f"The config file {config_file} does not exist.")
     try:
         # Config files come from anywhere: plain values only, nothing that runs code.
-        cfg.merge_from_file(args.config_file, allow_unsafe=False)
-        cfg.merge_from_list(args.opts)
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+        cfg.merge_from_list(list(opts))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         # A KeyError's own text is quoted; of YAML's errors the text is put together by str().
         plain = error.args[0] if error.args and not isinstance(error, yaml.YAMLError) else error
         message = str(plain).splitlines()[0]
         raise UsageError(
-            f"{args.config_file} or the options behind it cannot be used: {message}; every key is "
+            f"{config_file} or the options behind it cannot be used: {message}; every key is "
             "listed in dalnet/config.py and Detectron2's documentation."
         ) from error
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from dalnet.data.palette import voc_palette
+from dalnet.data.images import write_mask
 from dalnet.files import complete_or_absent
 
 from .protocol import Row
@@ -27,14 +26,10 @@ class Dump:
     def __init__(self, root: Path) -> None:
         """Write below ``root``; folders are made as needed."""
         self.root = root
-        self._palette = [channel for colour in voc_palette() for channel in colour]
 
     def write_labels(self, row: Row, name: str, labels: np.ndarray) -> None:
         """Write a label map, uint8 [H, W]."""
-        picture = Image.fromarray(labels)
-        picture.putpalette(self._palette)
-        with complete_or_absent(self.folder(row) / LABEL_FOLDER / f"{name}.png") as unfinished:
-            picture.save(unfinished, format="PNG")
+        write_mask(self.folder(row) / LABEL_FOLDER / f"{name}.png", labels)
 
     def write_cams(self, row: Row, name: str, classes: Sequence[int], cams: Tensor) -> None:
         """Write the CAMs [P, H, W] in 0..1 of the P present ``classes``, 0..C-1."""

@@ -70,6 +70,17 @@ def test_train_resume_and_evaluate(job):
     assert (job.output / "metrics.json").exists()
 
 
+def test_interrupt_is_one_sentence(job, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dalnet.engine.DALNetTrainer.train", interrupt)
+    with pytest.raises(SystemExit) as error:
+        job()
+    assert error.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
+
+
 def test_configs_run_no_code(job, capsys, tmp_path):
     mark = tmp_path / "mark"
     with job.config.open("a") as stream:

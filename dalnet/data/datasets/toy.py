@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from dalnet.data.datasets.toy_background import GROUNDS, draw_background
 from dalnet.data.datasets.toy_drawing import Appearance, draw_object
+from dalnet.data.images import write_mask
 from dalnet.data.labels import TAGS_FILE
-from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
 # Raised whenever a picture changes: a folder of another version is generated anew.
@@ -172,7 +172,6 @@ def _generate(folder: Path) -> None:
     lists = folder / "ImageSets" / "Segmentation"
     for new in (*folders, lists):
         new.mkdir(parents=True)
-    palette = [channel for colour in voc_palette() for channel in colour]
     tags: dict[str, list[str]] = {}
     bar = tqdm(total=sum(SPLITS.values()), desc="generating the toy data set", unit="image")
     with bar:
@@ -181,9 +180,7 @@ def _generate(folder: Path) -> None:
             for number, image_id in enumerate(ids):
                 image, mask = draw_scene(np.random.default_rng((SEED, stream, number)))
                 Image.fromarray(image).save(folders[0] / f"{image_id}.png")
-                labels = Image.fromarray(mask)
-                labels.putpalette(palette)  # turns the grey picture into one of palette indices
-                labels.save(folders[1] / f"{image_id}.png")
+                write_mask(folders[1] / f"{image_id}.png", mask)
                 tags[image_id] = [TOY_CLASSES[c - 1] for c in np.unique(mask) if c]
                 bar.update()
             (lists / f"{split}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")

@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dalnet.data.palette import voc_palette
-from dalnet.files import complete_or_absent
+from dalnet.data.images import write_mask
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _finish(render: Callable[[Any], np.ndarray], target: tuple[Path, Any]) -> tu
     is_new = mask is None
     if is_new:
         mask = render(source)
-        _save_palette_png(path, mask)
+        write_mask(path, mask)
     pixels = np.ascontiguousarray(mask, dtype=np.uint8)
     digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
     return path.name, digest, is_new
@@ -86,10 +85,3 @@ def _read_finished(path: Path) -> np.ndarray | None:
             return np.array(image)
     except (OSError, SyntaxError):
         return None
-
-
-def _save_palette_png(path: Path, mask: np.ndarray) -> None:
-    image = Image.fromarray(mask)
-    image.putpalette(np.uint8(voc_palette()).tobytes())
-    with complete_or_absent(path) as temporary:
-        image.save(temporary, format="PNG")
