@@ -93,9 +93,10 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
         # Config files come from anywhere: plain values only, nothing that runs code.
         cfg.merge_from_file(config_file, allow_unsafe=False)
         cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        # A KeyError's own text is quoted; of YAML's errors the text is put together by str().
-        plain = error.args[0] if error.args and not isinstance(error, yaml.YAMLError) else error
+    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        # str() puts quotes around the text of a KeyError, but makes the text of the last two.
+        made = isinstance(error, (OSError, yaml.YAMLError))
+        plain = error.args[0] if error.args and not made else error
         message = str(plain).splitlines()[0]
         raise UsageError(
             f"{config_file} or the options behind it cannot be used: {message}; every key is "

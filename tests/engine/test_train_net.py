@@ -70,6 +70,12 @@ def test_train_resume_and_evaluate(job):
     assert (job.output / "metrics.json").exists()
 
 
+def test_missing_base_config_is_named(job, capsys):
+    text = job.config.read_text()
+    job.config.write_text(f"_BASE_: gone.yaml\n{text}")
+    assert "gone.yaml" in refused(capsys, job)
+
+
 def test_interrupt_is_one_sentence(job, capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a sweep: mean and spread over the seeds of every run. All figures in percent."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from dalnet.files import complete_or_absent
+
+from .sweep_plan import Job
+from .sweep_results import Result, load_result
+
+# Column by key in Detectron2's metrics: CAMs first, as in the paper's ablation.
+_COLUMNS = {
+    "cam": "CAM",
+    "cam_inter": "intermediate CAM",
+    "pseudo_label": "pseudo label",
+    "sem_seg": "segmentation",
+}
+
+Table = dict[str, Any]
+
+
+def make_table(jobs: Sequence[Job]) -> Table:
+    """Put together what is finished of ``jobs``.
+
+    Returns:
+        ``seeds``; ``unfinished``, the names of jobs without a result; and ``splits``, one entry
+        for each split (and number of images, should a folder have changed between trainings) with
+        ``split``, ``num_images`` and ``runs``. A run has ``run``, ``config``, ``iterations``,
+        ``seeds`` (those finished) and ``sources``: by key ``title``, ``protocol``, ``miou`` (by
+        seed), ``mean``, ``std`` (sample standard deviation, None for one seed) and ``labelled``
+        (mean).
+
+    Raises:
+        UsageError: a result that cannot be read.
+    """
+    results = {job: load_result(job) for job in jobs}
+    groups: dict[tuple[str, int], dict[str, list[Result]]] = {}
+    for job, result in results.items():
+        for split, measured in (result or {"splits": {}})["splits"].items():
+            runs = groups.setdefault((split, measured["num_images"]), {})
+            runs.setdefault(job.run, []).append({**result, **measured})
+    order = list(dict.fromkeys(job.run for job in jobs))
+    return {
+        "seeds": sorted({job.seed for job in jobs}),
+        "unfinished": [str(job) for job, result in results.items() if result is None],
+        "splits": [
+            {
+                "split": split,
+                "num_images": num_images,
+                "runs": [_make_run(runs[name]) for name in order if name in runs],
+            }
+            for (split, num_images), runs in groups.items()
+        ],
+    }
+
+
+def _make_run(results: list[Result]) -> Table:
+    """One row: the seeds of a run on one split."""
+    first = results[0]
+    return {
+        **{key: first[key] for key in ("run", "config", "iterations")},
+        "seeds": [result["seed"] for result in results],
+        "sources": {
+            key: _make_cell([result["sources"][key] for result in results])
+            for key in first["sources"]
+        },
+    }
+
+
+def _make_cell(measured: list[dict[str, Any]]) -> Table:
+    values = [one["miou"] for one in measured]
+    # A seed whose mean is not finite has no figure, and without it the run has none either.
+    complete = None not in values
+    return {
+        **{key: measured[0][key] for key in ("title", "protocol")},
+        "miou": values,
+        "mean": float(np.mean(values)) if complete else None,
+        "std": float(np.std(values, ddof=1)) if complete and len(values) > 1 else None,
+        "labelled": _mean_or_none([one["labelled"] for one in measured]),
+    }
+
+
+def _mean_or_none(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def format_table(table: Table) -> str:
+    """The table as Markdown, with split, number of images and protocols."""
+    seeds = ", ".join(map(str, table["seeds"]))
+    parts = [
+        "mIoU in percent: mean ± sample standard deviation over the n seeds that are finished "
+        f"(of {seeds}); one seed has no spread."
+    ]
+    for group in table["splits"]:
+        parts += [
+            f"**{group['split']}, {group['num_images']} images**",
+            _format_protocols(group["runs"]),
+            _format_runs(group["runs"]),
+        ]
+    if table["unfinished"]:
+        parts.append("Not finished: " + "; ".join(table["unfinished"]) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def _format_protocols(runs: list[Table]) -> str:
+    """A line for each source; where runs differ, one for each protocol with their names."""
+    lines = []
+    for key in _COLUMNS:
+        used: dict[tuple[str, str], list[str]] = {}
+        for run in runs:
+            if source := run["sources"].get(key):
+                used.setdefault((source["title"], source["protocol"]), []).append(run["run"])
+        for (title, protocol), names in used.items():
+            whose = f" ({', '.join(names)})" if len(used) > 1 else ""
+            lines.append(f"- {title}{whose}: {protocol}")
+    return "\n".join(lines)
+
+
+def _format_runs(runs: list[Table]) -> str:
+    headers = ["run", "iterations", "n"]
+    for key, title in _COLUMNS.items():
+        headers += [title, "labelled %"] if key == "pseudo_label" else [title]
+    rows = []
+    for run in runs:
+        row = [run["run"], run["iterations"], len(run["seeds"])]
+        for key in _COLUMNS:
+            cell = run["sources"].get(key, {})
+            row.append(_format_cell(cell))
+            if key == "pseudo_label":
+                # Its mIoU counts labelled pixels only: it means nothing without their share.
+                row.append(_percent(cell.get("labelled")))
+        rows.append(row)
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _format_cell(cell: Table) -> str:
+    spread = cell.get("std")
+    return _percent(cell.get("mean")) + (f" ± {spread:.1f}" if spread is not None else "")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def write_table(table: Table, folder: Path) -> list[Path]:
+    """Write ``table.md`` and ``table.json``; returns their paths."""
+    contents = {
+        folder / "table.md": format_table(table),
+        folder / "table.json": json.dumps(table, indent=1) + "\n",
+    }
+    for path, text in contents.items():
+        with complete_or_absent(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    return list(contents)
