@@ -74,10 +74,10 @@ def compare_workers(cfg: CfgNode, model: torch.nn.Module, split: str, dicts: lis
     backend, rates = choose_backend(cfg.TEST.CRF.BACKEND), {}
     for workers in (1, cores):
         with CRFPool(workers, crf_parameters(cfg), backend) as pool:
-            for future in [pool.submit(job) for job in jobs[:workers]]:
+            for future in [pool.submit([job]) for job in jobs[:workers]]:
                 result_of(future)  # the processes have started
             start = time.perf_counter()
-            for future in [pool.submit(job) for job in jobs]:
+            for future in [pool.submit([job]) for job in jobs]:
                 result_of(future)
             rates[workers] = len(jobs) / (time.perf_counter() - start)
     ratio = rates[cores] / rates[1]

@@ -5,7 +5,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -91,24 +91,28 @@ class CRFPool:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def submit(self, job: CRFJob) -> "Future[np.ndarray]":
-        """Start a job, when there is room for it.
+    def submit(self, jobs: Sequence[CRFJob]) -> "Future[np.ndarray]":
+        """Start J jobs on one photograph, when there is room for them.
+
+        Args:
+            jobs: with equal ``values``: they share the filter, which the photograph alone decides.
 
         Returns:
-            A future whose result, see :func:`result_of`, is the label map, uint8 [H, W].
+            A future whose result, see :func:`result_of`, are the label maps, uint8 [J, H, W].
 
         Raises:
             UsageError: there is no shared memory left, or a worker has died.
         """
         self._room.acquire()
         try:
-            memory = _share((job.photograph, job.probs))
+            memory = _share((jobs[0].photograph, *(job.probs for job in jobs)))
         except UsageError:
             self._room.release()
             raise
         try:
+            shape = (len(jobs), *jobs[0].probs.shape)
             future = self._executor.submit(
-                crf_worker.run, memory.name, job.probs.shape, job.values, *self._task
+                crf_worker.run, memory.name, shape, jobs[0].values, *self._task
             )
         except BrokenProcessPool as error:
             self._finish(memory)
@@ -122,7 +126,7 @@ class CRFPool:
 
 
 def result_of(future: "Future[np.ndarray]") -> np.ndarray:
-    """Wait for a job.
+    """Wait for the jobs of one call of ``submit``.
 
     Raises:
         UsageError: its worker has died.

@@ -19,6 +19,7 @@ from .protocol import Row
 
 # Probability that a pseudo label's class gets before the CRF, as is usual for CRFs on label maps.
 _LABEL_CONFIDENCE = 0.7
+_IGNORE = 255
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Prediction:
     Attributes:
         row: what it is.
         labels: uint8 [H, W], 255 for ignored; None where the CRF is still to be run.
-        cams: float32 [C, H, W] in 0..1, zero for absent classes; for CAM rows without CRF.
-        present: indices 0..C-1 of the classes that the image shows, by its image-level labels.
+        cams: float32 [P, H, W] in 0..1, of the present classes; for CAM rows without CRF.
+        present: indices 0..C-1 of the P classes that the image shows, by its image-level labels.
         crf: the CRF that gives ``labels``.
     """
 
@@ -62,11 +63,10 @@ class RowPredictor:
         if row.source == "pseudo":
             return self._pseudo(photo, row)
         cams = photo.cams(row.source, row.scales, row.protocol.flip)
-        scores = cam_scores(cams[None], photo.labels[None], self.threshold)[0]
+        scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), self.threshold)[0]
         if not row.protocol.crf:
-            labels = _label_map(_best(scores))
-            return Prediction(row, labels, cams, tuple(value - 1 for value in photo.shown[1:]))
-        scores = scores[photo.shown]
+            labels = photo.values[_best(scores)]
+            return Prediction(row, _label_map(labels), cams, photo.present)
         return Prediction(row, crf=photo.crf_job(scores / scores.sum(dim=0)))
 
     def _head(self, photo: "_Photograph", row: Row) -> Prediction:
@@ -79,9 +79,8 @@ class RowPredictor:
         labels = photo.pseudo_label(row.scales, row.protocol.flip)
         if not row.protocol.crf:
             return Prediction(row, _label_map(labels))
-        values = torch.tensor(photo.shown, device=labels.device)
-        hits = values[:, None, None] == labels
-        rest = (1 - _LABEL_CONFIDENCE) / max(len(values) - 1, 1)
+        hits = photo.values[:, None, None] == labels
+        rest = (1 - _LABEL_CONFIDENCE) / max(len(photo.present), 1)
         # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
         probs = torch.where(hits, _LABEL_CONFIDENCE, rest)
         return Prediction(row, crf=photo.crf_job(probs / probs.sum(dim=0)))
@@ -94,9 +93,10 @@ class _Photograph:
         self.model = model
         self.pixels = item["image"].to(model.device).float()[None]
         self.size = (item["height"], item["width"])
-        self.labels = item["image_labels"].to(model.device)
-        # Labels in a label map that the photograph may have by its image-level labels.
-        self.shown = [0, *(1 + self.labels.nonzero().flatten()).tolist()]
+        shown = item["image_labels"].nonzero().flatten()
+        self.present: tuple[int, ...] = tuple(shown.tolist())
+        # The labels that the photograph can have, by its image-level labels, in a label map.
+        self.values = F.pad(shown + 1, (1, 0)).to(model.device)
         self.passes: Passes = model.passes(self.pixels)
         self._kept: dict[tuple, Tensor] = {}
 
@@ -108,7 +108,10 @@ class _Photograph:
         return self._kept[key]
 
     def cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
-        cams = self._input_cams(source, scales, flip) * self.labels[:, None, None]
+        """CAMs [P, height, width] of the present classes."""
+        cams = self._input_cams(source, scales, flip)
+        if not self.present:
+            return cams.new_zeros(0, *self.size)
         return F.interpolate(cams, size=self.size, mode="bilinear", align_corners=False)[0]
 
     def pseudo_label(self, scales: tuple[float, ...], flip: bool) -> Tensor:
@@ -117,16 +120,23 @@ class _Photograph:
             height, width = self.pixels.shape[-2:]
             boxes = torch.tensor([[0, height, 0, width]], device=self.pixels.device)
             cams = self._input_cams("cam", scales, flip)
-            labels = self.model.pseudo_labels(self.pixels, cams, self.labels[None], boxes)
-            large = F.interpolate(labels[:, None].double(), size=self.size, mode="nearest")
-            self._kept[key] = large[0, 0]
+            labels = cams.new_ones(1, len(self.present))
+            found = self.model.pseudo_labels(self.pixels, cams, labels, boxes)
+            large = F.interpolate(found[:, None].double(), size=self.size, mode="nearest")[0, 0]
+            # Numbers among the present classes become labels, and all others are ignored.
+            names = F.pad(self.values, (0, 256 - len(self.values)), value=_IGNORE)
+            self._kept[key] = names[large.long()]
         return self._kept[key]
 
     def _input_cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
-        """CAMs [1, C, h, w] at the size that the network saw."""
+        """CAMs [1, P, h, w] of the present classes at the size that the network saw."""
         key = source, scales, flip
         if key not in self._kept:
-            self._kept[key] = self.passes.cams(source, scales, flip)
+            if self.present:
+                cams = self.passes.cams(source, scales, flip, self.present)
+            else:
+                cams = self.pixels.new_zeros(1, 0, *self.pixels.shape[-2:])
+            self._kept[key] = cams
         return self._kept[key]
 
     def crf_job(self, probs: Tensor, values: Sequence[int] | None = None) -> CRFJob:
@@ -134,7 +144,7 @@ class _Photograph:
         return CRFJob(
             photograph.cpu().numpy(),
             probs.float().cpu().numpy(),
-            tuple(self.shown if values is None else values),
+            tuple(self.values.tolist() if values is None else values),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dalnet.data.images import read_mask
 
-from .crf_pool import CRFPool, result_of
+from .crf_pool import CRFJob, CRFPool, result_of
 from .dump import Dump
 from .predictions import Prediction, RowPredictor
 from .protocol import Row
@@ -29,11 +29,12 @@ class _Pending:
 
     name: str
     truth: np.ndarray | None
-    labels: dict[Row, "np.ndarray | Future[np.ndarray]"] = field(default_factory=dict)
+    labels: dict[Row, np.ndarray] = field(default_factory=dict)
+    refined: dict[tuple[Row, ...], "Future[np.ndarray]"] = field(default_factory=dict)
     curves: dict[Row, BinnedCAM] = field(default_factory=dict)
 
     def is_ready(self) -> bool:
-        return all(labels.done() for labels in self.labels.values() if isinstance(labels, Future))
+        return all(future.done() for future in self.refined.values())
 
 
 class Stream:
@@ -87,13 +88,16 @@ class Stream:
     def _start(self, item: dict[str, Any]) -> None:
         """Everything that needs the network; hands the CRFs to the pool."""
         pending = _Pending(image_name(item), self._truth(item))
+        jobs: dict[tuple[int, ...], dict[Row, CRFJob]] = {}
         for prediction in self.predictor(item):
             if prediction.crf is not None:
-                pending.labels[prediction.row] = self.pool.submit(prediction.crf)
+                jobs.setdefault(prediction.crf.values, {})[prediction.row] = prediction.crf
             else:
                 pending.labels[prediction.row] = prediction.labels
                 if prediction.cams is not None:
                     self._keep_cams(pending, prediction)
+        for group in jobs.values():
+            pending.refined[tuple(group)] = self.pool.submit(list(group.values()))
         self._waiting.append(pending)
 
     def _truth(self, item: dict[str, Any]) -> np.ndarray | None:
@@ -105,19 +109,20 @@ class Stream:
 
     def _keep_cams(self, pending: _Pending, prediction: Prediction) -> None:
         if pending.truth is not None:
-            pending.curves[prediction.row] = bin_cams(prediction.cams, self.tally.thresholds)
+            pending.curves[prediction.row] = bin_cams(
+                prediction.cams, prediction.present, self.tally.thresholds
+            )
         if self.dump is not None:
-            shown = list(prediction.present)
-            self.dump.write_cams(prediction.row, pending.name, shown, prediction.cams[shown])
+            row, shown = prediction.row, prediction.present
+            self.dump.write_cams(row, pending.name, shown, prediction.cams)
 
     def _finish(self) -> None:
         """Count the oldest image, waiting for its CRFs."""
         pending = self._waiting[0]
         # All results first: an interrupt while waiting must not leave an image half counted.
-        labels = {
-            row: result_of(result) if isinstance(result, Future) else result
-            for row, result in pending.labels.items()
-        }
+        labels = dict(pending.labels)
+        for rows, future in pending.refined.items():
+            labels.update(zip(rows, result_of(future), strict=True))
         for row, label_map in labels.items():
             if self.dump is not None and not row.has_curve:
                 self.dump.write_labels(row, pending.name, label_map)

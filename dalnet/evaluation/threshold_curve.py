@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CAMs at every threshold in one pass: a histogram from which each confusion matrix follows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,19 @@ class BinnedCAM:
     bins: np.ndarray
 
 
-def bin_cams(cams: Tensor, thresholds: np.ndarray) -> BinnedCAM:
-    """Reduce CAMs [C, H, W] in 0..1, zero for absent classes, to class and bin per pixel."""
+def bin_cams(cams: Tensor, present: Sequence[int], thresholds: np.ndarray) -> BinnedCAM:
+    """Reduce CAMs to class and bin per pixel.
+
+    Args:
+        cams: [P, H, W] in 0..1, of the present classes.
+        present: their indices 0..C-1; may be empty.
+        thresholds: float32 [T], ascending.
+    """
+    if not present:
+        nothing = np.zeros(cams.shape[1:], np.int16)
+        return BinnedCAM(nothing, nothing)
     value, index = cams.max(dim=0)
+    index = torch.tensor(present, device=index.device)[index]
     edges = torch.from_numpy(thresholds).to(value.device)
     # right=False: the number of thresholds below the value; a tie is background's.
     bins = torch.bucketize(value.float(), edges, right=False)

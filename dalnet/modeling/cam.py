@@ -196,4 +196,5 @@ def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
         ``[N, C + 1, H, W]``, background first.
     """
     present = cams * labels[:, :, None, None]
-    return torch.cat([torch.full_like(present[:, :1], threshold), present], dim=1)
+    background = present.new_full((len(cams), 1, *cams.shape[-2:]), threshold)
+    return torch.cat([background, present], dim=1)

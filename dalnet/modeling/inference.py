@@ -88,9 +88,28 @@ class Passes:
                 total = large if total is None else total + large
         return (total / (len(scales) * (1 + flip))).softmax(dim=1)
 
-    def cams(self, name: str, scales: Sequence[float], flip: bool) -> Tensor:
-        """CAMs [N, C, H, W] in 0..1 of the raw maps ``name``, as ``multi_scale_cam`` fuses them."""
+    def cams(
+        self,
+        name: str,
+        scales: Sequence[float],
+        flip: bool,
+        classes: Sequence[int] | None = None,
+    ) -> Tensor:
+        """CAMs of the raw maps ``name``, as ``multi_scale_cam`` fuses them.
+
+        Args:
+            name: key of ``maps``.
+            scales: factors on H and W.
+            flip: also use the mirror image of every scale.
+            classes: indices of the P classes that are wanted; all C where not given.
+
+        Returns:
+            [N, P, H, W], float32, in 0..1.
+        """
         per_scale = [self.views(name, scale, flip) for scale in scales]
+        if classes is not None:
+            # Before they are enlarged: most of the many classes are not shown.
+            per_scale = [[raw[:, list(classes)] for raw in views] for views in per_scale]
         return fuse_raw_cams(per_scale, tuple(self.images.shape[-2:]))
 
 

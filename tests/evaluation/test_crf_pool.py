@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CRFs in other processes: same labels, bounded work, and a sentence when something breaks."""
 
+import dataclasses
+import multiprocessing
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -41,11 +44,12 @@ def labels_by_hand(job):
 def test_labels_are_those_of_the_layer(backend):
     if backend == "pydensecrf":
         pytest.importorskip("pydensecrf")
-    jobs = [make_job(seed) for seed in range(6)]
+    photograph = make_job(0).photograph
+    jobs = [dataclasses.replace(make_job(seed), photograph=photograph) for seed in range(6)]
     jobs += [make_job(6, size=(1, 1)), make_job(7, channels=1)]
     with CRFPool(2, PARAMETERS, backend) as pool:
-        futures = [pool.submit(job) for job in jobs]
-        results = [result_of(future) for future in futures]
+        futures = [pool.submit(jobs[:6]), *(pool.submit([job]) for job in jobs[6:])]
+        results = [labels for future in futures for labels in result_of(future)]
     for job, labels in zip(jobs, results, strict=True):
         assert (labels.shape, labels.dtype) == (job.photograph.shape[:2], np.uint8)
         assert (labels == labels_by_hand(job)).mean() > 0.99
@@ -62,7 +66,7 @@ def test_submit_waits_while_the_workers_are_busy(monkeypatch):
         share = crf_pool._share
         monkeypatch.setattr(crf_pool, "_share", lambda a: shared.append(1) or share(a))
         pool._room = threading.Semaphore(0)
-        thread = threading.Thread(target=pool.submit, args=(make_job(0),), daemon=True)
+        thread = threading.Thread(target=pool.submit, args=([make_job(0)],), daemon=True)
         thread.start()
         thread.join(0.2)
         assert thread.is_alive() and not shared
@@ -73,12 +77,34 @@ def test_submit_waits_while_the_workers_are_busy(monkeypatch):
 
 def test_a_dead_worker_is_one_sentence():
     with CRFPool(1, PARAMETERS, "torch") as pool:
-        result_of(pool.submit(make_job(0)))
+        result_of(pool.submit([make_job(0)]))
         for pid in list(pool._executor._processes):
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(UsageError, match="a CRF process ended .* fewer --workers"):
             for seed in range(50):
-                result_of(pool.submit(make_job(seed)))
+                result_of(pool.submit([make_job(seed)]))
+
+
+def killed_parent(pids):
+    with CRFPool(1, PARAMETERS, "torch") as pool:
+        result_of(pool.submit([make_job(0)]))
+        pids.put(list(pool._executor._processes))
+        time.sleep(60)
+
+
+def test_workers_end_with_a_killed_parent():
+    context = multiprocessing.get_context("spawn")
+    pids = context.Queue()
+    parent = context.Process(target=killed_parent, args=(pids,))
+    parent.start()
+    (worker,) = pids.get(timeout=60)
+    parent.kill()
+    parent.join()
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{worker}"):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker is still there")
 
 
 def test_full_shared_memory_is_one_sentence(monkeypatch):
@@ -89,7 +115,7 @@ def test_full_shared_memory_is_one_sentence(monkeypatch):
         monkeypatch.setattr(crf_pool.os, "statvfs", lambda path: Full)
         for seed in range(4):  # a refused job must not keep its place
             with pytest.raises(UsageError, match="shared memory, but .* --shm-size"):
-                pool.submit(make_job(seed))
+                pool.submit([make_job(seed)])
 
 
 def test_backends(monkeypatch, caplog):

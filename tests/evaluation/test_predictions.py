@@ -51,7 +51,7 @@ def test_ms_flip_is_what_forward_returns(model, tiny_cfg):
         if source == "seg":
             labels = labels.argmax(0)
         elif source != "pseudo":
-            torch.testing.assert_close(prediction.cams, labels)
+            torch.testing.assert_close(prediction.cams, labels[[1, 4]])
             assert prediction.present == (1, 4)
             labels = cam_scores(labels[None], item["image_labels"][None], 0.5)[0].argmax(0)
         np.testing.assert_array_equal(prediction.labels, labels.numpy())

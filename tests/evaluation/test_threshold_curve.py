@@ -37,7 +37,7 @@ def test_every_threshold_equals_its_own_evaluation(num_classes):
         cams[:, 1] = 0
         truth = rng.choice([*range(num_classes), 255], (8, 9)).astype(np.uint8)
         images.append((cams, truth))
-        binned = bin_cams(cams, thresholds)
+        binned = bin_cams(cams, range(num_classes - 1), thresholds)
         histogram = histogram + count_binned(truth, binned, num_classes, len(thresholds))
     curve = miou_curve(histogram)
     assert curve.shape == thresholds.shape
@@ -49,3 +49,11 @@ def test_every_threshold_equals_its_own_evaluation(num_classes):
             expected = expected + confusion_matrix(truth, prediction, num_classes)
         np.testing.assert_array_equal(matrix_at(histogram, index), expected)
         assert curve[index] == pytest.approx(mean_iou(expected))
+
+
+def test_classes_are_those_of_the_present_maps():
+    cams = torch.tensor([[[0.2, 0.9]], [[0.6, 0.1]]])
+    binned = bin_cams(cams, (3, 7), np.array([0.5, 0.8], np.float32))
+    assert (binned.classes.tolist(), binned.bins.tolist()) == ([[7, 3]], [[1, 2]])
+    nothing = bin_cams(cams[:0], (), np.array([0.0], np.float32))
+    assert nothing.bins.shape == (1, 2) and not nothing.bins.any()
