@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense image-text alignment (DALNet paper, Eq. 2 to 6): projections, GIA and LEA.
+"""Dense image-text alignment (DALNet paper, Eq. 2 to 6): projections, GIA, LEA, similarity maps.
 
 Similarities are cosines in the common space, computed in float32 (float64 stays float64) also
 under autocast. Each loss is a value per image, then the mean over the images.
@@ -119,6 +119,20 @@ def local_explicit_alignment(
     foreground = _patch_mean(F.softplus(-margin * mask), mask, normalize)
     background = _patch_mean(F.softplus(margin * (1 - mask)), 1 - mask, normalize)
     return _batch_mean(foreground + bg_weight * background)
+
+
+@full_precision
+def text_similarity(patch_tokens: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of every patch token with every text (DALNet paper, Fig. 6).
+
+    Args:
+        patch_tokens: ``[N, P, d]`` projected patch tokens.
+        texts: ``[K, d]`` projected texts, of classes or background.
+
+    Returns:
+        ``[N, K, P]`` in -1..1; 0 for a token or text without direction.
+    """
+    return torch.einsum("npd,kd->nkp", unit_vectors(patch_tokens), unit_vectors(texts))
 
 
 def _positive(cosine: Tensor, similarity: str) -> Tensor:

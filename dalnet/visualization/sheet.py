@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contact sheet: per image a row of photograph, truth, CAM, pseudo label and prediction."""
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,19 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.evaluation import inference_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from torch import nn
 
 from dalnet.data.images import read_mask, read_photo
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
 
-from .overlay import IGNORE_COLOR, IGNORE_LABEL, blend_labels, draw_heat
+from .colors import Appearance
+from .grid import Cell, draw_grid, legend_handles, save_figure
+from .overlay import blend_labels, draw_heat
 
-# Inches; the pictures are drawn 2.5 in wide, so 300 pixels.
-_WIDTH, _GAP, _CAPTION, _TOP, _LEGEND_LINE, _LEGEND_ENTRY = 2.5, 0.08, 0.3, 0.62, 0.26, 1.4
 _DPI = 120
 _COLUMNS = ("photo", "truth", "CAM", "pseudo label", "prediction")
 
@@ -140,9 +136,7 @@ def save_sheet(
     """
     if not rows:
         raise UsageError(f"There are no images for {path}; give a split that has some.")
-    figure = _draw_sheet(rows, class_names, colors, title)
-    with complete_or_absent(Path(path)) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=_DPI)
+    save_figure(path, _draw_sheet(rows, class_names, colors, title), _DPI, "png")
 
 
 def _draw_sheet(
@@ -152,48 +146,12 @@ def _draw_sheet(
     title: str,
 ) -> Figure:
     pictures = [row.pictures(colors) for row in rows]
+    captions = [row.caption(class_names) for row in rows]
     columns = [column for column in _COLUMNS if any(column in one for one in pictures)]
-    sides = [_WIDTH * row.photo.shape[0] / row.photo.shape[1] for row in rows]
-    legend = _legend(rows, class_names, colors)
-
-    width = len(columns) * (_WIDTH + _GAP) + _GAP
-    entries_per_line = int(width / _LEGEND_ENTRY)
-    legend_height = _LEGEND_LINE * (math.ceil(len(legend) / entries_per_line) + 0.5)
-    height = _TOP + sum(sides) + len(rows) * _CAPTION + legend_height
-    # No pyplot: it would choose a backend and keep the figure for the whole process.
-    figure = Figure(figsize=(width, height))
-    figure.text(_GAP / width, 1 - 0.12 / height, title, va="top", size=13, weight="bold")
-    bottom = height - _TOP
-    for i, (row, row_pictures, side) in enumerate(zip(rows, pictures, sides, strict=True)):
-        bottom -= side
-        for j, column in enumerate(columns):
-            left = _GAP + j * (_WIDTH + _GAP)
-            axes = figure.add_axes((left / width, bottom / height, _WIDTH / width, side / height))
-            _draw_picture(axes, row_pictures.get(column), column if i == 0 else "")
-        caption = row.caption(class_names)
-        figure.text(_GAP / width, (bottom - 0.05) / height, caption, va="top", size=8.5)
-        bottom -= _CAPTION
-    figure.legend(
-        handles=legend, loc="lower center", ncol=entries_per_line, frameon=False, fontsize=9
-    )
-    return figure
-
-
-def _draw_picture(axes: Axes, picture: np.ndarray | None, title: str) -> None:
-    axes.set_axis_off()
-    axes.set_title(title, size=10.5, pad=4)
-    if picture is not None:
-        axes.imshow(picture, aspect="auto")
-
-
-def _legend(
-    rows: Sequence[SheetRow], class_names: Sequence[str], colors: Sequence[Sequence[int]]
-) -> list[Patch]:
-    shown = np.unique(np.concatenate([np.unique(m) for row in rows for m in row.label_maps()]))
-    entries = [(class_names[i], colors[i]) for i in shown if i != IGNORE_LABEL]
-    if IGNORE_LABEL in shown:
-        entries.append(("ignored", IGNORE_COLOR))
-    return [
-        Patch(facecolor=np.array(color) / 255, edgecolor="0.5", linewidth=0.5, label=name)
-        for name, color in entries
+    cells = [
+        [Cell(one[c], caption if c == "photo" else "") if c in one else None for c in columns]
+        for one, caption in zip(pictures, captions, strict=True)
     ]
+    shown = np.unique(np.concatenate([np.unique(m) for row in rows for m in row.label_maps()]))
+    styles = Appearance(class_names, colors).styles(shown.tolist())
+    return draw_grid(cells, columns, legend_handles(styles), title)

@@ -11,6 +11,7 @@ from dalnet.modeling.alignment import (
     AlignmentProjections,
     global_implicit_alignment,
     local_explicit_alignment,
+    text_similarity,
 )
 
 N, P, C, D = 3, 5, 4, 6
@@ -223,3 +224,21 @@ def test_projections_share_a_space():
     projections = AlignmentProjections(visual_dim=7, text_dim=9, dim=D)
     assert projections.visual(torch.zeros(2, 3, 7)).shape == (2, 3, D)
     assert projections.text(torch.zeros(C, 9)).shape == (C, D)
+
+
+def test_text_similarity_is_the_cosine_of_every_token_with_every_text(batch):
+    batch["patch"][1, 2] = 0.0
+    texts = torch.cat([batch["fg"], batch["bg"]])
+    similarity = text_similarity(batch["patch"], texts)
+    assert similarity.shape == (N, C + 1, P)
+    assert similarity.dtype == torch.float64
+    for n in range(N):
+        for k in range(C + 1):
+            for i in range(P):
+                expected = cosine(batch["patch"][n, i].tolist(), texts[k].tolist())
+                assert similarity[n, k, i].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_text_similarity_of_half_precision_is_float32(batch):
+    similarity = text_similarity(batch["patch"].half(), batch["fg"].half())
+    assert similarity.dtype == torch.float32
