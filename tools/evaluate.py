@@ -15,10 +15,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
-from detectron2.utils import comm
 
 from dalnet.engine import run, setup
-from dalnet.engine.grid_evaluation import GridJob, evaluate_grid
+from dalnet.engine.grid_evaluation import GridJob, default_workers, evaluate_grid
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +35,9 @@ def parse_args() -> argparse.Namespace:
         "--output", help="folder of the results (default: OUTPUT_DIR/evaluation/SPLIT)"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, help="CRF processes (default: one a core)"
+        "--workers",
+        type=int,
+        help="CRF processes (default: one a core; without a GPU, some for the network)",
     )
     args = parser.parse_args()
     args.eval_only = True
@@ -52,8 +53,7 @@ def main(args: argparse.Namespace) -> dict | None:
         cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)
 
     cfg = setup(args, adjust)
-    cores = len(os.sched_getaffinity(0)) // comm.get_local_size()
-    workers = args.workers or max(cores, 1)
+    workers = default_workers(cfg) if args.workers is None else args.workers
     output = Path(cfg.OUTPUT_DIR)
     job = GridJob(args.split, args.sources, args.protocols, output, args.dump, workers)
     return evaluate_grid(cfg, job)

@@ -5,14 +5,16 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import resource
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_context
@@ -79,6 +81,8 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
     Raises:
         UsageError: settings, files or a machine that do not fit, or an interrupt.
     """
+    if job.workers < 1:
+        raise UsageError(f"--workers is {job.workers}; the CRF needs at least 1.")
     rows = make_rows(cfg, job.sources, job.protocols)
     dicts = DatasetCatalog.get(job.split)
     _check_split(job.split, dicts, rows)
@@ -96,6 +100,7 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
         pool = None
         if backend is not None and remaining:
             pool = stack.enter_context(CRFPool(job.workers, crf_parameters(cfg), backend))
+            stack.enter_context(_threads_beside(job.workers))
         dump = Dump(job.dump) if job.dump is not None else None
         predictor = RowPredictor(model, rows, threshold)
         stream = Stream(predictor, progress.tally, pool, dump)
@@ -110,6 +115,23 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
     _report(job, result)
     progress.forget()
     return result
+
+
+def default_workers(cfg: CfgNode) -> int:
+    """CRF processes of this rank: one a core; where the network needs cores too, fewer."""
+    cores = max(len(os.sched_getaffinity(0)) // comm.get_local_size(), 1)
+    return min(cores, cores - cores // 2 + 1) if cfg.MODEL.DEVICE == "cpu" else cores
+
+
+@contextlib.contextmanager
+def _threads_beside(workers: int) -> Iterator[None]:
+    """Leave the workers their cores: threads that wait for each other lose more than they add."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, len(os.sched_getaffinity(0)) - workers + 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_split(split: str, dicts: list[dict[str, Any]], rows: Iterable[Row]) -> None:

@@ -213,6 +213,7 @@ def test_mask_of_another_size_is_named_and_nothing_is_lost(tool, capsys):
     [
         (("--sources", "boxes"), "sources are seg"),
         (("--protocols", "tta"), "'tta' is no protocol"),
+        (("--workers", "0"), "--workers is 0"),
         (("--protocols", "ss+crf", "TEST.CRF.BACKEND", "gpu"), "TEST.CRF.BACKEND is 'gpu'"),
     ],
 )
