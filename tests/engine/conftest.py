@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
 from PIL import Image
+
+from dalnet.config import add_dalnet_config
+from dalnet.engine import DALNetTrainer
+from dalnet.engine.checkpointer import DALNetCheckpointer
 
 CLASSES = ["cat", "dog"]
 
@@ -50,3 +56,23 @@ def voc_tree(tmp_path, monkeypatch, tiny_cfg):
     config = tmp_path / "config.yaml"
     config.write_text(cfg.dump())
     return VOCTree(voc, config, tmp_path / "output")
+
+
+@dataclass(frozen=True)
+class VOCModel:
+    """A config, not frozen, and a checkpoint of it."""
+
+    cfg: CfgNode
+    weights: Path
+
+
+@pytest.fixture
+def voc_model(voc_tree):
+    """Fresh weights for the config of ``voc_tree``, in a folder of a training."""
+    cfg = get_cfg()
+    add_dalnet_config(cfg)
+    cfg.merge_from_file(str(voc_tree.config))
+    torch.manual_seed(0)
+    folder = voc_tree.output / "run"
+    DALNetCheckpointer(DALNetTrainer.build_model(cfg), str(folder)).save("model")
+    return VOCModel(cfg, folder / "model.pth")

@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dalnet.config import add_dalnet_config
 from dalnet.data import build_test_loader
-from dalnet.engine import DALNetTrainer, figures
-from dalnet.engine.checkpointer import DALNetCheckpointer
+from dalnet.engine import figures
 from dalnet.engine.figures import FigureJob, choose_images
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
@@ -26,14 +22,10 @@ CAT, DOG = 8, 12  # labels in a label map
 
 
 @pytest.fixture
-def trained(voc_tree):
+def trained(voc_model):
     """The tree's config, with fresh weights as MODEL.WEIGHTS."""
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    cfg.merge_from_file(str(voc_tree.config))
-    torch.manual_seed(0)
-    DALNetCheckpointer(DALNetTrainer.build_model(cfg), str(voc_tree.output)).save("model")
-    cfg.MODEL.WEIGHTS = str(voc_tree.output / "model.pth")
+    cfg = voc_model.cfg
+    cfg.MODEL.WEIGHTS = str(voc_model.weights)
     cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
     cfg.DATASETS.TEST = (SPLIT,)
     return cfg

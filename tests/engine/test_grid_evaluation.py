@@ -9,13 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.config import get_cfg
 from PIL import Image
 
-from dalnet.config import add_dalnet_config
 from dalnet.engine import DALNetTrainer, run
-from dalnet.engine.checkpointer import DALNetCheckpointer
 from dalnet.engine.trainer import load_model
 from dalnet.evaluation import streaming
 from dalnet.evaluation.confusion import class_ious
@@ -33,25 +29,18 @@ def load_tool():
 
 
 @pytest.fixture
-def tool(voc_tree, monkeypatch):
+def tool(voc_tree, voc_model, monkeypatch):
     """Runs the tool on the tree's val split with fresh weights; returns results.json."""
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    cfg.merge_from_file(str(voc_tree.config))
-    torch.manual_seed(0)
-    model = DALNetTrainer.build_model(cfg)
-    DALNetCheckpointer(model, str(voc_tree.output)).save("model")
-    weights = voc_tree.output / "model.pth"
 
     def execute(*arguments, split=SPLIT):
         command = ["evaluate.py", "--config-file", voc_tree.config, "--split", split]
-        command += ["--workers", 1, *arguments, "MODEL.WEIGHTS", weights]
+        command += ["--workers", 1, *arguments, "MODEL.WEIGHTS", voc_model.weights]
         monkeypatch.setattr("sys.argv", [str(part) for part in command])
         module = load_tool()
         run(module.main, module.parse_args())
         return json.loads((execute.output / "results.json").read_text())
 
-    execute.voc, execute.weights, execute.config = voc_tree.voc, weights, cfg
+    execute.voc, execute.weights, execute.config = voc_tree.voc, voc_model.weights, voc_model.cfg
     execute.output = voc_tree.output / "evaluation" / SPLIT
     return execute
 

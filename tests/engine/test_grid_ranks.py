@@ -10,8 +10,6 @@ import torch.multiprocessing
 from detectron2.config import get_cfg
 
 from dalnet.config import add_dalnet_config
-from dalnet.engine import DALNetTrainer
-from dalnet.engine.checkpointer import DALNetCheckpointer
 from dalnet.engine.grid_evaluation import GridJob, evaluate_grid
 
 SPLIT = "voc_2012_sem_seg_val"
@@ -31,13 +29,9 @@ def run_rank(rank, world_size, config, folder):
     torch.distributed.destroy_process_group()
 
 
-def test_ranks_share_the_images(voc_tree, tmp_path):
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    cfg.merge_from_file(str(voc_tree.config))
-    torch.manual_seed(0)
-    DALNetCheckpointer(DALNetTrainer.build_model(cfg), str(tmp_path)).save("model")
-    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+def test_ranks_share_the_images(voc_model, tmp_path):
+    cfg = voc_model.cfg
+    cfg.MODEL.WEIGHTS = str(voc_model.weights)
     config = tmp_path / "evaluated.yaml"
     config.write_text(cfg.dump())
 

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.config import get_cfg
 from PIL import Image
 
-from dalnet.config import add_dalnet_config
 from dalnet.data import build_test_loader
-from dalnet.engine import DALNetTrainer, run
-from dalnet.engine.checkpointer import DALNetCheckpointer
+from dalnet.engine import run
 from dalnet.engine.run_report import ReportJob, protocol_texts, write_run_report
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
@@ -30,14 +26,8 @@ SPLIT = "voc_2012_sem_seg_val"
 
 
 @pytest.fixture
-def tool(voc_tree, monkeypatch):
+def tool(voc_tree, voc_model, monkeypatch):
     """Runs the tool with fresh weights on the tree's val split; returns the page's text."""
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    cfg.merge_from_file(str(voc_tree.config))
-    torch.manual_seed(0)
-    run_folder = voc_tree.output / "run"
-    DALNetCheckpointer(DALNetTrainer.build_model(cfg), str(run_folder)).save("model")
     spec = importlib.util.spec_from_file_location("report", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -49,8 +39,8 @@ def tool(voc_tree, monkeypatch):
         run(module.main, module.parse_args())
         return (execute.pages / split / "report.html").read_text(encoding="utf-8")
 
-    execute.voc, execute.config, execute.run = voc_tree.voc, cfg, run_folder
-    execute.weights = run_folder / "model.pth"
+    execute.voc, execute.config = voc_tree.voc, voc_model.cfg
+    execute.run, execute.weights = voc_model.weights.parent, voc_model.weights
     execute.pages = voc_tree.output / "report"
     return execute
 
