@@ -175,14 +175,15 @@ def test_finished_trainings_are_not_run_again(sweep):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_ends_children_and_the_same_command_goes_on(sweep, capsys, number):
-    before = signal.getsignal(number)
+def test_interrupt_ends_children_and_the_same_command_goes_on(sweep, capsys, number, request):
+    found = signal.signal(number, signal.default_int_handler)  # ignored by background jobs
+    request.addfinalizer(lambda: signal.signal(number, found))
     # The checkpoint comes after the training has said how far it is.
     thread = send_signal_after(number, sweep.output / "slow/seed1/checkpoint")
     with pytest.raises(UsageError, match="interrupted; 1 of 3 trainings are finished"):
         sweep(["a", "slow", "b"], [1], report=0)
     thread.join()
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.default_int_handler
     (pid,) = starts(sweep, "slow", 1)
     assert not is_alive(pid)
     assert not starts(sweep, "b", 1)
@@ -207,8 +208,7 @@ def test_ignored_signals_stay_ignored(sweep):
 def test_failures_are_named_and_do_not_stop_the_others(sweep, capsys):
     with pytest.raises(UsageError, match="2 of 4 trainings failed"):
         sweep(["broken", "early", "a", "b"], [1])
-    lines = capsys.readouterr().out.splitlines()
-    log = sweep.output / "broken" / "seed1" / "console.txt"
+    lines, log = capsys.readouterr().out.splitlines(), sweep.output / "broken/seed1/console.txt"
     failed = [line for line in lines if "failed: " in line and "log: " in line]
     assert len(failed) == 2
     assert failed[0].endswith(
