@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,13 @@ def _check_split(split: str, dicts: list[dict[str, Any]], rows: Iterable[Row]) -
     """Refuse what cannot be predicted; say what cannot be scored."""
     if not dicts:
         raise UsageError(f"{split} has no images; name another split.")
+    (name, times), *_ = Counter(image_name(record) for record in dicts).most_common(1)
+    if times > 1:
+        # Finished images and dumped files go by this name.
+        raise UsageError(
+            f"{split} has {times} images whose file is called {name}; file names without suffix "
+            "must differ: rename all but one."
+        )
     masks = sum("sem_seg_file_name" in record for record in dicts)
     if masks < len(dicts):
         logger.warning(

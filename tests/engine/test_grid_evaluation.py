@@ -210,6 +210,13 @@ def test_settings_that_cannot_work_are_refused(tool, capsys, arguments, part):
     assert part in sentence(capsys, tool, *arguments)
 
 
+def test_equal_names_are_refused(tool, capsys):
+    split = tool.voc / "ImageSets/Segmentation/val.txt"
+    name = split.read_text().split()[0]
+    split.write_text(split.read_text() + f"{name}\n")
+    assert f"2 images whose file is called {name}" in sentence(capsys, tool)
+
+
 def test_empty_split_and_unknown_split_are_refused(tool, capsys):
     (tool.voc / "ImageSets/Segmentation/val.txt").write_text("\n")
     assert "val.txt is empty" in sentence(capsys, tool)
