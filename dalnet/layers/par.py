@@ -51,7 +51,11 @@ class PixelAdaptiveRefinement(nn.Module):
         self._offsets = [(d * dy, d * dx) for d in dilations for dy, dx in _DIRECTIONS]
         distances = torch.tensor([math.hypot(*o) for o in self._offsets], dtype=torch.float64)
         position_term = -((distances / (distances.std() + _EPS) / _BANDWIDTH) ** 2)
-        self._position_weights = (_POSITION_WEIGHT * position_term.softmax(dim=0)).tolist()
+        # Buffers, so that a GPU need not wait for them at every call.
+        position_weights = _POSITION_WEIGHT * position_term.softmax(dim=0)
+        self.register_buffer("_position_weights", position_weights, persistent=False)
+        offsets = torch.tensor(self._offsets, dtype=torch.int32)
+        self.register_buffer("_offset_table", offsets, persistent=False)
 
     @torch.no_grad()
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -77,36 +81,57 @@ class PixelAdaptiveRefinement(nn.Module):
         masks = F.interpolate(
             masks.to(dtype), size=images.shape[2:], mode="bilinear", align_corners=True
         )
-        weights = self._affinity(images)
+        neighbours = self._neighbours(*images.shape[2:], device=images.device)
+        return torch.stack(
+            [
+                self._average(maps, self._affinity(image), neighbours)
+                for image, maps in zip(images, masks, strict=True)
+            ]
+        )
+
+    def _average(self, maps: Tensor, weights: Tensor, neighbours: Tensor) -> Tensor:
+        """``num_iters`` weighted sums over the neighbours of maps [K, H, W] of one image."""
+        # A bag per pixel: one pass over the picture sums all neighbours of all maps.
+        rows = maps.flatten(1).T.contiguous()
+        starts = torch.arange(
+            0, neighbours.numel(), neighbours.shape[1], dtype=torch.int32, device=maps.device
+        )
         for _ in range(self.num_iters):
-            refined = torch.zeros_like(masks)
-            for neighbour, weight in zip(self._shifted(masks), weights, strict=True):
-                refined.addcmul_(neighbour, weight)
-            masks = refined
-        return masks
+            rows = F.embedding_bag(
+                neighbours.flatten(), rows, starts, mode="sum", per_sample_weights=weights.flatten()
+            )
+        return rows.T.reshape(maps.shape)
 
-    def _shifted(self, maps: Tensor) -> Iterator[Tensor]:
-        """The neighbours of all pixels, one offset at a time: views [N, C, H, W], no copies."""
-        height, width = maps.shape[2:]
-        margin = self._margin
-        padded = F.pad(maps, (margin,) * 4, mode="replicate")
-        for dy, dx in self._offsets:
-            yield padded.narrow(2, margin + dy, height).narrow(3, margin + dx, width)
+    def _neighbours(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Numbers of every pixel's neighbours [HW, offsets], pixels counted row by row."""
+        down, right = self._offset_table.to(device).unbind(1)
+        # Clamping is the replicate padding.
+        y = torch.arange(height, dtype=torch.int32, device=device)[:, None] + down
+        x = torch.arange(width, dtype=torch.int32, device=device)[:, None] + right
+        y, x = y.clamp_(0, height - 1), x.clamp_(0, width - 1)
+        return (y[:, None] * width + x).flatten(0, 1)
 
-    def _affinity(self, images: Tensor) -> Tensor:
-        """Weights of the neighbours, [offsets, N, 1, H, W]."""
+    def _affinity(self, image: Tensor) -> Tensor:
+        """Weights of the neighbours [HW, offsets] of one image [3, H, W]."""
         count = len(self._offsets)
-        mean = torch.zeros_like(images)
-        for neighbour in self._shifted(images):
+        mean = torch.zeros_like(image)
+        for neighbour in self._shifted(image):
             mean.add_(neighbour, alpha=1.0 / count)
         # In two passes: in a flat region the difference of squares would be all rounding.
-        variance = torch.zeros_like(images)
-        for neighbour in self._shifted(images):
+        variance = torch.zeros_like(image)
+        for neighbour in self._shifted(image):
             variance.add_((neighbour - mean).square_(), alpha=1.0 / (count - 1))
         scale = 1.0 / ((variance.sqrt_() + _EPS) * _BANDWIDTH)
-        image_term = images.new_empty(count, len(images), 1, *images.shape[2:])
-        for term, neighbour in zip(image_term, self._shifted(images), strict=True):
-            difference = (images - neighbour).mul_(scale).square_()
-            torch.mean(difference, dim=1, keepdim=True, out=term).neg_()
-        position_weights = images.new_tensor(self._position_weights).view(-1, 1, 1, 1, 1)
-        return image_term.softmax(dim=0).add_(position_weights)
+        image_term = image.new_empty(count, *image.shape[1:])
+        for term, neighbour in zip(image_term, self._shifted(image), strict=True):
+            difference = (image - neighbour).mul_(scale).square_()
+            torch.mean(difference, dim=0, out=term).neg_()
+        return image_term.flatten(1).T.softmax(dim=1).add_(self._position_weights.to(image))
+
+    def _shifted(self, image: Tensor) -> Iterator[Tensor]:
+        """The neighbours of all pixels, one offset at a time: views [C, H, W], no copies."""
+        height, width = image.shape[1:]
+        margin = self._margin
+        padded = F.pad(image, (margin,) * 4, mode="replicate")
+        for dy, dx in self._offsets:
+            yield padded.narrow(1, margin + dy, height).narrow(2, margin + dx, width)
