@@ -13,6 +13,7 @@ from torch import Tensor
 from dalnet.modeling import DALNet
 from dalnet.modeling.cam import cam_scores
 from dalnet.modeling.inference import Passes, crf_photographs
+from dalnet.modeling.present import PresentClasses
 
 from .crf_pool import CRFJob
 from .protocol import Row
@@ -93,7 +94,8 @@ class _Photograph:
         self.model = model
         self.pixels = item["image"].to(model.device).float()[None]
         self.size = (item["height"], item["width"])
-        shown = item["image_labels"].nonzero().flatten()
+        self.labels: Tensor = item["image_labels"]
+        shown = self.labels.nonzero().flatten()
         self.present: tuple[int, ...] = tuple(shown.tolist())
         # The labels that the photograph can have, by its image-level labels, in a label map.
         self.values = F.pad(shown + 1, (1, 0)).to(model.device)
@@ -133,7 +135,8 @@ class _Photograph:
         key = source, scales, flip
         if key not in self._kept:
             if self.present:
-                cams = self.passes.cams(source, scales, flip, self.present)
+                classes = PresentClasses.of(self.labels[None]).to(self.pixels.device)
+                cams = self.passes.cams(source, scales, flip, classes)
             else:
                 cams = self.pixels.new_zeros(1, 0, *self.pixels.shape[-2:])
             self._kept[key] = cams

@@ -38,6 +38,7 @@ def global_implicit_alignment(
     labels: Tensor,
     cross: bool = True,
     similarity: str = "affine",
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Global Implicit Alignment L_im (DALNet paper, Eq. 3).
 
@@ -52,9 +53,11 @@ def global_implicit_alignment(
         labels: ``[N, C]`` multi-hot labels of the views.
         cross: keep the second term, the contrast with the background text.
         similarity: "affine" or "clamp".
+        counted: ``[N]``, 1 for the tokens that the mean is taken over and 0 for the others; all
+            where not given.
 
     Returns:
-        Scalar; 0 with zero gradient for N = 0.
+        Scalar; 0 with zero gradient if no token counts.
 
     Raises:
         UsageError: unknown ``similarity``.
@@ -65,7 +68,9 @@ def global_implicit_alignment(
     if cross:
         background = _positive(tokens @ unit_vectors(text_bg).T, similarity)
         per_image = per_image - _safe_log(1 - background).sum(dim=1)
-    return _batch_mean(per_image)
+    if counted is None:
+        return _batch_mean(per_image)
+    return (per_image * counted).sum() / counted.sum().clamp(min=1)
 
 
 @full_precision

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .present import PresentClasses
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
@@ -14,6 +16,7 @@ class TrainingBatch:
     Attributes:
         pixels: main views [N, 3, H, W], float32 RGB in 0..255.
         labels: image-level labels [N, C], float32, 1 where the image shows the class.
+        present: the classes of ``labels``, few beside C.
         boxes: the photograph inside each padded view [N, 4], (y0, y1, x0, x1) in pixels.
         global_views: further views [N, G - 1, 3, H, W], float32 RGB in 0..255.
         local_views: small views [N, L, 3, S, S], float32 RGB in 0..255.
@@ -22,6 +25,7 @@ class TrainingBatch:
 
     pixels: Tensor
     labels: Tensor
+    present: PresentClasses
     boxes: Tensor
     global_views: Tensor
     local_views: Tensor
@@ -32,11 +36,16 @@ class TrainingBatch:
         """Stack the mapper's dicts (see ``dalnet.data.DALNetMapper``) on ``device``."""
 
         def stack(key: str) -> Tensor:
-            return torch.stack([item[key] for item in inputs]).to(device, non_blocking=True)
+            stacked = torch.stack([item[key] for item in inputs])
+            # From pageable memory the copy would be waited for.
+            stacked = stacked.pin_memory() if device.type == "cuda" else stacked
+            return stacked.to(device, non_blocking=True)
 
+        labels = torch.stack([item["image_labels"] for item in inputs])
         return cls(
             pixels=stack("image").float(),
             labels=stack("image_labels"),
+            present=PresentClasses.of(labels).to(device),
             boxes=stack("image_box"),
             global_views=stack("global_views").float(),
             local_views=stack("local_views").float(),

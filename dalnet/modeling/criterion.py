@@ -99,11 +99,11 @@ class DALNetCriterion(nn.Module):
         return losses
 
     def implicit_alignment(
-        self, cls_tokens: Tensor, text: tuple[Tensor, Tensor], labels: Tensor
+        self, cls_tokens: Tensor, text: tuple[Tensor, Tensor], labels: Tensor, counted: Tensor
     ) -> dict[str, Tensor]:
-        """L_im, Eq. 3: projected class tokens [V, d] of all views with their labels [V, C]."""
+        """L_im, Eq. 3: projected class tokens [V, d] of all views, labels [V, C], weights [V]."""
         loss = global_implicit_alignment(
-            cls_tokens, *text, labels, cross=self.cross_contrastive, similarity=self.gia_similarity
+            cls_tokens, *text, labels, self.cross_contrastive, self.gia_similarity, counted
         )
         return {"loss_gia": self.weights["gia"] * loss}
 

@@ -15,8 +15,9 @@ from .alignment import AlignmentProjections
 from .batch import TrainingBatch
 from .cam import CAMClassifier, cam_to_label, object_mask
 from .criterion import DALNetCriterion
-from .inference import Passes, crf_probabilities
-from .pseudo_labels import local_view_labels, refine, token_grid_boxes
+from .inference import Passes, PresentCAMs, crf_probabilities
+from .present import PresentClasses
+from .pseudo_labels import local_view_labels, refine_shown, token_grid_boxes
 from .settings import InferenceSettings, LabelSettings
 from .text import build_text_embeddings
 
@@ -137,11 +138,11 @@ class DALNet(nn.Module):
             self.inter_classifier.logits(tokens["inter_tokens"]),
             batch.labels,
         )
-        cams, inter_cams = self._multi_scale_cams(images, tokens)
+        cams = self._multi_scale_cams(batch, images, tokens)
         if self.criterion.aligns:
             losses.update(self._align(batch, tokens, cams))
         if self.criterion.weights["ptc"] > 0:
-            token_labels = self._token_labels(inter_cams, tokens["inter_tokens"].shape[-2:], batch)
+            token_labels = self._token_labels(cams, tokens["inter_tokens"].shape[-2:], batch)
             losses.update(self.criterion.contrast(tokens["patch_tokens"], token_labels))
         losses.update(self._segment(batch, tokens, cams))
         return losses
@@ -149,24 +150,24 @@ class DALNet(nn.Module):
     def _normalize(self, pixels: Tensor) -> Tensor:
         return (pixels - self.pixel_mean) / self.pixel_std
 
-    @torch.no_grad()
-    def _multi_scale_cams(self, images: Tensor, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """CAMs and intermediate CAMs [N, C, H, W] of ``images``, whose plain ``tokens`` exist."""
+    def _multi_scale_cams(
+        self, batch: TrainingBatch, images: Tensor, tokens: dict[str, Tensor]
+    ) -> PresentCAMs:
+        """CAMs of ``images``, whose plain ``tokens`` at scale 1 exist; nothing is computed yet."""
         passes = self._passes(images)
         passes.take_over(tokens)
-        scales = self.label_settings.scales
-        return passes.cams("cam", scales, flip=True), passes.cams("cam_inter", scales, flip=True)
+        return PresentCAMs(passes, batch.present, self.label_settings.scales)
 
     def _align(
-        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: Tensor
+        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: PresentCAMs
     ) -> dict[str, Tensor]:
         """L_im over the class tokens of all views, L_ex over the main view's patch tokens."""
         text = self.projections.text(self.text_fg), self.projections.text(self.text_bg)
         losses = {}
         if self.criterion.gia:
-            cls_tokens, labels = self._view_tokens(batch, tokens["cls_token"], cams)
+            cls_tokens, *labels = self._view_tokens(batch, tokens["cls_token"], cams)
             cls_tokens = self.projections.visual(cls_tokens)
-            losses.update(self.criterion.implicit_alignment(cls_tokens, text, labels))
+            losses.update(self.criterion.implicit_alignment(cls_tokens, text, *labels))
         if self.criterion.lea:
             raw = self.inter_classifier.cam(tokens["inter_tokens"])
             threshold = self.label_settings.object_mask_threshold
@@ -178,69 +179,83 @@ class DALNet(nn.Module):
         return losses
 
     def _view_tokens(
-        self, batch: TrainingBatch, cls_tokens: Tensor, cams: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Class tokens [V, D] of the main view, global views and labelled local views; labels.
+        self, batch: TrainingBatch, cls_tokens: Tensor, cams: PresentCAMs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Class tokens [V, D] of main, global and local views, their labels [V, C] and weights [V].
 
-        Every view is one sample of Eq. 3, whatever image it comes from [D].
+        Every view is one sample of Eq. 3, whatever image it comes from [D]; a local view without
+        any class is a background view, which has the weight 0.
         """
         tokens, labels = [cls_tokens], [batch.labels]
         if batch.global_views.shape[1]:
             views = self._normalize(batch.global_views.flatten(0, 1))
             tokens.append(self.backbone(views)["cls_token"])
             labels.append(batch.labels.repeat_interleave(batch.global_views.shape[1], dim=0))
+        counted = [labels[-1].new_ones(sum(map(len, labels)))]
         if batch.local_views.shape[1]:
-            settings = self.label_settings
-            label_map = self._label_map(cams, batch.labels, batch.boxes)
-            local_labels = local_view_labels(
-                label_map, batch.local_boxes, self.num_classes, settings.local_min_coverage
-            ).flatten(0, 1)
             views = self._normalize(batch.local_views.flatten(0, 1))
-            # A view without any class is a background view: it enters no term.
-            shown = local_labels.any(dim=1)
-            tokens.append(self.backbone(views)["cls_token"][shown])
-            labels.append(local_labels[shown])
-        return torch.cat(tokens), torch.cat(labels)
+            tokens.append(self.backbone(views)["cls_token"])
+            labels.append(self._local_labels(batch, cams).flatten(0, 1))
+            counted.append(labels[-1].amax(dim=1))
+        return torch.cat(tokens), torch.cat(labels), torch.cat(counted)
 
-    def _label_map(self, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+    def _local_labels(self, batch: TrainingBatch, cams: PresentCAMs) -> Tensor:
+        """Labels [N, L, C] of the local views: what the main view's CAM shows in their place."""
+        slot_map = self._slot_map(cams.last, batch.present, batch.boxes)
+        num_slots = batch.present.index.shape[1]
+        coverage = self.label_settings.local_min_coverage
+        labels = local_view_labels(slot_map, batch.local_boxes, num_slots, coverage)
+        spread = batch.present.spread(labels.transpose(1, 2), self.num_classes)
+        return spread.transpose(1, 2)
+
+    def _slot_map(self, cams: Tensor, present: PresentClasses, boxes: Tensor) -> Tensor:
+        """Label map [N, h, w] over the slots of ``present`` of their CAMs [N, K, h, w]."""
         settings = self.label_settings
-        return cam_to_label(cams, labels, boxes, settings.low, settings.high, settings.ignore_value)
+        thresholds = settings.low, settings.high, settings.ignore_value
+        return cam_to_label(cams, present.shown, boxes, *thresholds)
 
-    def _token_labels(self, cams: Tensor, grid: tuple[int, int], batch: TrainingBatch) -> Tensor:
-        """Label map [N, h, w] of the intermediate CAM at token resolution, for L_ptc."""
+    def _token_labels(
+        self, cams: PresentCAMs, grid: tuple[int, int], batch: TrainingBatch
+    ) -> Tensor:
+        """Label map [N, h, w] of the intermediate CAM at token resolution, for L_ptc.
+
+        Its values are slots: L_ptc only asks which tokens of one image are alike.
+        """
         boxes = token_grid_boxes(batch.boxes, batch.pixels.shape[-2:], grid)
-        cams = F.interpolate(cams, size=grid, mode="bilinear", align_corners=False)
-        return self._label_map(cams, batch.labels, boxes)
+        small = F.interpolate(cams.intermediate, size=grid, mode="bilinear", align_corners=False)
+        return self._slot_map(small, batch.present, boxes)
 
-    def pseudo_labels(self, pixels: Tensor, cams: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine`.
+    def pseudo_labels(self, pixels: Tensor, cams: Tensor, shown: Tensor, boxes: Tensor) -> Tensor:
+        """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine_shown`.
 
         Args:
             pixels: photographs [N, 3, H, W], RGB in 0..255.
-            cams: [N, C, H, W] in 0..1.
-            labels: [N, C], multi-hot.
+            cams: of the present classes, [N, K, H, W] in 0..1.
+            shown: [N, K], 0 for a map whose class the image does not show.
             boxes: [N, 4], (y0, y1, x0, x1).
 
         Returns:
-            [N, H, W], long, with the ignore value.
+            [N, H, W], long, k + 1 for the class of map k, with the ignore value.
         """
         settings = self.label_settings
         thresholds = settings.low, settings.high, settings.ignore_value
-        return refine(self.par, pixels / 255, cams, labels, boxes, *thresholds)
+        return refine_shown(self.par, pixels / 255, cams, shown, boxes, *thresholds)
 
     def _segment(
-        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: Tensor
+        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: PresentCAMs
     ) -> dict[str, Tensor]:
         """L_seg and L_reg against the refined pseudo labels, once their time has come."""
         logits = self.sem_seg_head(tokens)
         if not self.criterion.segments or get_event_storage().iter < self.seg_start_iter:
             # Keeps the head in the graph, which DistributedDataParallel asks of every parameter.
             return {"loss_seg": 0.0 * logits.sum()}
-        pseudo_labels = self.pseudo_labels(batch.pixels, cams, batch.labels, batch.boxes)
+        present = batch.present
+        slots = self.pseudo_labels(batch.pixels, cams.last, present.shown, batch.boxes)
+        pseudo_labels = present.name(slots, self.label_settings.ignore_value)
         if self.keep_snapshot:
             self.snapshot = {
                 "pixels": batch.pixels[0],
-                "cam": cams[0] * batch.labels[0, :, None, None],
+                "cam": present.spread(cams.last, self.num_classes)[0],
                 "pseudo_label": pseudo_labels[0],
                 "logits": logits[0].detach(),
             }
@@ -271,25 +286,25 @@ class DALNet(nn.Module):
         passes = self.passes(pixels)
         result = {}
         if settings.cams and "image_labels" in item:
-            labels = item["image_labels"].to(self.device)[None]
+            present = PresentClasses.of(item["image_labels"][None]).to(self.device)
             # First, because it wants the mirror image of every scale.
-            result = self._infer_cams(passes, pixels, labels, size)
+            result = self._infer_cams(passes, pixels, present, size)
         probs = passes.probabilities("sem_seg", size, settings.scales, settings.flip)
         if settings.crf is not None:
             probs = crf_probabilities(pixels, probs, **settings.crf)
         return {"sem_seg": probs[0], **result}
 
     def _infer_cams(
-        self, passes: Passes, pixels: Tensor, labels: Tensor, size: tuple[int, int]
+        self, passes: Passes, pixels: Tensor, present: PresentClasses, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        cams, inter_cams = (
-            passes.cams(name, self.label_settings.scales, flip=True)
-            for name in ("cam", "cam_inter")
-        )
+        settings = self.label_settings
+        cams = PresentCAMs(passes, present, settings.scales)
         height, width = pixels.shape[-2:]
         boxes = torch.tensor([[0, height, 0, width]], device=self.device)
-        pseudo_label = self.pseudo_labels(pixels, cams, labels, boxes)
-        maps = torch.cat([cams, inter_cams]) * labels[..., None, None]
+        slots = self.pseudo_labels(pixels, cams.last, present.shown, boxes)
+        pseudo_label = present.name(slots, settings.ignore_value)[:, None].double()
+        maps = torch.cat([cams.last, cams.intermediate])
         maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-        pseudo_label = F.interpolate(pseudo_label[:, None].double(), size=size, mode="nearest")
-        return {"cam": maps[0], "cam_inter": maps[1], "pseudo_label": pseudo_label[0, 0].long()}
+        cam, cam_inter = (present.spread(m[None], self.num_classes)[0] for m in maps)
+        pseudo_label = F.interpolate(pseudo_label, size=size, mode="nearest")[0, 0].long()
+        return {"cam": cam, "cam_inter": cam_inter, "pseudo_label": pseudo_label}

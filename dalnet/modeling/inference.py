@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,13 @@ from torch import Tensor
 from dalnet.layers import dense_crf
 
 from .cam import fuse_raw_cams, resize_by
+from .present import PresentClasses
 
 Tokens = dict[str, Tensor]
+
+# On a CPU so many pixels go through the encoder at a time: for a ViT-B, the largest buffers of a
+# block then stay below the 32 MiB from which malloc maps (and the kernel clears) fresh memory.
+_CPU_PIXELS = 700**2
 
 
 @dataclass
@@ -58,11 +64,18 @@ class Passes:
         if not missing:
             return
         scaled = resize_by(self.images, scale)
-        tokens = self.encode(torch.cat([scaled.flip(-1) if m else scaled for m in missing]))
+        tokens = self._encode(torch.cat([scaled.flip(-1) if m else scaled for m in missing]))
         for index, mirrored in enumerate(missing):
             self._tokens[scale, mirrored] = {
                 key: value.chunk(len(missing))[index] for key, value in tokens.items()
             }
+
+    def _encode(self, images: Tensor) -> Tokens:
+        if images.is_cuda:
+            return self.encode(images)
+        at_a_time = max(1, _CPU_PIXELS // images[0, 0].numel())
+        parts = [self.encode(part) for part in images.split(at_a_time)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def probabilities(
         self, name: str, size: tuple[int, int], scales: Sequence[float], flip: bool
@@ -93,7 +106,7 @@ class Passes:
         name: str,
         scales: Sequence[float],
         flip: bool,
-        classes: Sequence[int] | None = None,
+        present: PresentClasses | None = None,
     ) -> Tensor:
         """CAMs of the raw maps ``name``, as ``multi_scale_cam`` fuses them.
 
@@ -101,16 +114,43 @@ class Passes:
             name: key of ``maps``.
             scales: factors on H and W.
             flip: also use the mirror image of every scale.
-            classes: indices of the P classes that are wanted; all C where not given.
+            present: the K classes of each image that are wanted; all C where not given.
 
         Returns:
-            [N, P, H, W], float32, in 0..1.
+            [N, K, H, W], float32, in 0..1.
         """
         per_scale = [self.views(name, scale, flip) for scale in scales]
-        if classes is not None:
+        if present is not None:
             # Before they are enlarged: most of the many classes are not shown.
-            per_scale = [[raw[:, list(classes)] for raw in views] for views in per_scale]
+            per_scale = [[present.select(raw) for raw in views] for views in per_scale]
         return fuse_raw_cams(per_scale, tuple(self.images.shape[-2:]))
+
+
+@dataclass
+class PresentCAMs:
+    """Multi-scale CAMs of the present classes, computed when first read, without gradient.
+
+    Attributes:
+        passes: with the raw maps "cam" and "cam_inter".
+        present: the K classes of each image.
+        scales: factors on H and W; every scale is seen mirrored too.
+    """
+
+    passes: Passes
+    present: PresentClasses
+    scales: Sequence[float]
+
+    @cached_property
+    @torch.no_grad()
+    def last(self) -> Tensor:
+        """CAMs of the last block [N, K, H, W] in 0..1."""
+        return self.passes.cams("cam", self.scales, True, self.present)
+
+    @cached_property
+    @torch.no_grad()
+    def intermediate(self) -> Tensor:
+        """CAMs of the intermediate block [N, K, H, W] in 0..1."""
+        return self.passes.cams("cam_inter", self.scales, True, self.present)
 
 
 def crf_photographs(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dalnet.layers import bilateral_filter
 
 from .cam import box_mask
 
 _DEAD_NORM = 1e-6  # below this length a vector has no direction
+_PAIRS_AT_A_TIME = 1 << 20  # cosines of token pairs: 4 MB, what a CPU's cache holds
 _ENERGY_UNIT = 1e-7  # brings the sum over all pixel pairs to the size of the other losses
 
 
@@ -68,17 +70,52 @@ def patch_token_contrast(tokens: Tensor, labels: Tensor, ignore: int = 255) -> T
     Returns:
         Scalar in 0..1; 0.5 without gradient if no pair counts.
     """
-    unit = unit_vectors(tokens.flatten(2).transpose(1, 2))
-    affinity = (unit @ unit.transpose(1, 2)).abs()
     flat = labels.flatten(1)
     valid = flat != ignore
-    pair = valid[:, :, None] & valid[:, None, :]
-    same = flat[:, :, None] == flat[:, None, :]
-    itself = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
-    positive, negative = pair & same & ~itself, pair & ~same
-    attract = (affinity * positive).sum() / (positive.sum() + 1)
-    repel = (affinity * negative).sum() / (negative.sum() + 1)
-    return 0.5 * (1 - attract) + 0.5 * repel
+    # A zero vector is at right angles to all, so pairs with an ignored token add nothing.
+    vectors = tokens.flatten(2).transpose(1, 2).masked_fill(~valid[:, :, None], 0.0)
+    ordered = flat.sort(dim=1).values
+    alike = torch.searchsorted(ordered, flat, right=True) - torch.searchsorted(ordered, flat)
+    num_alike = (alike * valid).sum()
+    num_positive = num_alike - valid.sum()
+    num_negative = valid.sum(dim=1).square().sum() - num_alike
+    attract = -0.5 / (num_positive + 1).to(vectors.dtype)
+    repel = 0.5 / (num_negative + 1).to(vectors.dtype)
+    return 0.5 + _PairwiseCosines.apply(unit_vectors(vectors), flat, attract, repel)
+
+
+class _PairwiseCosines(torch.autograd.Function):
+    """Weighted sum of |cos| over all ordered pairs of different tokens of an image.
+
+    The matrix of all pairs exists only a few rows at a time. The gradient falls out of the same
+    rows, so it is computed at once and nothing else is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, unit: Tensor, labels: Tensor, same: Tensor, different: Tensor
+    ) -> Tensor:
+        """Sum pairs of ``unit [N, P, D]`` by whether their ``labels [N, P]`` are the same."""
+        num_images, num_tokens, _ = unit.shape
+        total, gradient = unit.new_zeros(()), torch.empty_like(unit)
+        transposed = unit.transpose(1, 2)
+        rows = max(1, _PAIRS_AT_A_TIME // max(num_images * num_tokens, 1))
+        for start in range(0, num_tokens, rows):
+            tile = slice(start, start + rows)
+            cosines = unit[:, tile] @ transposed
+            weights = torch.where(labels[:, tile, None] == labels[:, None], same, different)
+            weights.diagonal(start, 1, 2).zero_()
+            total += (cosines.abs() * weights).sum()
+            torch.bmm(cosines.sign_().mul_(weights), unit, out=gradient[:, tile])
+        # Every pair occurs in both orders.
+        ctx.save_for_backward(gradient.mul_(2))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None, None
 
 
 @full_precision

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cam import box_mask
+from .present import PresentClasses
 
 
 @torch.no_grad()
@@ -45,39 +46,49 @@ def refine(
     Returns:
         ``[N, H, W]`` long.
     """
+    present = PresentClasses.of(labels)
+    slots = refine_shown(par, images, present.select(cams), present.shown, boxes, low, high, ignore)
+    return present.name(slots, ignore)
+
+
+@torch.no_grad()
+def refine_shown(
+    par: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    cams: Tensor,
+    shown: Tensor,
+    boxes: Tensor,
+    low: float,
+    high: float,
+    ignore: int = 255,
+) -> Tensor:
+    """As :func:`refine`, for CAMs of the present classes alone.
+
+    Args:
+        par, images, boxes, low, high, ignore: as there.
+        cams: ``[N, K, H, W]`` in 0..1.
+        shown: ``[N, K]``, 0 for a map whose class the image does not show: it gets no mass.
+
+    Returns:
+        ``[N, H, W]`` long, k + 1 for the class of map k.
+    """
     size = images.shape[-2:]
     half = [max(side // 2, 1) for side in size]
-    values, scores = _present_scores(cams.float(), labels, half)
+    scores = cams.float()
+    if cams.shape[1]:
+        scores = F.interpolate(scores, size=half, mode="bilinear", align_corners=False)
+    else:
+        scores = scores.new_empty(len(cams), 0, *half)
+    scores = scores.masked_fill((shown <= 0)[:, :, None, None], -torch.inf)
     masks = torch.cat([_with_background(scores, score) for score in (high, low)], dim=1)
     small = F.interpolate(images.float(), size=half, mode="bilinear", align_corners=False)
     # Both runs share the affinities: the refinement acts on every channel alike.
     refined = par(small, masks)
     refined = F.interpolate(refined, size=size, mode="bilinear", align_corners=False)
     # As argmax, which takes ten times as long on the CPU.
-    slots = refined.unflatten(1, (2, -1)).max(dim=2).indices
-    sure_foreground, sure_background = values.gather(1, slots.flatten(1)).view_as(slots).unbind(1)
+    sure_foreground, sure_background = refined.unflatten(1, (2, -1)).max(dim=2).indices.unbind(1)
     unsure = (sure_foreground == 0) & (sure_background != 0)
     return sure_foreground.masked_fill(unsure | ~box_mask(boxes, *size), ignore)
-
-
-def _present_scores(cams: Tensor, labels: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
-    """CAMs of the present classes, shrunk to ``size``, as ``[N, K, *size]``.
-
-    K is the largest number of classes that an image of the batch shows. Images with fewer are
-    filled up with -inf, which the softmax turns into no mass. The first result ``[N, K + 1]``
-    is the label value of {background, each of the K maps}.
-    """
-    present = labels > 0
-    most = int(present.sum(dim=1).amax()) if present.numel() else 0
-    index = present.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-    values = F.pad(index + 1, (1, 0))
-    chosen = cams.gather(1, index[:, :, None, None].expand(-1, -1, *cams.shape[-2:]))
-    if most:
-        chosen = F.interpolate(chosen, size=size, mode="bilinear", align_corners=False)
-    else:
-        chosen = cams.new_empty(len(cams), 0, *size)
-    absent = ~present.gather(1, index)
-    return values, chosen.masked_fill(absent[:, :, None, None], -torch.inf)
 
 
 def _with_background(scores: Tensor, background: float) -> Tensor:
@@ -115,7 +126,7 @@ def local_view_labels(
         label_map: ``[N, H, W]`` integer pseudo labels of the main views; since they hold only
             classes of the image, so does the result.
         boxes: ``[N, L, 4]`` integers (y0, y1, x0, x1), each view's place in its main view.
-        num_classes: C, without background.
+        num_classes: C, without background; the time grows with it.
         min_coverage: smallest share of the box, 0..1, that a class must cover; pixels with any
             other label, ignored ones too, count as not covered.
 
@@ -128,9 +139,7 @@ def local_view_labels(
     needed = min_coverage * ((y1 - y0) * (x1 - x0)).double()
     image = torch.arange(len(boxes), device=boxes.device)[:, None]
     result = torch.zeros(*boxes.shape[:2], num_classes, device=boxes.device)
-    for value in label_map.unique().tolist():
-        if not 1 <= value <= num_classes:
-            continue
+    for value in range(1, num_classes + 1):
         # Integral image: any box sum is four look-ups.
         area = F.pad((label_map == value).cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
         covered = area[image, y1, x1] - area[image, y0, x1] - area[image, y1, x0]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dalnet.layers import bilateral_filter
+from dalnet.modeling import losses
 from dalnet.modeling.losses import balanced_cross_entropy, dense_energy, patch_token_contrast
 
 IGNORE = 255
@@ -53,6 +54,18 @@ def test_contrast_gradient(token_batch):
     ignored = (labels == IGNORE)[:, None].expand_as(tokens)
     assert not tokens.grad[ignored].any()
     assert tokens.grad[~ignored].all()
+
+
+def test_contrast_does_not_depend_on_the_tiles(token_batch, monkeypatch):
+    tokens, labels = token_batch
+    results = []
+    for pairs in (1, 2 * 6 * 4, 1 << 20):  # tiles of one row, of 4 rows and then 2, of all rows
+        monkeypatch.setattr(losses, "_PAIRS_AT_A_TIME", pairs)
+        leaf = tokens.clone().requires_grad_()
+        loss = patch_token_contrast(leaf, labels)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    for tiled in results[:2]:
+        torch.testing.assert_close(tiled, results[2], rtol=1e-12, atol=1e-15)
 
 
 def test_contrast_does_not_depend_on_order_or_mirror(token_batch):
