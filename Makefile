@@ -9,7 +9,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info 
 # What else decides which Detectron2 is found or installed is part of the stamp's name.
 STAMP := $(VENV)/setup-$(shell printf '%s' '$(DETECTRON2) $(PYTHONPATH)' | cksum | cut -d ' ' -f 1).stamp
 
-.PHONY: help setup demo test lint clean distclean
+.PHONY: help setup demo test lint bench clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
@@ -25,6 +25,9 @@ test: setup ## run the tests
 lint: setup ## check style and formatting
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
+
+bench: setup ## compare the numerical kernels with the published algorithms (takes a while)
+	$(BIN) -m benchmarks
 
 clean: ## remove caches and build files; .venv and output/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -163,8 +163,9 @@ def dense_energy(
     pixel) and ``sigma_xy`` with it. Scores outside the photograph's box are zero. The gate is 1 at
     unlabelled pixels and 1 minus the top score elsewhere, and is a constant to the gradient.
 
-    The gradient is that of the value, ``gate A S + A (gate S)`` per pixel. The published code
-    writes its backward pass by hand as ``2 gate A S``, the same only where the gate is uniform.
+    The gradient is that of the value, ``gate A S + A^T (gate S)`` per pixel. The published code
+    writes its backward pass by hand as ``2 gate A S``, the same only where the gate is uniform and
+    A symmetric, which the lattice is but roughly.
 
     Args:
         images: ``[N, 3, H, W]`` RGB in 0..255.
