@@ -60,6 +60,9 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10
     # Recompute each block in the backward pass: less memory, more time.
     cfg.MODEL.VIT.GRAD_CHECKPOINTING = False
+    # Compile the encoder's blocks by torch.compile in this mode: "default", "reduce-overhead" (with
+    # CUDA graphs) or "max-autotune". "" does not; the first steps of the others take minutes.
+    cfg.MODEL.VIT.COMPILE = ""
     # Architecture overrides for small models; 0 keeps what timm's NAME says.
     cfg.MODEL.VIT.IMG_SIZE = 0
     cfg.MODEL.VIT.PATCH_SIZE = 0
@@ -137,6 +140,9 @@ def _add_method(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
+    # Of mixed precision (SOLVER.AMP.ENABLED, on CUDA): "bfloat16", or "float16" with its loss
+    # scaling for GPUs before Ampere [D].
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.SOLVER.BASE_LR = 6e-5
     cfg.SOLVER.HEAD_LR_MULTIPLIER = 10.0  # everything but the backbone [T]
     cfg.SOLVER.BETAS = (0.9, 0.999)

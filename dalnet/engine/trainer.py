@@ -28,6 +28,14 @@ from .setup import check_crop_size
 class DALNetTrainer(DefaultTrainer):
     """Trains and evaluates what the config describes."""
 
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build everything that ``cfg`` describes."""
+        super().__init__(cfg)
+        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16":
+            # It has the range of float32, so there is nothing to scale; and the scaler's question
+            # whether a gradient is infinite would have the GPU waited for.
+            self._trainer.grad_scaler = torch.amp.GradScaler(enabled=False)
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the model and log its size rather than its whole structure."""

@@ -18,7 +18,7 @@ from .criterion import DALNetCriterion
 from .inference import Passes, PresentCAMs, crf_probabilities
 from .present import PresentClasses
 from .pseudo_labels import local_view_labels, refine_shown, token_grid_boxes
-from .settings import InferenceSettings, LabelSettings
+from .settings import InferenceSettings, LabelSettings, amp_dtype
 from .text import build_text_embeddings
 
 
@@ -40,6 +40,7 @@ class DALNet(nn.Module):
         label_settings: LabelSettings,
         inference_settings: InferenceSettings,
         seg_start_iter: int,
+        amp_dtype: torch.dtype,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
@@ -57,6 +58,7 @@ class DALNet(nn.Module):
             label_settings: how CAMs become masks and labels.
             inference_settings: what is computed in evaluation.
             seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
+            amp_dtype: of the matrix products where the trainer has switched autocast on.
             pixel_mean, pixel_std: per channel, RGB in 0..255.
         """
         super().__init__()
@@ -71,6 +73,7 @@ class DALNet(nn.Module):
         self.label_settings = label_settings
         self.inference_settings = inference_settings
         self.seg_start_iter = seg_start_iter
+        self.amp_dtype = amp_dtype
         text_fg, text_bg = text_embeddings or (None, None)
         self.register_buffer("text_fg", text_fg)
         self.register_buffer("text_bg", text_bg)
@@ -104,6 +107,7 @@ class DALNet(nn.Module):
             "label_settings": LabelSettings.from_config(cfg),
             "inference_settings": InferenceSettings.from_config(cfg),
             "seg_start_iter": method.SEG_START_ITER,
+            "amp_dtype": amp_dtype(cfg),
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
         }
@@ -130,8 +134,15 @@ class DALNet(nn.Module):
         if not self.training:
             return [self._infer(item) for item in batched_inputs]
         batch = TrainingBatch.collate(batched_inputs, self.device)
-        images = self._normalize(batch.pixels)
+        # Chosen here because the AMPTrainer of Detectron2 0.5 knows float16 only.
+        kind = self.device.type
+        enabled = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype=self.amp_dtype, enabled=enabled):
+            return self._losses(batch)
 
+    def _losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """The training step of Figure 2, top to bottom."""
+        images = self._normalize(batch.pixels)
         tokens = self.backbone(images)
         losses = self.criterion.classification(
             self.classifier.logits(tokens["patch_tokens"]),

@@ -3,7 +3,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from detectron2.config import CfgNode
+
+from dalnet.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,17 @@ def crf_parameters(cfg: CfgNode) -> dict[str, float]:
     """The arguments of :func:`dalnet.layers.dense_crf` that ``cfg.TEST.CRF`` states."""
     other = ("ENABLED", "BACKEND")
     return {key.lower(): value for key, value in cfg.TEST.CRF.items() if key not in other}
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype:
+    """What ``SOLVER.AMP.DTYPE`` names.
+
+    Raises:
+        UsageError: neither of the two half precisions.
+    """
+    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    if cfg.SOLVER.AMP.DTYPE not in dtypes:
+        raise UsageError(
+            f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}; set it to 'bfloat16' or 'float16'."
+        )
+    return dtypes[cfg.SOLVER.AMP.DTYPE]

@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from dalnet.errors import UsageError
 from dalnet.modeling.vit_weights import load_vit_weights
 
+_COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
+
 
 @BACKBONE_REGISTRY.register()
 class TimmViT(Backbone):
@@ -40,6 +42,7 @@ class TimmViT(Backbone):
         weights: str,
         intermediate_block: int,
         grad_checkpointing: bool = False,
+        compile_mode: str = "",
         overrides: dict[str, int] | None = None,
     ) -> None:
         """
@@ -48,13 +51,20 @@ class TimmViT(Backbone):
             weights: "timm", a file or "", see :func:`dalnet.modeling.vit_weights.load_vit_weights`.
             intermediate_block: block, counted from 1, after which ``inter_tokens`` are read.
             grad_checkpointing: recompute each block in the backward pass to save memory.
+            compile_mode: of ``torch.compile`` for the blocks; "" leaves them as they are.
             overrides: timm's constructor arguments to change (``img_size``, ``patch_size``,
                 ``embed_dim``, ``depth``, ``num_heads``).
 
         Raises:
-            UsageError: unknown or unsuitable model, bad block number, weights missing or misfit.
+            UsageError: unknown or unsuitable model, bad block number, weights missing or misfit,
+                unknown compile mode.
         """
         super().__init__()
+        if compile_mode not in _COMPILE_MODES:
+            raise UsageError(
+                f"MODEL.VIT.COMPILE is {compile_mode!r}; choose one of "
+                f'{", ".join(_COMPILE_MODES[1:])}, or "" for none.'
+            )
         self.vit = _create_vit(name, overrides or {})
         depth = len(self.vit.blocks)
         if not 1 <= intermediate_block <= depth:
@@ -63,6 +73,13 @@ class TimmViT(Backbone):
                 f"1 to {depth}; choose one of them."
             )
         load_vit_weights(self.vit, name, weights)
+        if compile_mode:
+            # Block by block, which all run the same code: it is compiled once per kind of shape.
+            # Names of parameters stay as they are.
+            for block in self.vit.blocks:
+                block.compile(mode=compile_mode)
+        # A CUDA graph's output is overwritten by its next run, and a step has several passes.
+        self._copies_outputs = compile_mode == "reduce-overhead"
         self.intermediate_block = intermediate_block
         self.grad_checkpointing = grad_checkpointing
         self.patch_size: int = self.vit.patch_embed.feat_ratio()
@@ -78,6 +95,7 @@ class TimmViT(Backbone):
             "weights": vit.WEIGHTS,
             "intermediate_block": vit.INTERMEDIATE_BLOCK,
             "grad_checkpointing": vit.GRAD_CHECKPOINTING,
+            "compile_mode": vit.COMPILE,
             "overrides": {key.lower(): vit[key] for key in keys if vit[key]},
         }
 
@@ -103,7 +121,7 @@ class TimmViT(Backbone):
             else:
                 tokens = block(tokens)
             if number == self.intermediate_block:
-                inter = tokens
+                inter = tokens.clone() if self._copies_outputs else tokens
         tokens = self.vit.norm(tokens)
         return {
             "cls_token": tokens[:, 0],

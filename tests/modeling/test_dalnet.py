@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from dalnet.errors import UsageError
 from dalnet.modeling.alignment import global_implicit_alignment, local_explicit_alignment
 from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
 from dalnet.modeling.losses import balanced_cross_entropy, dense_energy, patch_token_contrast
@@ -199,6 +200,11 @@ def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
     assert all(loss.isfinite() for loss in losses.values()), losses
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_unknown_precision_is_refused(tiny_cfg):
+    with pytest.raises(UsageError, match="SOLVER.AMP.DTYPE is 'half'; set it to"):
+        make_model(tiny_cfg, "SOLVER.AMP.DTYPE", "half")
 
 
 def test_inference_sizes_and_scores(tiny_cfg):

@@ -2,6 +2,7 @@
 """Tokens of the timm backbone, against timm itself and against loops."""
 
 import math
+import shutil
 
 import pytest
 import timm
@@ -193,3 +194,32 @@ def test_intermediate_block_out_of_range(block):
 def test_unsuitable_models(name, overrides, words):
     with pytest.raises(UsageError, match=words):
         make(name, **overrides)
+
+
+def test_an_unknown_compile_mode_is_refused():
+    with pytest.raises(UsageError, match="MODEL.VIT.COMPILE is 'fastest'"):
+        TimmViT(
+            name="vit_tiny_patch16_224", weights="", intermediate_block=1, compile_mode="fastest"
+        )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_compute_the_same():
+    plain = make()
+    compiled = TimmViT(
+        name="vit_tiny_patch16_224",
+        weights="",
+        intermediate_block=2,
+        compile_mode="default",
+        overrides=sizes(),
+    ).eval()
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    compiled.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 32, 32)
+    expected, got = plain(images), compiled(images)
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-4)
+    for tokens in (expected, got):
+        tokens["patch_tokens"].square().sum().backward()
+    for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3)
