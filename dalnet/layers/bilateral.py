@@ -6,16 +6,10 @@ M. Tang et al., "On Regularized Losses for Weakly-supervised CNN Segmentation", 
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dalnet.errors import UsageError
+from dalnet.layers.gaussian import gaussian_filter
 from dalnet.layers.permutohedral import PermutohedralLattice
-
-# Kernel entries held at a time by the exact filter: what a CPU's cache holds, or what keeps a GPU
-# busy (192 MiB).
-_TILE_ELEMENTS = {False: 1 << 18, True: 1 << 24}
-# Denormal numbers slow a CPU down tenfold; exp(-60) is nothing beside the pixel's own 1.
-_MIN_EXPONENT = -60.0
 
 
 def bilateral_filter(
@@ -37,7 +31,7 @@ def bilateral_filter(
         sigma_xy: standard deviation in position, in pixels.
         method: ``"lattice"``, the permutohedral approximation as published (Adams et al. 2010):
             linear time, but on photographs about half of the exact sum; or ``"exact"``: quadratic
-            time, linear memory.
+            time, linear memory. On a GPU the host waits for neither.
 
     Returns:
         [N, K, H, W], float32, or float64 for float64 values.
@@ -55,15 +49,16 @@ def bilateral_filter(
             "values [N, K, H, W] must have the number and size of the images [N, 3, H, W], "
             f"got {tuple(values.shape)} for images {tuple(images.shape)}"
         )
-    points = values.flatten(2).transpose(1, 2)
+    points = values.flatten(2)
     if points.dtype != torch.float64:
         points = points.float()
     features = pixel_features(images.to(points.dtype), sigma_xy, sigma_rgb)
     if method == "lattice":
-        filtered = PermutohedralLattice(features).filter(points)
+        lattice = PermutohedralLattice(features)
+        filtered = lattice.filter(points.transpose(1, 2)).transpose(1, 2)
     else:
-        filtered = _ExactFilter.apply(points, features)
-    return filtered.transpose(1, 2).reshape(values.shape)
+        filtered = gaussian_filter(features, points)
+    return filtered.reshape(values.shape)
 
 
 def pixel_features(images: Tensor, xy_std: float, rgb_std: float) -> Tensor:
@@ -94,39 +89,3 @@ def pixel_positions(images: Tensor, xy_std: float) -> Tensor:
     )
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)[None] / xy_std
-
-
-class _ExactFilter(torch.autograd.Function):
-    """Gaussian sum over all pairs; the kernel is symmetric, so the backward is the forward."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor, features: Tensor) -> Tensor:
-        ctx.save_for_backward(features)
-        return _gaussian_sum(features, values)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        (features,) = ctx.saved_tensors
-        return _gaussian_sum(features, grad), None
-
-
-def _gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
-    """[N, P, K]: values summed under exp(-|f_i - f_j|^2 / 2), a tile of rows at a time."""
-    num_points = features.shape[1]
-    rows = max(1, _TILE_ELEMENTS[values.is_cuda] // num_points)
-    filtered = torch.empty_like(values, memory_format=torch.contiguous_format)
-    # The exponent as one product, f_i.f_j - |f_i|^2/2 - |f_j|^2/2, in double precision: single
-    # loses three digits to cancellation at small sigmas.
-    features = features.double()
-    half_square = -0.5 * features.square().sum(dim=2, keepdim=True)
-    one = torch.ones_like(half_square)
-    left = torch.cat([features, half_square, one], dim=2)
-    right = torch.cat([features, one, half_square], dim=2).transpose(1, 2)
-    for image_left, image_right, source, target in zip(left, right, values, filtered, strict=True):
-        for start in range(0, num_points, rows):
-            kernel = (image_left[start : start + rows] @ image_right).to(values.dtype)
-            kernel.clamp_(min=_MIN_EXPONENT).exp_()
-            # Autocast lowers neither float64 nor a product with `out`: no half precision here.
-            torch.mm(kernel, source, out=target[start : start + rows])
-    return filtered

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-_MAX_KEY = 2**63 - 1
+# Empty slots' key. Other keys, and the way from a key to its neighbours', stay below half of it.
+_EMPTY_KEY = 2**62
 # Beyond this no float64 resolves a lattice cell, and integer coordinates could overflow.
 _MAX_FEATURE = 2.0**52
 
@@ -28,25 +29,32 @@ class PermutohedralLattice:
     Args:
         features: [N, P, d] finite floats, already divided by their standard deviations; they are
             treated as constants. Their dtype is the precision of the geometry.
+        compact: make the table as long as there are lattice points, which the host must wait for.
+            Otherwise it has room for the most there can be, N * P * (d + 1); on photographs that is
+            tens of times too many, which a GPU shrugs off. Default: compact on the CPU only, so
+            that on a GPU nothing is waited for.
 
     Raises:
         ValueError: wrong shape, NaN, or features so far apart that a lattice point no longer fits
-            an integer key of 64 bits.
+            an integer key. What depends on the features' contents is, on a GPU, a device-side
+            assertion instead: the error then comes from a later CUDA call.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, compact: bool | None = None) -> None:
         if features.dim() != 3 or not features.is_floating_point() or 0 in features.shape:
             raise ValueError(
                 "lattice features must be a non-empty floating-point tensor [N, P, d], "
                 f"got {features.dtype} {tuple(features.shape)}"
             )
-        if not features.abs().amax() < _MAX_FEATURE:
-            raise ValueError("lattice features must be finite and moderate, got NaN or huge ones")
+        _require(
+            features.detach().abs().amax() < _MAX_FEATURE,
+            "lattice features must be finite and moderate, got NaN or huge ones",
+        )
         self.num_images, self.num_points, self.dim = features.shape
         with torch.no_grad():
-            remainder, rank, weights = _enclosing_simplex(features.detach().flatten(0, 1).T)
-            keys, strides = self._vertex_keys(remainder, rank)
-            self._build_table(keys, weights)
+            down, place, weights = _enclosing_simplex(features.detach().flatten(0, 1).T)
+            keys, strides = self._vertex_keys(down, place)
+            self._build_table(keys, weights, not features.is_cuda if compact is None else compact)
             self._build_neighbours(strides)
 
     def filter(self, values: Tensor) -> Tensor:
@@ -62,57 +70,76 @@ class PermutohedralLattice:
             )
         return _LatticeFilter.apply(values.flatten(0, 1), self).view_as(values)
 
-    def _vertex_keys(self, remainder: Tensor, rank: Tensor) -> tuple[Tensor, list[int]]:
-        """Integer keys [d+1, NP] of each point's d+1 simplex vertices, and the packing strides."""
-        d = self.dim
-        low, high = (bound.tolist() for bound in remainder.aminmax(dim=1))
-        # A vertex lies within d of the remainder-0 point in each coordinate, its neighbour within
-        # another d; with that margin no two coordinates and no two images share a key.
-        spans = [int(high[i]) - int(low[i]) + 4 * d + 1 for i in range(d)]
-        strides = [math.prod(spans[i + 1 :]) for i in range(d)]
-        per_image = math.prod(spans)
-        if per_image * self.num_images > _MAX_KEY:
-            raise ValueError(
-                f"lattice features span too many standard deviations in {d} dimensions for 64-bit "
-                "keys; enlarge the standard deviations or split the batch"
-            )
-        # Only d of the d+1 coordinates are stored, since they sum to zero: the last stride is 0.
-        packing = torch.tensor([*strides, 0], device=rank.device)
-        key = torch.arange(self.num_images, device=rank.device) * per_image
-        key = key.repeat_interleave(self.num_points)
-        for i, stride in enumerate(strides):
-            key += (remainder[i] - (int(low[i]) - 2 * d)) * stride
-        by_rank = torch.empty_like(rank).scatter_(0, rank, packing[:, None].expand_as(rank))
-        # Vertex k adds k to every coordinate and takes d+1 from the k of highest rank.
-        keys = [key]
-        for k in range(1, d + 1):
-            keys.append(keys[-1] + (sum(strides) - (d + 1) * by_rank[d + 1 - k]))
-        return torch.stack(keys), strides
+    def _vertex_keys(self, down: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Integer keys [d+1, NP] of each point's d+1 simplex vertices, the packing strides [d+1].
 
-    def _build_table(self, keys: Tensor, weights: Tensor) -> None:
+        ``down`` and ``place`` as :func:`_enclosing_simplex` returns them.
+        """
+        d = self.dim
+        low, high = (bound.long() for bound in (down[:d].amin(dim=1), down[:d].amax(dim=1)))
+        # In units of d+1, vertices lie from low - 1 to high and their neighbours 1 further out; the
+        # step beyond the end of a span, into the next one, must not meet a vertex there.
+        spans = high - low + 3
+        # That the last one is a multiple of d+1 tells the remainders apart: the sum of the strides
+        # leaves 1, so vertex k leaves k.
+        spans[-1] += -spans[-1] % (d + 1)
+        _require(
+            spans.double().prod() * (d + 1) * (self.num_images + 1) < _EMPTY_KEY / 2,
+            f"lattice features span too many standard deviations in {d} dimensions for 64-bit "
+            "keys; enlarge the standard deviations or split the batch",
+        )
+        # Only d of the d+1 coordinates are stored, since they sum to zero: the last stride is 0.
+        sizes = F.pad(spans, (0, 1), value=1).flip(0).cumprod(0).flip(0)
+        strides = F.pad(sizes[1:], (0, 1))
+        first = torch.arange(self.num_images, device=place.device) * sizes[0]
+        first -= ((low - 2) * sizes[1:]).sum()
+        keys = torch.empty_like(place)
+        torch.sum(down[:d].long() * (strides[:d, None] * (d + 1)), dim=0, out=keys[0])
+        keys[0].view(self.num_images, -1).add_(first[:, None] * (d + 1))
+        axis_steps = (strides.sum() - (d + 1) * strides)[:, None].expand_as(place)
+        steps = torch.empty_like(place)
+        steps.view(-1).scatter_(0, place.view(-1), axis_steps.flatten())
+        # Vertex k adds k to every coordinate and takes d+1 from the k of highest rank.
+        for k in range(d):
+            torch.add(keys[k], steps[k], out=keys[k + 1])
+        return keys, strides
+
+    def _build_table(self, keys: Tensor, weights: Tensor, compact: bool) -> None:
         """Number the distinct vertices; keep who splats onto each and where each point slices."""
         total = self.num_images * self.num_points
+        if compact and keys.amax() < 2**31:
+            keys = keys.int()  # sorts twice as fast
         # Stable, so that the order of a sum never depends on the other images of the batch.
         ordered, order = keys.flatten().sort(stable=True)
-        self._keys, vertex, counts = ordered.unique_consecutive(
-            return_inverse=True, return_counts=True
-        )
+        is_first = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
+        vertex = is_first.cumsum(0) - 1
+        if compact:
+            starts = is_first.nonzero().flatten()
+            self._keys = ordered.index_select(0, starts).long()
+        else:
+            # Vertices beyond the last one start at the end: nobody splats onto them.
+            capacity = len(ordered)
+            starts = order.new_full((capacity + 1,), capacity)
+            places = torch.arange(capacity, device=order.device)
+            starts = starts.scatter_(0, vertex.where(is_first, capacity), places)[:-1]
+            self._keys = F.pad(ordered, (0, 1), value=_EMPTY_KEY).index_select(0, starts)
         self._splat_points = order % total
-        self._splat_weights = weights.flatten()[order]
-        self._splat_offsets = counts.cumsum(0) - counts
+        self._splat_weights = weights.flatten().index_select(0, order)
+        self._splat_offsets = starts
         slots = torch.empty_like(order).scatter_(0, order, vertex)
         self._slice_vertices = slots.view(self.dim + 1, total).T.contiguous()
         self._slice_weights = weights.T.contiguous()
 
-    def _build_neighbours(self, strides: list[int]) -> None:
+    def _build_neighbours(self, strides: Tensor) -> None:
         """Per axis, d+1 of them, the numbers of each vertex's two neighbours; M where absent."""
         count = len(self._keys)
         own = torch.arange(count, device=self._keys.device)
         self._neighbours = []
-        for axis_stride in (*strides, 0):
-            wanted = self._keys + ((self.dim + 1) * axis_stride - sum(strides))
+        for axis_step in ((self.dim + 1) * strides - strides.sum()).unbind():
+            wanted = self._keys + axis_step
             place = torch.searchsorted(self._keys, wanted).clamp_(max=count - 1)
-            found = self._keys[place] == wanted
+            found = self._keys.index_select(0, place) == wanted
             ahead = torch.where(found, place, count)
             # Who has me ahead is behind me: no second search.
             behind = own.new_full((count + 1,), count).scatter_(0, ahead, own)[:count]
@@ -155,10 +182,20 @@ class _LatticeFilter(torch.autograd.Function):
         return ctx.lattice._apply(grad, transpose=True), None
 
 
-def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For points [d, n]: nearest remainder-0 vertex, coordinate ranks, barycentric weights.
+def _require(condition: Tensor, message: str) -> None:
+    """Raise ValueError unless ``condition`` [] holds; a GPU checks for itself, nobody waits."""
+    if condition.is_cuda:
+        torch._assert_async(condition, message)
+    elif not condition:
+        raise ValueError(message)
 
-    All three are [d+1, n] (int64, int64, float); Adams et al., Section 3.1 and 3.2.
+
+def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For points [d, n]: nearest remainder-0 vertex over d+1, order of coordinates, weights.
+
+    All three are [d+1, n] (float, int64, float). The second says where in a flattened [d+1, n] a
+    coordinate belongs that is to be sorted by descending rank. The weights are barycentric, that of
+    the remainder-0 vertex first; Adams et al., Section 3.1 and 3.2.
     """
     d = len(features)
     # Scaled so that the lattice's blur has unit standard deviation (Adams et al., p. 6).
@@ -173,21 +210,33 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     down = torch.floor(elevated / (d + 1))
     # Halves go down, as published.
-    down += elevated - down * (d + 1) > (down + 1) * (d + 1) - elevated
-    excess = down.sum(dim=0).long()
-    remainder = down.long() * (d + 1)
-    residual = elevated - remainder
-    rank = torch.empty_like(remainder)
-    for i in range(d + 1):
-        rank[i] = (residual[i] < residual[i + 1 :]).sum(0) + (residual[i] <= residual[:i]).sum(0)
+    down += elevated.sub(down, alpha=d + 1) > (down + 1).mul_(d + 1).sub_(elevated)
+    residual = elevated.sub(down, alpha=d + 1)
+    rank = _ascending_rank(residual)
     # Rounding may leave the plane of zero sum; the coordinates rounded most step back onto it.
-    rank += excess
-    step = (rank < 0).long() - (rank > d).long()
+    rank += down.sum(dim=0).to(rank.dtype)
+    step = (rank.clamp(0, d) - rank).sign_()
     rank += step * (d + 1)
-    remainder += step * (d + 1)
+    down += step
 
-    residual = (elevated - remainder) / (d + 1)
-    descending = torch.empty_like(residual).scatter_(0, d - rank, residual)
-    weights = descending - descending.roll(1, dims=0)
+    residual = elevated.sub_(down, alpha=d + 1).div_(d + 1)
+    # Flat indices: along a short first dimension, scattering is three times slower.
+    place = (d - rank).long().mul_(features.shape[1])
+    place += torch.arange(features.shape[1], device=features.device)
+    weights = torch.empty_like(residual)
+    weights.view(-1).scatter_(0, place.view(-1), residual.view(-1))
+    weights -= weights.roll(1, dims=0)
     weights[0] += 1.0
-    return remainder, rank, weights
+    return down, place, weights
+
+
+def _ascending_rank(residual: Tensor) -> Tensor:
+    """Of each coordinate [d+1, n] how many are larger, earlier ones also if equal: int8."""
+    # int8 is several times faster here than the int64 that indexing asks for.
+    rank = torch.arange(len(residual), dtype=torch.int8, device=residual.device)[:, None]
+    rank = rank.repeat(1, residual.shape[1])
+    for i in range(len(residual) - 1):
+        less = (residual[i] < residual[i + 1 :]).to(rank.dtype)
+        rank[i] += less.sum(dim=0, dtype=rank.dtype)
+        rank[i + 1 :] -= less
+    return rank

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dense CRF inference against pydensecrf, and its degenerate inputs."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalnet.layers import dense_crf
+from dalnet.layers.permutohedral import PermutohedralLattice
+
+# Its name in the package is the function's.
+_MODULE = sys.modules["dalnet.layers.dense_crf"]
 
 
 def _smooth_probs(n: int, k: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -64,6 +70,31 @@ def test_an_image_does_not_see_its_batch(make_pictures):
     order = [2, 0, 1]
     torch.testing.assert_close(dense_crf(images[order], probs[order], iters=5), together[order])
     torch.testing.assert_close(dense_crf(images[1:2], probs[1:2], iters=5), together[1:2])
+
+
+def test_all_images_at_once_as_one_by_one(make_pictures, monkeypatch):
+    """What a GPU does, on the CPU."""
+    images = make_pictures(3, 16, 21).permute(0, 2, 3, 1)
+    probs = _smooth_probs(3, 4, 16, 21)
+    one_by_one = dense_crf(images, probs, iters=5)
+    built = []
+    monkeypatch.setattr(_MODULE, "_infer_together", lambda pixels: True)
+    monkeypatch.setattr(
+        _MODULE,
+        "PermutohedralLattice",
+        lambda features, **kw: built.append(len(features)) or PermutohedralLattice(features, **kw),
+    )
+    torch.testing.assert_close(dense_crf(images, probs, iters=5), one_by_one, rtol=0, atol=1e-6)
+    assert built == [3, 3]  # positions; positions and colours
+    assert dense_crf(images[:0], probs[:0]).shape == (0, 4, 16, 21)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_the_cpu(make_pictures):
+    images = make_pictures(3, 40, 51).permute(0, 2, 3, 1)
+    probs = _smooth_probs(3, 4, 40, 51)
+    got = dense_crf(images.cuda(), probs.cuda()).cpu()
+    torch.testing.assert_close(got, dense_crf(images, probs), rtol=0, atol=5e-3)
 
 
 def test_the_order_of_the_classes_does_not_matter(make_pictures):

@@ -51,7 +51,7 @@ def test_equals_the_published_lattice_on_pictures(make_pictures, size, xy_std, r
 
 # Points close together leave the integer keys their narrowest ranges.
 @pytest.mark.parametrize("spread", [3.0, 0.15])
-@pytest.mark.parametrize("dim", [1, 2, 3, 6])
+@pytest.mark.parametrize("dim", [1, 2, 3, 6, 8])
 def test_equals_the_published_lattice_in_other_dimensions(dim, spread):
     rng = torch.Generator().manual_seed(dim)
     features = spread * torch.randn(1, 500, dim, generator=rng)
@@ -71,10 +71,11 @@ def test_follows_the_gaussian_in_one_dimension():
     assert (best_scale * response - gaussian).norm() / gaussian.norm() < 0.1
 
 
-def test_backward_is_the_transpose():
+@pytest.mark.parametrize("compact", [True, False])
+def test_backward_is_the_transpose(compact):
     rng = torch.Generator().manual_seed(0)
     features = 2 * torch.randn(2, 40, 5, generator=rng, dtype=torch.float64)
-    lattice = PermutohedralLattice(features)
+    lattice = PermutohedralLattice(features, compact)
     values = torch.randn(2, 40, 3, generator=rng, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lattice.filter, (values,))
 
@@ -99,6 +100,41 @@ def test_an_image_does_not_see_its_batch():
     for i in range(3):
         alone = PermutohedralLattice(features[i : i + 1]).filter(values[i : i + 1])
         assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("spread", [3.0, 0.15])
+def test_a_table_with_room_to_spare_as_the_compact_one(dtype, tol, spread):
+    """What a GPU does, on the CPU; with and without slots to spare."""
+    rng = torch.Generator().manual_seed(0)
+    features = spread * torch.randn(3, 200, 5, generator=rng, dtype=dtype)
+    values = torch.randn(3, 200, 4, generator=rng, dtype=dtype, requires_grad=True)
+    compact, roomy = (PermutohedralLattice(features, compact) for compact in (True, False))
+    assert len(roomy._keys) == 3 * 200 * 6 > len(compact._keys)
+    torch.testing.assert_close(roomy.filter(values), compact.filter(values), rtol=tol, atol=tol)
+    out = torch.randn(3, 200, 4, generator=rng, dtype=dtype)
+    grads = [torch.autograd.grad(x.filter(values), values, out)[0] for x in (roomy, compact)]
+    torch.testing.assert_close(*grads, rtol=tol, atol=tol)
+
+
+def test_a_full_table():
+    """Points so far apart that no two share a lattice point: no slot is spare."""
+    features = 1000.0 * torch.arange(20.0)[None, :, None]
+    values = torch.rand(1, 20, 2)
+    compact, roomy = (PermutohedralLattice(features, compact) for compact in (True, False))
+    assert len(roomy._keys) == len(compact._keys) == 40
+    assert torch.equal(roomy.filter(values), compact.filter(values))
+
+
+def test_keys_of_more_than_32_bits(make_pictures):
+    """A far point stretches the range of keys and must not change what the others see."""
+    features = pixel_features(make_pictures(1, 12, 14).float(), 20, 10)
+    values = torch.rand(1, 12 * 14, 2)
+    far = torch.full((1, 1, 5), 900.0)
+    lattice = PermutohedralLattice(torch.cat([features, far], dim=1))
+    assert lattice._keys.max() > 2**32
+    got = lattice.filter(torch.cat([values, torch.ones(1, 1, 2)], dim=1))
+    torch.testing.assert_close(got[:, :-1], PermutohedralLattice(features).filter(values))
 
 
 def test_identical_images_share_nothing():
