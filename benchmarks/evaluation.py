@@ -88,19 +88,20 @@ def compare_workers(cfg: CfgNode, model: torch.nn.Module, split: str, dicts: lis
 
 
 def memory_over_images(cfg: CfgNode, model: torch.nn.Module, split: str, dicts: list[dict]) -> None:
-    """Peak memory of this process after the first ten images, and after all of them."""
+    """Peak memory of this process after the first ten images, and on the way to all of them."""
     cores = len(os.sched_getaffinity(0))
     with CRFPool(cores, crf_parameters(cfg), choose_backend(cfg.TEST.CRF.BACKEND)) as pool:
         stream = make_stream(cfg, model, split, "ss,ss+crf", pool)
         inputs = chain.from_iterable(build_test_loader(cfg, split, dicts))
         stream.run(islice(inputs, 10), lambda: None)
-        first, start = peak_mb(), time.perf_counter()
-        stream.run(inputs, lambda: None)
+        peaks, start = {10: peak_mb()}, time.perf_counter()
+        step = max(1, (len(dicts) - 10) // 8)
+        for done in range(10, len(dicts), step):
+            stream.run(islice(inputs, step), lambda: None)
+            peaks[min(done + step, len(dicts))] = peak_mb()
         rate = (len(dicts) - 10) / (time.perf_counter() - start)
-    print(
-        f"memory: {first:.0f} MB after 10 images, {peak_mb():.0f} MB after {len(dicts)}; "
-        f"{rate:.2f} images/s with CRF"
-    )
+    curve = ", ".join(f"{mb:.0f} MB after {count}" for count, mb in peaks.items())
+    print(f"memory: {curve} images; {rate:.2f} images/s with CRF")
 
 
 def main(args: argparse.Namespace) -> None:

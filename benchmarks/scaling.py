@@ -13,14 +13,17 @@ from functools import partial
 
 import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 from torch import Tensor
 
+from benchmarks.cases.train_step import make_model, make_step, step_config, step_inputs
 from benchmarks.harness import best_seconds, timed
 from benchmarks.inputs import photographs, smooth_cams, smooth_scores
 from benchmarks.memory import cpu_peak_mb, cuda_peak_mb
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.layers import PixelAdaptiveRefinement, bilateral_filter
+from dalnet.modeling import DALNet
 from dalnet.modeling.losses import patch_token_contrast
 from dalnet.modeling.pseudo_labels import refine
 from dalnet.modeling.vit import TimmViT
@@ -80,6 +83,20 @@ def build_encoder(side: int, classes: int, batch: int, device: str, name: str) -
     return lambda: torch.autograd.grad(encoder(images)["patch_tokens"].sum(), parameters)
 
 
+def build_step(side: int, classes: int, batch: int, device: str, name: str) -> Call:
+    """The whole training step of images that show one to three classes; random weights."""
+    data = f"benchmark_{classes}_classes"
+    MetadataCatalog.get(data).prompt_names = [f"thing {number}" for number in range(classes)]
+    cfg = step_config(
+        *(device, False, "MODEL.VIT.NAME", name, "INPUT.CROP.SIZE", [side, side]),
+        *("DATASETS.TRAIN", (data,), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes + 1),
+        # Above every class.
+        *("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 65535),
+    )
+    items = step_inputs(cfg, batch, synthetic=False)
+    return make_step(make_model(DALNet, cfg), items, torch.float32)
+
+
 # What each subject's cost can depend on.
 _ALL = ("side", "classes", "batch")
 _AXES = {
@@ -88,13 +105,15 @@ _AXES = {
     "lattice": _ALL,
     "contrast": ("side", "batch"),
     "encoder": ("side", "batch"),
+    "step": _ALL,
 }
 
 
 def build(subject: str, point: dict[str, int], device: str, vit: str) -> Call:
     """The call of ``subject`` at one point of the three axes; travels to other processes."""
-    if subject == "encoder":
-        return build_encoder(**point, device=device, name=vit)
+    if subject in ("encoder", "step"):
+        make = {"encoder": build_encoder, "step": build_step}[subject]
+        return make(**point, device=device, name=vit)
     builders = {
         "par": build_par,
         "refine": build_refine,

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from torch import Tensor
+from torch.profiler import record_function
 
 from benchmarks.harness import Case, Pair
 from benchmarks.inference import make_config
@@ -26,8 +27,8 @@ _TINY = (
 
 def step_config(device: str, small: bool, *options: object) -> CfgNode:
     """The paper's VOC recipe with all losses acting."""
-    opts = (*(_TINY if small else ()), "MODEL.DEVICE", device, *options)
-    opts = (*opts, "MODEL.DALNET.SEG_START_ITER", 0)
+    opts = (*(_TINY if small else ()), "MODEL.DALNET.SEG_START_ITER", 0)
+    opts = (*opts, "MODEL.DEVICE", device, *options)
     return make_config(str(_CONFIGS / "voc_dalnet.yaml"), list(opts))
 
 
@@ -62,31 +63,35 @@ def make_step(
 
     def step() -> tuple[Tensor, ...]:
         optimizer.zero_grad()
-        with (
-            EventStorage(0),
-            torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32),
-        ):
+        mixed = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
+        with EventStorage(0), mixed, record_function("the rest of the forward pass"):
             losses = model(items)
-        sum(losses.values()).backward()
-        optimizer.step()
+        with record_function("backward pass"):
+            sum(losses.values()).backward()
+        with record_function("AdamW"):
+            optimizer.step()
         parts = (model.classifier.linear.weight, *model.sem_seg_head.parameters())
         return *losses.values(), *(part.grad for part in parts)
 
     return step
 
 
+def make_model(cls: type[DALNet], cfg: CfgNode) -> DALNet:
+    """The same random weights for every class, with CAMs that reach the thresholds."""
+    torch.manual_seed(0)
+    model = cls(cfg)
+    # Fresh classifiers give flat CAMs, and flat CAMs no pseudo labels.
+    with torch.no_grad():
+        for classifier in (model.classifier, model.inter_classifier):
+            classifier.linear.weight.mul_(20)
+    return model.to(cfg.MODEL.DEVICE)
+
+
 def make_train_step(dtype: torch.dtype, device: str, small: bool) -> Pair:
     """Four photographs, ours in ``dtype`` by autocast, the plain form in single precision."""
     cfg = step_config(device, small)
     items = step_inputs(cfg, 2 if small else 4, small)
-    torch.manual_seed(0)
-    ours = DALNet(cfg).to(device)
-    plain = PublishedDALNet(cfg).to(device)
-    # Fresh classifiers give flat CAMs, and flat CAMs no pseudo labels.
-    with torch.no_grad():
-        for classifier in (ours.classifier, ours.inter_classifier):
-            classifier.linear.weight.mul_(20)
-    plain.load_state_dict(ours.state_dict())
+    ours, plain = make_model(DALNet, cfg), make_model(PublishedDALNet, cfg)
     return Pair(make_step(ours, items, dtype), make_step(plain, items, torch.float32))
 
 
