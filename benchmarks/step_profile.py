@@ -13,8 +13,11 @@ import torch
 from tabulate import tabulate
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases.train_step import make_model, make_step, step_config, step_inputs
+from benchmarks.harness import best_seconds, timed
+from benchmarks.plain.cam import materialised_attention
 from benchmarks.plain.train_step import PublishedDALNet
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.modeling import DALNet
@@ -72,6 +75,23 @@ def seconds_by_part(events: Sequence[FunctionEvent]) -> dict[str, float]:
     return dict(seconds)
 
 
+def count_flops(step: Callable[[], object], model: DALNet) -> float:
+    """Floating-point operations of the matrix products in one step, attention included."""
+    # Of the attention on a CPU only the plain form is counted, which does the same products.
+    attention = materialised_attention(model.backbone)
+    with attention, FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(device: str, dtype: torch.dtype, side: int = 3072) -> float:
+    """Floating-point operations a second of a large matrix product: the best of five."""
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    calls = [lambda: left @ right]
+    first = [timed(calls[0], device)[0]]
+    return 2.0 * side**3 / best_seconds(calls, first, device, repeats=5)[0]
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.step_profile",
@@ -93,8 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = make_model(_FORMS[args.form], cfg)
     label_parts(model)
     items = step_inputs(cfg, args.images, args.small)
-    step = make_step(model, items, torch.bfloat16 if args.bf16 else torch.float32)
-    step()
+    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    step = make_step(model, items, dtype)
+    flops = count_flops(step, model)
+    plain_seconds, _ = timed(step, args.device)
     activities = [ProfilerActivity.CPU]
     activities += [ProfilerActivity.CUDA] if args.device == "cuda" else []
     with profile(activities=activities) as profiler:
@@ -105,6 +127,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     total = sum(seconds.values())
     rows = [[name, seconds.get(name, 0.0), 100 * seconds.get(name, 0.0) / total] for name in PARTS]
     print(tabulate([*rows, ["sum", total, 100.0]], ["part", "s", "%"], "github", floatfmt=".2f"))
+    rate = flops / plain_seconds
+    peak = matrix_rate(args.device, dtype)
+    print(
+        f"\nwithout the profiler {plain_seconds:.2f} s: {flops / 1e12:.2f} TFLOP of matrix "
+        f"products, {rate / 1e12:.3f} TFLOP/s, {rate / peak:.0%} of a large product's "
+        f"{peak / 1e12:.3f}\n"
+    )
     # On a GPU the parts above show when work was asked for, the operators when it was done.
     key = f"self_{args.device}_time_total".replace("cuda", "device")
     print(profiler.key_averages().table(key, args.operators, max_name_column_width=40))
