@@ -35,6 +35,9 @@ def _add_input(cfg: CN) -> None:
     # Small views cut from the main view; 0 switches them off. The paper gives no number [T].
     cfg.INPUT.MULTI_CROP.LOCAL_VIEWS = 8
     cfg.INPUT.MULTI_CROP.LOCAL_SIZE = 96  # side in pixels [P]
+    # Where local views are cut: "random", anywhere in the main view and of any size; "uncertain",
+    # LOCAL_SIZE pixels of it where the CAM is not sure of an object (ToCo).
+    cfg.INPUT.MULTI_CROP.LOCAL_CUT = "random"
     # Area of a view relative to what it is cut from: DINO's ranges [P], second view [T].
     cfg.INPUT.MULTI_CROP.GLOBAL_SCALE = (0.4, 1.0)
     cfg.INPUT.MULTI_CROP.LOCAL_SCALE = (0.05, 0.4)
@@ -117,9 +120,21 @@ def _add_method(cfg: CN) -> None:
     dalnet.GIA_WEIGHT = 1.0
     dalnet.LEA_WEIGHT = 1.0
     dalnet.PTC_WEIGHT = 0.2
+    # Class-token contrast: 0.5 in ToCo, not part of DALNet. Needs MULTI_CROP.LOCAL_CUT "uncertain".
+    dalnet.CTC_WEIGHT = 0.0
     dalnet.SEG_WEIGHT = 1.0
     dalnet.REG_WEIGHT = 1.0
     dalnet.SEG_START_ITER = 2000  # L_seg and L_reg act after this iteration [T]
+
+    # Class-token contrast [T]: widths of the projection head, what the teacher keeps at each step,
+    # temperature, largest mean region value (0..2) of a local view without objects.
+    dalnet.CTC = CN()
+    dalnet.CTC.HIDDEN_DIM = 2048
+    dalnet.CTC.BOTTLENECK_DIM = 256
+    dalnet.CTC.OUT_DIM = 1024
+    dalnet.CTC.MOMENTUM = 0.9
+    dalnet.CTC.TEMPERATURE = 0.5
+    dalnet.CTC.MAX_BACKGROUND = 0.2
 
     # Dense energy loss [T].
     dalnet.REG = CN()

@@ -100,7 +100,18 @@ def pad_randomly(
     Returns:
         The padded image and the (y0, x0) of the image's top left corner in it.
     """
-    free_y, free_x = size[0] - image.height, size[1] - image.width
-    top, left = np.random.randint(free_y + 1), np.random.randint(free_x + 1)
-    padding = [left, top, free_x - left, free_y - top]
-    return v2.functional.pad(image, padding, fill=list(fill)), (top, left)
+    top = np.random.randint(size[0] - image.height + 1)
+    left = np.random.randint(size[1] - image.width + 1)
+    return pad_at(image, size, (top, left), fill), (top, left)
+
+
+def pad_at(
+    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], fill: tuple[int, int, int]
+) -> Image.Image:
+    """Put an image with its top left corner at ``corner`` = (y0, x0) of a larger canvas.
+
+    Args as for :func:`pad_randomly`.
+    """
+    (height, width), (top, left) = size, corner
+    padding = [left, top, width - left - image.width, height - top - image.height]
+    return v2.functional.pad(image, padding, fill=list(fill))

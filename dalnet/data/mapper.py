@@ -11,7 +11,12 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torchvision.transforms import v2
 
-from dalnet.data.augmentation import main_view_geometry, pad_randomly, photometric_chain
+from dalnet.data.augmentation import (
+    main_view_geometry,
+    pad_at,
+    pad_randomly,
+    photometric_chain,
+)
 from dalnet.data.images import read_photo
 from dalnet.data.multi_crop import GlobalViews, LocalViews
 from dalnet.errors import UsageError
@@ -27,6 +32,8 @@ class TrainingViews:
         photometric: alters the main view's colours.
         global_views: cuts the further global views.
         local_views: cuts the local views.
+        local_source: alters the colours of the main view's copy that the model cuts local views
+            from; None where ``local_views`` does.
         crop_size: (height, width) of the main view in pixels.
         padding: RGB value of the padding, 0..255.
     """
@@ -37,6 +44,7 @@ class TrainingViews:
         photometric: Callable[[Image.Image], Image.Image],
         global_views: GlobalViews,
         local_views: LocalViews,
+        local_source: Callable[[Image.Image], Image.Image] | None,
         crop_size: tuple[int, int],
         padding: tuple[int, int, int],
     ) -> None:
@@ -44,6 +52,7 @@ class TrainingViews:
         self.photometric = photometric
         self.global_views = global_views
         self.local_views = local_views
+        self.local_source = local_source
         self.crop_size = crop_size
         self.padding = padding
 
@@ -54,13 +63,14 @@ class TrainingViews:
         size = tuple(cfg.INPUT.CROP.SIZE)
         colours = cfg.INPUT.PHOTOMETRIC
         flip = cfg.INPUT.RANDOM_FLIP == "horizontal"
+        by_model = crop.LOCAL_CUT == "uncertain"
+        number = 0 if by_model else crop.LOCAL_VIEWS
         return cls(
             geometry=main_view_geometry(cfg.INPUT.RESCALE_RANGE, size, flip),
             photometric=photometric_chain(colours, blur_prob=1.0),
             global_views=GlobalViews(crop.GLOBAL_VIEWS - 1, size, crop.GLOBAL_SCALE, flip, colours),
-            local_views=LocalViews(
-                crop.LOCAL_VIEWS, crop.LOCAL_SIZE, crop.LOCAL_SCALE, flip, colours
-            ),
+            local_views=LocalViews(number, crop.LOCAL_SIZE, crop.LOCAL_SCALE, flip, colours),
+            local_source=photometric_chain(colours, blur_prob=0.5) if by_model else None,
             crop_size=size,
             padding=tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN),
         )
@@ -71,7 +81,8 @@ class TrainingViews:
         Returns:
             ``image`` uint8 [3,H,W], ``image_box`` int64 [4] = (y0, y1, x0, x1) of the photograph
             in it, ``global_views`` uint8 [G-1,3,H,W], ``local_views`` uint8 [L,3,S,S] and their
-            ``local_boxes`` int64 [L,4] in pixels of ``image``.
+            ``local_boxes`` int64 [L,4] in pixels of ``image``. Where the model cuts the local
+            views, L is 0 and ``local_source`` uint8 [3,H,W] is ``image`` in other colours.
         """
         aug_input = T.AugInput(photo)
         self.geometry(aug_input)
@@ -79,13 +90,18 @@ class TrainingViews:
         # Colours before padding: the padding must stay the model's zero.
         main, (y0, x0) = pad_randomly(self.photometric(source), self.crop_size, self.padding)
         local_views, local_boxes = self.local_views(source, (y0, x0))
-        return {
+        views = {
             "image": v2.functional.pil_to_tensor(main),
             "image_box": torch.tensor([y0, y0 + source.height, x0, x0 + source.width]),
             "global_views": self.global_views(Image.fromarray(photo)),
             "local_views": local_views,
             "local_boxes": local_boxes,
         }
+        if self.local_source is not None:
+            # Not mirrored again, as published: its crops must lie where the main view's CAM says.
+            altered = pad_at(self.local_source(source), self.crop_size, (y0, x0), self.padding)
+            views["local_source"] = v2.functional.pil_to_tensor(altered)
+        return views
 
 
 class DALNetMapper:
@@ -160,6 +176,7 @@ def _check_input(cfg: CfgNode) -> None:
         "INPUT.CROP.TYPE": (cfg.INPUT.CROP.TYPE, ("absolute",)),
         "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, ("horizontal", "none")),
         "INPUT.MULTI_CROP.GLOBAL_VIEWS": (cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS, (1, 2)),
+        "INPUT.MULTI_CROP.LOCAL_CUT": (cfg.INPUT.MULTI_CROP.LOCAL_CUT, ("random", "uncertain")),
     }
     for key, (value, allowed) in fixed.items():
         if value not in allowed:

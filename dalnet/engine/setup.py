@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -134,7 +135,25 @@ def check_config(cfg: CfgNode) -> None:
             raise UsageError(
                 f"MODEL.DALNET.{key} is {cfg.MODEL.DALNET[key]!r}; it must be one of {allowed}."
             )
+    _check_class_token_contrast(cfg)
     _check_output_dir(cfg.OUTPUT_DIR)
+
+
+def _check_class_token_contrast(cfg: CfgNode) -> None:
+    views, acts = cfg.INPUT.MULTI_CROP, cfg.MODEL.DALNET.CTC_WEIGHT > 0
+    if acts != (views.LOCAL_CUT == "uncertain"):
+        raise UsageError(
+            f"MODEL.DALNET.CTC_WEIGHT is {cfg.MODEL.DALNET.CTC_WEIGHT} and INPUT.MULTI_CROP."
+            f'LOCAL_CUT is "{views.LOCAL_CUT}": L_ctc and only L_ctc uses "uncertain" local views; '
+            'set both, or a weight of 0 and "random".'
+        )
+    places = [side - views.LOCAL_SIZE + 1 for side in cfg.INPUT.CROP.SIZE]
+    if acts and not (min(places) >= 1 <= views.LOCAL_VIEWS <= math.prod(places)):
+        raise UsageError(
+            f"INPUT.MULTI_CROP asks for {views.LOCAL_VIEWS} local views of {views.LOCAL_SIZE} "
+            f"pixels, for which INPUT.CROP.SIZE {tuple(cfg.INPUT.CROP.SIZE)} has no place; L_ctc "
+            "needs at least one view, no larger than the crop."
+        )
 
 
 def check_crop_size(cfg: CfgNode, patch_size: int) -> None:

@@ -21,6 +21,8 @@ class TrainingBatch:
         global_views: further views [N, G - 1, 3, H, W], float32 RGB in 0..255.
         local_views: small views [N, L, 3, S, S], float32 RGB in 0..255.
         local_boxes: where the small views lie in ``pixels`` [N, L, 4].
+        local_source: ``pixels`` in other colours [N, 3, H, W], to cut small views from; None where
+            the mapper has cut them.
     """
 
     pixels: Tensor
@@ -30,6 +32,7 @@ class TrainingBatch:
     global_views: Tensor
     local_views: Tensor
     local_boxes: Tensor
+    local_source: Tensor | None
 
     @classmethod
     def collate(cls, inputs: list[dict], device: torch.device) -> "TrainingBatch":
@@ -50,4 +53,5 @@ class TrainingBatch:
             global_views=stack("global_views").float(),
             local_views=stack("local_views").float(),
             local_boxes=stack("local_boxes"),
+            local_source=stack("local_source").float() if "local_source" in inputs[0] else None,
         )

@@ -34,7 +34,7 @@ class DALNetCriterion(nn.Module):
         """Keep the settings.
 
         Args:
-            weights: factor per loss; keys cls, inter, gia, lea, ptc, seg, reg.
+            weights: factor per loss; keys cls, inter, gia, lea, ptc, ctc, seg, reg.
             gia, lea: whether Eq. 3 and Eq. 4 to 6 act.
             cross_contrastive: False keeps only the foreground positives (Table 4, w/o CCL).
             gia_similarity: "affine" or "clamp".
@@ -59,7 +59,7 @@ class DALNetCriterion(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Read ``cfg.MODEL.DALNET``."""
         dalnet = cfg.MODEL.DALNET
-        names = ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")
+        names = ("cls", "inter", "gia", "lea", "ptc", "ctc", "seg", "reg")
         return {
             "weights": {name: float(dalnet[f"{name.upper()}_WEIGHT"]) for name in names},
             "gia": dalnet.GIA,

@@ -14,6 +14,7 @@ from dalnet.layers import PixelAdaptiveRefinement
 from .alignment import AlignmentProjections
 from .batch import TrainingBatch
 from .cam import CAMClassifier, cam_to_label, object_mask
+from .class_token_contrast import ClassTokenContrast, build_class_contrast
 from .criterion import DALNetCriterion
 from .inference import Passes, PresentCAMs, crf_probabilities
 from .present import PresentClasses
@@ -34,6 +35,7 @@ class DALNet(nn.Module):
         sem_seg_head: nn.Module,
         projections: AlignmentProjections | None,
         text_embeddings: tuple[Tensor, Tensor] | None,
+        class_contrast: ClassTokenContrast | None,
         criterion: DALNetCriterion,
         par: PixelAdaptiveRefinement,
         num_classes: int,
@@ -52,6 +54,7 @@ class DALNet(nn.Module):
             sem_seg_head: maps the backbone's dict to logits [N, C + 1, h, w].
             projections: of tokens and texts into the common space; None without alignment.
             text_embeddings: foreground [C, d_t] and background [1, d_t]; None without alignment.
+            class_contrast: ToCo's projections of class tokens; None without L_ctc.
             criterion: the weighted losses.
             par: refines CAMs into pseudo labels.
             num_classes: C, foreground classes.
@@ -67,6 +70,7 @@ class DALNet(nn.Module):
         self.inter_classifier = CAMClassifier(backbone.embed_dim, num_classes)
         self.sem_seg_head = sem_seg_head
         self.projections = projections
+        self.class_contrast = class_contrast
         self.criterion = criterion
         self.par = par
         self.num_classes = num_classes
@@ -101,6 +105,7 @@ class DALNet(nn.Module):
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "projections": projections,
             "text_embeddings": text_embeddings,
+            "class_contrast": build_class_contrast(cfg, backbone.embed_dim),
             "criterion": criterion,
             "par": PixelAdaptiveRefinement(method.PAR.NUM_ITERS, tuple(method.PAR.DILATIONS)),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
@@ -150,8 +155,14 @@ class DALNet(nn.Module):
             batch.labels,
         )
         cams = self._multi_scale_cams(batch, images, tokens)
+        # Class tokens [N, G, D] of the main view and the further global views.
+        global_tokens = tokens["cls_token"][:, None]
+        if self.criterion.gia or self.class_contrast is not None:
+            global_tokens = torch.cat([global_tokens, self._further_tokens(batch)], dim=1)
         if self.criterion.aligns:
-            losses.update(self._align(batch, tokens, cams))
+            losses.update(self._align(batch, tokens, global_tokens, cams))
+        if self.class_contrast is not None:
+            losses.update(self._contrast_class_tokens(batch, global_tokens, cams))
         if self.criterion.weights["ptc"] > 0:
             token_labels = self._token_labels(cams, tokens["inter_tokens"].shape[-2:], batch)
             losses.update(self.criterion.contrast(tokens["patch_tokens"], token_labels))
@@ -170,13 +181,17 @@ class DALNet(nn.Module):
         return PresentCAMs(passes, batch.present, self.label_settings.scales)
 
     def _align(
-        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: PresentCAMs
+        self,
+        batch: TrainingBatch,
+        tokens: dict[str, Tensor],
+        global_tokens: Tensor,
+        cams: PresentCAMs,
     ) -> dict[str, Tensor]:
         """L_im over the class tokens of all views, L_ex over the main view's patch tokens."""
         text = self.projections.text(self.text_fg), self.projections.text(self.text_bg)
         losses = {}
         if self.criterion.gia:
-            cls_tokens, *labels = self._view_tokens(batch, tokens["cls_token"], cams)
+            cls_tokens, *labels = self._view_tokens(batch, global_tokens, cams)
             cls_tokens = self.projections.visual(cls_tokens)
             losses.update(self.criterion.implicit_alignment(cls_tokens, text, *labels))
         if self.criterion.lea:
@@ -189,20 +204,25 @@ class DALNet(nn.Module):
             losses.update(self.criterion.explicit_alignment(patch_tokens, mask, text, batch.labels))
         return losses
 
+    def _further_tokens(self, batch: TrainingBatch) -> Tensor:
+        """Class tokens [N, G - 1, D] of the global views beside the main one."""
+        number = batch.global_views.shape[:2]
+        if not number[1]:
+            return self.pixel_mean.new_empty(*number, self.backbone.embed_dim)
+        views = self._normalize(batch.global_views.flatten(0, 1))
+        return self.backbone(views)["cls_token"].unflatten(0, number)
+
     def _view_tokens(
-        self, batch: TrainingBatch, cls_tokens: Tensor, cams: PresentCAMs
+        self, batch: TrainingBatch, global_tokens: Tensor, cams: PresentCAMs
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Class tokens [V, D] of main, global and local views, their labels [V, C] and weights [V].
+        """Class tokens [V, D] of global and local views, their labels [V, C] and weights [V].
 
         Every view is one sample of Eq. 3, whatever image it comes from [D]; a local view without
         any class is a background view, which has the weight 0.
         """
-        tokens, labels = [cls_tokens], [batch.labels]
-        if batch.global_views.shape[1]:
-            views = self._normalize(batch.global_views.flatten(0, 1))
-            tokens.append(self.backbone(views)["cls_token"])
-            labels.append(batch.labels.repeat_interleave(batch.global_views.shape[1], dim=0))
-        counted = [labels[-1].new_ones(sum(map(len, labels)))]
+        tokens = [global_tokens.flatten(0, 1)]
+        labels = [batch.labels.repeat_interleave(global_tokens.shape[1], dim=0)]
+        counted = [labels[0].new_ones(len(labels[0]))]
         if batch.local_views.shape[1]:
             views = self._normalize(batch.local_views.flatten(0, 1))
             tokens.append(self.backbone(views)["cls_token"])
@@ -218,6 +238,18 @@ class DALNet(nn.Module):
         labels = local_view_labels(slot_map, batch.local_boxes, num_slots, coverage)
         spread = batch.present.spread(labels.transpose(1, 2), self.num_classes)
         return spread.transpose(1, 2)
+
+    def _contrast_class_tokens(
+        self, batch: TrainingBatch, global_tokens: Tensor, cams: PresentCAMs
+    ) -> dict[str, Tensor]:
+        """ToCo's L_ctc: global views against crops around the intermediate CAM's unsure pixels."""
+        crops, positive = self.class_contrast.crops(
+            batch.local_source, cams.intermediate, batch.present.shown
+        )
+        views = self._normalize(crops.flatten(0, 1))
+        local_tokens = self.backbone(views)["cls_token"].unflatten(0, positive.shape)
+        loss = self.class_contrast(global_tokens, local_tokens, positive)
+        return {"loss_ctc": self.criterion.weights["ctc"] * loss}
 
     def _slot_map(self, cams: Tensor, present: PresentClasses, boxes: Tensor) -> Tensor:
         """Label map [N, h, w] over the slots of ``present`` of their CAMs [N, K, h, w]."""

@@ -264,3 +264,23 @@ def test_one_pixel_photograph_still_gives_all_views(tmp_path):
     assert out["local_views"].shape == (8, 3, 96, 96)
     boxes = out["local_boxes"]
     assert (boxes[:, 1] > boxes[:, 0]).all() and (boxes[:, 3] > boxes[:, 2]).all()
+
+
+def test_local_source_is_the_main_view_in_other_colours(noise):
+    options = ("INPUT.MULTI_CROP.LOCAL_CUT", "uncertain")
+    plain = DALNetMapper(make_cfg(*options, "INPUT.PHOTOMETRIC", False), True)
+    for seed in range(5):
+        seed_all_rng(seed)
+        out = plain(record_of(noise))
+        assert torch.equal(out["local_source"], out["image"])
+        assert out["local_views"].shape == (0, 3, 96, 96)
+    altered = DALNetMapper(make_cfg(*options), True)(record_of(noise))
+    source, image, (y0, y1, x0, x1) = (
+        altered[key] for key in ("local_source", "image", "image_box")
+    )
+    assert source.shape == image.shape and source.dtype == torch.uint8
+    outside = torch.ones(CROP, dtype=torch.bool)
+    outside[y0:y1, x0:x1] = False
+    assert torch.equal(source[:, outside], image[:, outside])
+    assert (source != image).any()
+    assert "local_source" not in DALNetMapper(make_cfg(), True)(record_of(noise))

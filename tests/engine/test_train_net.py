@@ -111,6 +111,13 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
         (("MODEL.DALNET.GIA_SIMILARITY", "cosine"), ["GIA_SIMILARITY", "affine"]),
+        (("MODEL.DALNET.CTC_WEIGHT", 0.5), ["CTC_WEIGHT is 0.5", '"random"']),
+        (("INPUT.MULTI_CROP.LOCAL_CUT", "uncertain"), ["CTC_WEIGHT is 0.0", '"uncertain"']),
+        (
+            ("MODEL.DALNET.CTC_WEIGHT", 0.5, "INPUT.MULTI_CROP.LOCAL_CUT", "uncertain")
+            + ("INPUT.MULTI_CROP.LOCAL_SIZE", 40),
+            ["views of 40 pixels", "INPUT.CROP.SIZE (32, 32)"],
+        ),
         (("MODEL.DALNET.CAM.LOW_THRESHOLD", 0.9), ["LOW"]),
         (("MODEL.DALNET.CAM.SCALES", ()), ["MODEL.DALNET.CAM.SCALES", "(1.0, 0.5)"]),
         (("TEST.MULTI_SCALE.SCALES", (1.0, 0.0)), ["TEST.MULTI_SCALE.SCALES"]),

@@ -259,3 +259,50 @@ def test_autocast_keeps_losses_close(tiny_cfg):
     for name in ("loss_cls", "loss_inter", "loss_gia", "loss_lea", "loss_seg"):
         assert half[name].isfinite()
         torch.testing.assert_close(half[name], full[name], rtol=0.1, atol=0.05)
+
+
+TOCO = (
+    *("MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False, "MODEL.DALNET.CTC_WEIGHT", 0.5),
+    *("MODEL.DALNET.CTC.HIDDEN_DIM", 16, "MODEL.DALNET.CTC.BOTTLENECK_DIM", 8),
+    *("MODEL.DALNET.CTC.OUT_DIM", 12, "INPUT.MULTI_CROP.LOCAL_CUT", "uncertain"),
+)
+
+
+def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
+    model = make_model(tiny_cfg, *TOCO)
+    assert model.projections is None and model.text_fg is None
+    items = [make_item(0), make_item(1, labels=(2,))]
+    for item in items:
+        item["local_source"] = 255 - item["image"]
+    handed_over = []
+    contrast = model.class_contrast
+    model.class_contrast.forward = lambda *args: handed_over.append(args) or args[0].sum() * 0 + 3
+    losses = losses_of(model, items)
+    assert set(losses) == ALL_LOSSES - {"loss_gia", "loss_lea"} | {"loss_ctc"}
+    assert losses["loss_ctc"] == 1.5
+
+    (global_tokens, local_tokens, positive) = handed_over[0]
+    assert local_tokens.shape == (2, 2, 24) and positive.shape == (2, 2)
+    mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
+    std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
+    for n, item in enumerate(items):
+        views = torch.cat([item["image"][None], item["global_views"]]).float()
+        expected = model.backbone((views - mean) / std)["cls_token"]
+        torch.testing.assert_close(global_tokens[n], expected, rtol=1e-4, atol=1e-5)
+        # Every local token belongs to some crop of the local source.
+        places = item["local_source"].float().unfold(1, 16, 1).unfold(2, 16, 1)
+        places = places.permute(1, 2, 0, 3, 4).flatten(0, 1)
+        tokens = model.backbone((places - mean) / std)["cls_token"]
+        distances = (local_tokens[n][:, None] - tokens).norm(dim=2).amin(dim=1)
+        assert distances.max() < 1e-4
+    assert contrast.crops.number == 2 and contrast.crops.size == 16
+
+
+def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
+    model = make_model(tiny_cfg, *TOCO)
+    items = [{**make_item(seed), "local_source": make_item(seed)["image"]} for seed in (0, 1)]
+    sum(losses_of(model, items).values()).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert without == {
+        name for name, _ in model.named_parameters() if name.startswith("class_contrast.teacher.")
+    }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from test_dalnet import make_item
+from test_dalnet import TOCO, make_item
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -21,8 +21,8 @@ from dalnet.modeling.segmentation_head import LargeFOVHead
 
 
 def fake(value, device):
-    if isinstance(value, torch.Tensor):
-        return torch.empty_like(value, device=device)
+    if value is None or isinstance(value, torch.Tensor):
+        return None if value is None else torch.empty_like(value, device=device)
     fields = {f.name: fake(getattr(value, f.name), device) for f in dataclasses.fields(value)}
     return type(value)(**fields)
 
@@ -38,7 +38,10 @@ def fake_parameters(model, device):
 @pytest.fixture
 def fake_forward(tiny_cfg, monkeypatch):
     """``fake_forward(method, device, dtype)`` -> losses and model, all of them fake tensors."""
-    batch = TrainingBatch.collate([make_item(0), make_item(1, (2,))], torch.device("cpu"))
+    items = [make_item(0), make_item(1, (2,))]
+    for item in items:
+        item["local_source"] = item["image"]
+    batch = TrainingBatch.collate(items, torch.device("cpu"))
 
     def forward(method, device, dtype):
         tiny_cfg.MODEL.DALNET.REG.METHOD = method
@@ -60,6 +63,12 @@ def test_the_forward_pass_reads_nothing_back(fake_forward, method):
     for loss in losses.values():
         assert loss.is_cuda
         assert loss.dtype == torch.float32
+
+
+def test_the_forward_pass_of_toco_reads_nothing_back(fake_forward, tiny_cfg):
+    tiny_cfg.merge_from_list(list(TOCO))
+    losses, _ = fake_forward("exact", "cuda", torch.float32)
+    assert losses["loss_ctc"].is_cuda
 
 
 # Autograd's engine and autocast ask for a driver, so on fake CPU tensors. The lattice has a table
