@@ -5,11 +5,12 @@ Numbers: DINO (Caron et al., ICCV 2021), as ToCo (CVPR 2023) uses them. Detectro
 draw from numpy's generator, torchvision's from torch's; Detectron2 seeds both in every worker.
 """
 
+import cv2
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from PIL import Image, ImageFilter
-from torchvision.transforms import v2
+from PIL import Image
+from torchvision.transforms import ColorJitter, v2
 
 _FLIP_PROB = 0.5
 
@@ -32,15 +33,45 @@ class RandomRescale(T.Augmentation):
 class RandomGaussianBlur(torch.nn.Module):
     """Blur with a standard deviation drawn uniformly from 0.1 to 2 pixels.
 
-    Pillow's filter, as in DINO: torchvision's has a fixed kernel and takes four times as long.
+    OpenCV's filter: it takes a tenth of the time of Pillow's, which DINO uses.
     """
 
     sigma_range = (0.1, 2.0)
 
     def forward(self, image: Image.Image) -> Image.Image:
-        """Blur a PIL image."""
+        """Blur an RGB PIL image."""
         sigma = torch.empty(1).uniform_(*self.sigma_range).item()
-        return image.filter(ImageFilter.GaussianBlur(sigma))
+        return Image.fromarray(cv2.GaussianBlur(np.asarray(image), (0, 0), sigma))
+
+
+class RandomColorJitter(torch.nn.Module):
+    """Change brightness, contrast, saturation and hue in random order, by DINO's factors.
+
+    As torchvision's, but for the hue, which Pillow takes a dozen times as long for as OpenCV.
+    """
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """Alter an RGB PIL image."""
+        order, *factors = ColorJitter.get_params(
+            brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.8, 1.2), hue=(-0.1, 0.1)
+        )
+        changes = (
+            v2.functional.adjust_brightness,
+            v2.functional.adjust_contrast,
+            v2.functional.adjust_saturation,
+            adjust_hue,
+        )
+        for index in order:
+            image = changes[index](image, factors[index])
+        return image
+
+
+def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
+    """Turn the hue of an RGB PIL image by ``shift`` (-0.5..0.5) of the colour circle."""
+    hsv = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2HSV_FULL)
+    # The circle has 256 steps, and so has a byte.
+    hsv[..., 0] += np.uint8(round(256 * shift) % 256)
+    return Image.fromarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 
 def main_view_geometry(
@@ -76,10 +107,9 @@ def photometric_chain(
     """
     if not enabled:
         return v2.Identity()
-    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     return v2.Compose(
         [
-            v2.RandomApply([jitter], p=0.8),
+            v2.RandomApply([RandomColorJitter()], p=0.8),
             v2.RandomGrayscale(p=0.2),
             v2.RandomApply([RandomGaussianBlur()], p=blur_prob),
             v2.RandomSolarize(threshold=128, p=solarize_prob),
