@@ -174,25 +174,31 @@ def test_weights_scale_their_own_loss(tiny_cfg, name):
         torch.testing.assert_close(after[other], factor * before[other])
 
 
-@pytest.mark.parametrize(
-    "items",
-    [
-        [make_item(0, labels=()), make_item(1, labels=())],
-        [make_item(0, labels=range(10))],
-        [make_item(0, box=(0, 1, 0, 1))],
-        [make_item(0, box=(5, 5, 5, 5))],
-        [{**make_item(0), "image": torch.full((3, 32, 32), 128, dtype=torch.uint8)}],
-        [
-            {
-                **make_item(0),
-                "global_views": torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
-                "local_views": torch.zeros(0, 3, 16, 16, dtype=torch.uint8),
-                "local_boxes": torch.zeros(0, 4, dtype=torch.int64),
-            }
-        ],
-    ],
-    ids=["no class", "all classes", "one pixel", "all ignored", "constant image", "no views"],
+TOCO = (
+    *("MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False, "MODEL.DALNET.CTC_WEIGHT", 0.5),
+    *("MODEL.DALNET.CTC.HIDDEN_DIM", 16, "MODEL.DALNET.CTC.BOTTLENECK_DIM", 8),
+    *("MODEL.DALNET.CTC.OUT_DIM", 12, "INPUT.MULTI_CROP.LOCAL_CUT", "uncertain"),
 )
+
+
+DEGENERATE = {
+    "no class": [make_item(0, labels=()), make_item(1, labels=())],
+    "all classes": [make_item(0, labels=range(10))],
+    "one pixel": [make_item(0, box=(0, 1, 0, 1))],
+    "all ignored": [make_item(0, box=(5, 5, 5, 5))],
+    "constant image": [{**make_item(0), "image": torch.full((3, 32, 32), 128, dtype=torch.uint8)}],
+    "no views": [
+        {
+            **make_item(0),
+            "global_views": torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
+            "local_views": torch.zeros(0, 3, 16, 16, dtype=torch.uint8),
+            "local_boxes": torch.zeros(0, 4, dtype=torch.int64),
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
 @pytest.mark.parametrize("similarity", ["affine", "clamp"])
 def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
     model = make_model(tiny_cfg, "MODEL.DALNET.GIA_SIMILARITY", similarity)
@@ -205,6 +211,20 @@ def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
 def test_an_unknown_precision_is_refused(tiny_cfg):
     with pytest.raises(UsageError, match="SOLVER.AMP.DTYPE is 'half'; set it to"):
         make_model(tiny_cfg, "SOLVER.AMP.DTYPE", "half")
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
+def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name):
+    for options in ((), TOCO):
+        model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name, *options)
+        batch = [{**item, "local_source": item["image"]} for item in items]
+        with torch.autocast("cpu", dtype=getattr(torch, name)):
+            losses = losses_of(model, batch)
+        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+        sum(losses.values()).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_inference_sizes_and_scores(tiny_cfg):
@@ -259,13 +279,6 @@ def test_autocast_keeps_losses_close(tiny_cfg):
     for name in ("loss_cls", "loss_inter", "loss_gia", "loss_lea", "loss_seg"):
         assert half[name].isfinite()
         torch.testing.assert_close(half[name], full[name], rtol=0.1, atol=0.05)
-
-
-TOCO = (
-    *("MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False, "MODEL.DALNET.CTC_WEIGHT", 0.5),
-    *("MODEL.DALNET.CTC.HIDDEN_DIM", 16, "MODEL.DALNET.CTC.BOTTLENECK_DIM", 8),
-    *("MODEL.DALNET.CTC.OUT_DIM", 12, "INPUT.MULTI_CROP.LOCAL_CUT", "uncertain"),
-)
 
 
 def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
