@@ -19,7 +19,7 @@ FIELDS = (
     *("ours_peak_mb", "plain_peak_mb", "error"),
 )
 _FORMS = ("ours", "plain")
-# What takes longer than this is timed once: a second run would say the same.
+# What takes longer than this is run twice in all.
 _SLOW_S = 5.0
 # What pip calls the modules that a plain form may need.
 _PACKAGES = {"pydensecrf": "pydensecrf2"}
@@ -116,13 +116,18 @@ def best_seconds(
 ) -> list[float]:
     """Shortest time of each warm call: in turn, so that a busy machine hits all alike.
 
-    ``first`` are the seconds of the warming runs; a call that took over 5 s is not run again.
+    ``first`` are the seconds of the warming runs. A call that took over 5 s hardly warms up: that
+    run counts, and one more is made.
     """
     seconds = list(first)
-    quick = [i for i, taken in enumerate(first) if taken <= _SLOW_S]
-    rounds = [[timed(calls[i], device)[0] for i in quick] for _ in range(repeats)]
-    for i, times in zip(quick, zip(*rounds, strict=True), strict=True):
-        seconds[i] = min(times)
+    slow = {i for i, taken in enumerate(first) if taken > _SLOW_S}
+    for number in range(repeats):
+        for i, call in enumerate(calls):
+            if i in slow and number > 0:
+                continue
+            taken, _ = timed(call, device)
+            is_warm = i in slow or number > 0
+            seconds[i] = min(seconds[i], taken) if is_warm else taken
     return seconds
 
 

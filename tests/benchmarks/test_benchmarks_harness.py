@@ -11,7 +11,7 @@ import torch
 from benchmarks import harness
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
-from benchmarks.harness import FIELDS, Case, Pair, obstacle, relative_l2, run_case
+from benchmarks.harness import FIELDS, Case, Pair, best_seconds, obstacle, relative_l2, run_case
 from benchmarks.memory import cpu_peak_mb
 from benchmarks.results import read_rows, update_rows
 from benchmarks.scaling import order_of_growth
@@ -88,15 +88,24 @@ def test_a_missing_module_is_named():
         assert obstacle(case, "cpu") == "not run (pip install pydensecrf2)"
 
 
-def test_slow_forms_run_once(monkeypatch, no_processes):
+def test_slow_forms_run_twice(monkeypatch, no_processes):
     monkeypatch.setattr(harness, "_SLOW_S", -1.0)
     runs = []
     pair = Pair(lambda: runs.append(1), lambda: runs.append(2), lambda ours, plain: 0.0)
     seconds, _ = harness._times(pair, "cpu", repeats=4)
-    assert runs == [1, 2] and min(seconds) > 0
+    assert runs == [1, 2] * 2 and min(seconds) > 0
+    runs.clear()
     monkeypatch.setattr(harness, "_SLOW_S", 1e9)
     harness._times(pair, "cpu", repeats=2)
-    assert runs == [1, 2] * 4  # once to warm, then in turn
+    assert runs == [1, 2] * 3  # once to warm, then in turn
+
+
+def test_the_shortest_run_counts_and_a_quick_warming_run_does_not(monkeypatch):
+    taken = iter([3.0, 9.0, 4.0, 2.5, 7.0])
+    monkeypatch.setattr(harness, "timed", lambda call, device: (next(taken), None))
+    quick, slow = lambda: None, lambda: None
+    # Rounds: quick 3, slow 9; then quick 4 and 2.5.
+    assert best_seconds([quick, slow], [1.0, 8.0], "cpu", 3) == [2.5, 8.0]
 
 
 def test_bad_arguments(tmp_path, capsys):
