@@ -122,19 +122,10 @@ def _add_method(cfg: CN) -> None:
     dalnet.PTC_WEIGHT = 0.2
     # Class-token contrast: 0.5 in ToCo, not part of DALNet. Needs MULTI_CROP.LOCAL_CUT "uncertain".
     dalnet.CTC_WEIGHT = 0.0
+    _add_class_token_contrast(dalnet)
     dalnet.SEG_WEIGHT = 1.0
     dalnet.REG_WEIGHT = 1.0
     dalnet.SEG_START_ITER = 2000  # L_seg and L_reg act after this iteration [T]
-
-    # Class-token contrast [T]: widths of the projection head, what the teacher keeps at each step,
-    # temperature, largest mean region value (0..2) of a local view without objects.
-    dalnet.CTC = CN()
-    dalnet.CTC.HIDDEN_DIM = 2048
-    dalnet.CTC.BOTTLENECK_DIM = 256
-    dalnet.CTC.OUT_DIM = 1024
-    dalnet.CTC.MOMENTUM = 0.9
-    dalnet.CTC.TEMPERATURE = 0.5
-    dalnet.CTC.MAX_BACKGROUND = 0.2
 
     # Dense energy loss [T].
     dalnet.REG = CN()
@@ -152,6 +143,18 @@ def _add_method(cfg: CN) -> None:
     dalnet.PAR = CN()
     dalnet.PAR.NUM_ITERS = 10
     dalnet.PAR.DILATIONS = (1, 2, 4, 8, 12, 24)
+
+
+def _add_class_token_contrast(dalnet: CN) -> None:
+    # Class-token contrast [T]: widths of the projection head, what the teacher keeps at each step,
+    # temperature, largest mean region value (0..2) of a local view without objects.
+    dalnet.CTC = CN()
+    dalnet.CTC.HIDDEN_DIM = 2048
+    dalnet.CTC.BOTTLENECK_DIM = 256
+    dalnet.CTC.OUT_DIM = 1024
+    dalnet.CTC.MOMENTUM = 0.9
+    dalnet.CTC.TEMPERATURE = 0.5
+    dalnet.CTC.MAX_BACKGROUND = 0.2
 
 
 def _add_solver(cfg: CN) -> None:

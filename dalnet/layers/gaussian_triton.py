@@ -18,6 +18,13 @@ _ROWS, _COLUMNS, _MAX_CHANNELS = 64, 32, 64
 
 
 @triton.jit
+def squared_difference(row: tl.tensor, column: tl.tensor, is_column: tl.tensor) -> tl.tensor:
+    """``(row_i - column_j)^2`` of values [ROWS, 1] and pointers [COLUMNS]."""
+    delta = row - tl.load(column, mask=is_column, other=0.0)[None, :]
+    return delta * delta
+
+
+@triton.jit
 def gaussian_sum_kernel(
     features: tl.tensor,
     values: tl.tensor,
@@ -60,16 +67,11 @@ def gaussian_sum_kernel(
         column = start + tl.arange(0, COLUMNS)
         is_column = column < num_points
         # Squares of differences: |f_i|^2 + |f_j|^2 - 2 f_i.f_j would cancel.
-        delta = row_x - tl.load(x + column, mask=is_column, other=0.0)[None, :]
-        exponent = delta * delta
-        delta = row_y - tl.load(y + column, mask=is_column, other=0.0)[None, :]
-        exponent += delta * delta
-        delta = row_red - tl.load(red + column, mask=is_column, other=0.0)[None, :]
-        exponent += delta * delta
-        delta = row_green - tl.load(green + column, mask=is_column, other=0.0)[None, :]
-        exponent += delta * delta
-        delta = row_blue - tl.load(blue + column, mask=is_column, other=0.0)[None, :]
-        exponent += delta * delta
+        exponent = squared_difference(row_x, x + column, is_column)
+        exponent += squared_difference(row_y, y + column, is_column)
+        exponent += squared_difference(row_red, red + column, is_column)
+        exponent += squared_difference(row_green, green + column, is_column)
+        exponent += squared_difference(row_blue, blue + column, is_column)
         weight = tl.exp2(-exponent)
         # Columns beyond the last point have weight, but values of 0.
         block = tl.load(
