@@ -66,13 +66,13 @@ def published_lattice(
     """
     batch = zip(images.float().cpu(), values.float().cpu(), bounds, strict=True)
     results = [
-        _filter_points(features_of(image, sigma_rgb, sigma_xy), maps.flatten(1), 20.0 / bound)
+        filter_points(features_of(image, sigma_rgb, sigma_xy), maps.flatten(1), 20.0 / bound)
         for image, maps, bound in batch
     ]
     return torch.stack(results).view(values.shape)
 
 
-def _filter_points(features: Tensor, values: Tensor, weight: float) -> Tensor:
+def filter_points(features: Tensor, values: Tensor, weight: float) -> Tensor:
     """[K, P] from features [P, d] and values [K, P]."""
     from pydensecrf import densecrf  # optional
 

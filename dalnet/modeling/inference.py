@@ -71,9 +71,9 @@ class Passes:
             }
 
     def _encode(self, images: Tensor) -> Tokens:
-        if images.is_cuda:
-            return self.encode(images)
         at_a_time = max(1, _CPU_PIXELS // images[0, 0].numel())
+        if images.is_cuda or len(images) <= at_a_time:
+            return self.encode(images)
         parts = [self.encode(part) for part in images.split(at_a_time)]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 

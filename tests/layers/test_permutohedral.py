@@ -1,38 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lattice against the published implementation, and as a linear map."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.plain.bilateral import filter_points
 from dalnet.layers.bilateral import pixel_features
 from dalnet.layers.permutohedral import PermutohedralLattice
 
 
 def _published_filter(features: Tensor, values: Tensor) -> Tensor:
-    """pydensecrf's lattice on features [P, d] and values [P, K] that sum to 1 over K.
-
-    One mean-field step multiplies each class by exp(weight x filtered); the odds against an extra
-    class of no mass, whose filtered value is 0, therefore give the filtered values themselves.
-    """
-    dcrf = pytest.importorskip("pydensecrf.densecrf")
-    num_points, num_classes = values.shape
-    bound = PermutohedralLattice(features[None]).filter(torch.ones(1, num_points, 1)).max().item()
-    weight = 20.0 / bound
-    unary = np.full((num_classes + 1, num_points), 50.0, np.float32)
-    unary[:-1] = -values.T.log().numpy()
-    crf = dcrf.DenseCRF(num_points, num_classes + 1)
-    crf.setUnaryEnergy(unary)
-    crf.addPairwiseEnergy(
-        np.ascontiguousarray(features.T.numpy()),
-        compat=weight,
-        kernel=dcrf.CONST_KERNEL,
-        normalization=dcrf.NO_NORMALIZATION,
-    )
-    log_q = np.log(np.array(crf.inference(1), dtype=np.float64))
-    odds = (log_q[:-1] + unary[:-1]) - (log_q[-1] + unary[-1])
-    return torch.from_numpy(odds.T / weight)
+    """pydensecrf's lattice on features [P, d] and values [P, K] that sum to 1 over K."""
+    pytest.importorskip("pydensecrf.densecrf")
+    lattice = PermutohedralLattice(features[None])
+    bound = lattice.filter(torch.ones(1, len(features), 1)).max().item()
+    return filter_points(features, values.T, 20.0 / bound).T
 
 
 def _relative_error(got: Tensor, expected: Tensor) -> float:
