@@ -87,6 +87,9 @@ def _add_text(cfg: CN) -> None:
     cfg.MODEL.TEXT.EMBED_DIM = 512  # d_t, width of the text embedding [D]
     cfg.MODEL.TEXT.TEMPLATE = "a photo of {}"  # [P]
     cfg.MODEL.TEXT.BACKGROUND = "background"  # word put into TEMPLATE for t_bg [P]
+    # Take the mean over all prompts off their embeddings: prompts of one template are so alike that
+    # their cosines hardly tell the classes apart [D].
+    cfg.MODEL.TEXT.CENTER = True
     # Where embeddings are kept between runs; "" is $DALNET_CACHE or ~/.cache/dalnet.
     cfg.MODEL.TEXT.CACHE_DIR = ""
 
@@ -99,6 +102,9 @@ def _add_method(cfg: CN) -> None:
 
     dalnet = cfg.MODEL.DALNET = CN()
     dalnet.PROJECTION_DIM = 512  # d, width of the common space [D]
+    # Of the texts into the common space: "orthogonal", fixed, keeps the angles between them;
+    # "linear", learned, can satisfy Eq. 3 by sending all classes to one direction [D].
+    dalnet.TEXT_PROJECTION = "orthogonal"
     dalnet.OBJECT_MASK_THRESHOLD = 0.5  # beta of M_obj [P]
 
     # Alignment losses, Eq. 3 to 6. The three switches make the six cells of Table 4.

@@ -98,7 +98,10 @@ class DALNet(nn.Module):
             prompt_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).prompt_names
             text_embeddings = build_text_embeddings(cfg, prompt_names)
             projections = AlignmentProjections(
-                backbone.embed_dim, cfg.MODEL.TEXT.EMBED_DIM, method.PROJECTION_DIM
+                backbone.embed_dim,
+                cfg.MODEL.TEXT.EMBED_DIM,
+                method.PROJECTION_DIM,
+                method.TEXT_PROJECTION,
             )
         return {
             "backbone": backbone,

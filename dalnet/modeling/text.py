@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent, sha256
+from dalnet.modeling.losses import unit_vectors
 from dalnet.modeling.text_tower import find_weights, load_text_tower, untrained_text_tower
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ def build_text_embeddings(
         prompt_names: the C words for the foreground classes.
 
     Returns:
-        t_fg [C, EMBED_DIM] and t_bg [1, EMBED_DIM], float32 on the CPU, rows of length one; zeros
-        where ``MODEL.TEXT.WEIGHTS`` is "checkpoint", to be filled by the loaded checkpoint.
+        t_fg [C, EMBED_DIM] and t_bg [1, EMBED_DIM], float32 on the CPU, rows of length one, centred
+        (:func:`center`) if ``MODEL.TEXT.CENTER``; zeros where ``MODEL.TEXT.WEIGHTS`` is
+        "checkpoint", to be filled by the loaded checkpoint.
 
     Raises:
         UsageError: weights missing, unreadable or of another width, or a template without "{}".
@@ -60,7 +62,24 @@ def build_text_embeddings(
             f"MODEL.TEXT.EMBED_DIM is {text.EMBED_DIM}, but the text tower of {text.NAME} "
             f"({text.WEIGHTS}) has the width {embeddings.shape[1]}; set EMBED_DIM to that."
         )
+    if text.CENTER:
+        embeddings = center(embeddings)
     return embeddings[:-1], embeddings[-1:]
+
+
+def center(embeddings: torch.Tensor) -> torch.Tensor:
+    """Subtract the mean over the rows and bring each row back to length one.
+
+    Sentences of one template share most of their direction. What is left of them is what tells
+    one class, or the background, from the others.
+
+    Args:
+        embeddings: [K, d_t], rows of length one.
+
+    Returns:
+        [K, d_t]; a row that equals the mean is zero.
+    """
+    return unit_vectors(embeddings - embeddings.mean(dim=0))
 
 
 @torch.no_grad()

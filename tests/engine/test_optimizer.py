@@ -17,8 +17,9 @@ def test_rates_and_decay_per_parameter(tiny_cfg):
         for group in optimizer.param_groups
         for p in group["params"]
     }
-    assert len(settings) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert set(settings) == {id(p) for p in learning.values()}
+    for name, parameter in learning.items():
         rate, decay = settings[id(parameter)]
         assert rate == pytest.approx(6e-5 if name.startswith("backbone.") else 6e-4), name
         if name.endswith("bias"):

@@ -220,10 +220,24 @@ def test_unknown_settings_are_refused(batch):
         lea(batch, normalize="none")
 
 
-def test_projections_share_a_space():
-    projections = AlignmentProjections(visual_dim=7, text_dim=9, dim=D)
+@pytest.mark.parametrize("kind", ["orthogonal", "linear"])
+def test_projections_share_a_space(kind):
+    projections = AlignmentProjections(7, 9, D, kind)
     assert projections.visual(torch.zeros(2, 3, 7)).shape == (2, 3, D)
     assert projections.text(torch.zeros(C, 9)).shape == (C, D)
+    assert projections.text.weight.requires_grad == (kind == "linear")
+
+
+@pytest.mark.parametrize("dim", [9, 12])
+def test_an_orthogonal_projection_keeps_the_angles_between_texts(dim):
+    texts = torch.randn(C, 9)
+    projected = AlignmentProjections(7, 9, dim).text(texts)
+    torch.testing.assert_close(projected @ projected.T, texts @ texts.T)
+
+
+def test_an_unknown_projection_is_refused():
+    with pytest.raises(UsageError, match="TEXT_PROJECTION is 'mlp'; set it to"):
+        AlignmentProjections(7, 9, D, "mlp")
 
 
 def test_text_similarity_is_the_cosine_of_every_token_with_every_text(batch):

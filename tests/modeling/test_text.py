@@ -6,6 +6,7 @@ import logging
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import get_cfg
 from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dalnet.config import add_dalnet_config
 from dalnet.errors import UsageError
 from dalnet.modeling import text
-from dalnet.modeling.text import build_text_embeddings
+from dalnet.modeling.text import build_text_embeddings, center
 
 NAMES = ["aeroplane", "dining table", "cat"]
 
@@ -40,6 +41,7 @@ def cfg(weights, tmp_path):
     cfg.MODEL.TEXT.WEIGHTS = weights
     cfg.MODEL.TEXT.EMBED_DIM = 32
     cfg.MODEL.TEXT.CACHE_DIR = str(tmp_path / "cache")
+    cfg.MODEL.TEXT.CENTER = False
     return cfg
 
 
@@ -76,6 +78,25 @@ def test_equals_clip_on_the_prompts_of_the_paper(cfg, model):
     torch.testing.assert_close(fg, expected[:3])
     torch.testing.assert_close(bg, expected[3:])
     assert fg.dtype == torch.float32 and not fg.requires_grad and not fg.is_inference()
+
+
+def test_centred_embeddings_are_what_tells_the_prompts_apart(cfg, tmp_path):
+    plain = torch.cat(build_text_embeddings(cfg, NAMES))
+    cfg.MODEL.TEXT.CENTER = True
+    fg, bg = build_text_embeddings(cfg, NAMES)
+    rows = plain.double().tolist()
+    mean = [sum(column) / 4 for column in zip(*rows, strict=True)]
+    for row, got in zip(rows, torch.cat([fg, bg]).tolist(), strict=True):
+        difference = [value - m for value, m in zip(row, mean, strict=True)]
+        length = sum(value**2 for value in difference) ** 0.5
+        assert got == pytest.approx([value / length for value in difference], abs=1e-5)
+    # The cache holds the embeddings as CLIP gives them, so that the key may change.
+    (file,) = (tmp_path / "cache").iterdir()
+    assert torch.equal(load_file(file)["embeddings"], plain)
+
+
+def test_prompts_that_are_all_the_same_have_no_direction():
+    assert torch.equal(center(F.normalize(torch.ones(3, 8), dim=1)), torch.zeros(3, 8))
 
 
 def test_more_prompts_than_a_batch(cfg):
@@ -150,7 +171,7 @@ def test_untrained_codes(cfg, tmp_path):
 
 
 def test_placeholders_for_a_checkpoint(cfg):
-    cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+    cfg.MODEL.TEXT.WEIGHTS, cfg.MODEL.TEXT.CENTER = "checkpoint", True
     fg, bg = build_text_embeddings(cfg, NAMES)
     assert torch.equal(fg, torch.zeros(3, 32)) and torch.equal(bg, torch.zeros(1, 32))
 
