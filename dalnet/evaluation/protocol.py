@@ -90,11 +90,12 @@ def make_rows(cfg: CfgNode, sources: str, protocols: str) -> list[Row]:
     """
     names = [name.strip() for name in sources.split(",") if name.strip()]
     parsed = [Protocol.parse(text) for text in protocols.split(",") if text.strip()]
-    unknown = next((name for name in names if name not in SOURCES), None)
-    if unknown or not names or not parsed:
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise UsageError(f"'{unknown[0]}' is no source; --sources takes {', '.join(SOURCES)}.")
+    if not names or not parsed:
         raise UsageError(
-            f"--sources {sources!r} --protocols {protocols!r}: give at least one of each; sources "
-            f"are {', '.join(SOURCES)}."
+            f"--sources {sources!r} --protocols {protocols!r}: give at least one of each."
         )
     rows = []
     for name in sorted(set(names), key=list(SOURCES).index):

@@ -200,7 +200,7 @@ def test_mask_of_another_size_is_named_and_nothing_is_lost(tool, capsys):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("--sources", "boxes"), "sources are seg"),
+        (("--sources", "boxes"), "'boxes' is no source"),
         (("--protocols", "tta"), "'tta' is no protocol"),
         (("--workers", "0"), "--workers is 0"),
         (("--protocols", "ss+crf", "TEST.CRF.BACKEND", "gpu"), "TEST.CRF.BACKEND is 'gpu'"),

@@ -45,7 +45,14 @@ def test_rows_are_the_product_with_the_scales_of_the_config(tiny_cfg):
     assert [str(row) for row in curves if row.has_curve] == ["cam/ss", "cam_inter/ss"]
 
 
-@pytest.mark.parametrize(("sources", "protocols"), [("seg,box", "ss"), ("", "ss"), ("seg", " ,")])
-def test_unknown_and_missing_ones_are_refused(tiny_cfg, sources, protocols):
-    with pytest.raises(UsageError, match="sources are seg, cam, cam_inter, pseudo"):
+@pytest.mark.parametrize(
+    ("sources", "protocols", "part"),
+    [
+        ("seg,box", "ss", "'box' is no source; --sources takes seg, cam, cam_inter, pseudo"),
+        ("", "ss", "give at least one of each"),
+        ("seg", " ,", "give at least one of each"),
+    ],
+)
+def test_unknown_and_missing_ones_are_refused(tiny_cfg, sources, protocols, part):
+    with pytest.raises(UsageError, match=part):
         make_rows(tiny_cfg, sources, protocols)
