@@ -56,8 +56,8 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.VIT = CN()
     # Any timm vision transformer [P: ViT-B/16, names T].
     cfg.MODEL.VIT.NAME = "vit_base_patch16_224.augreg_in21k"
-    # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth or
-    # .npz (dalnet:// is the folder dalnet/assets); "": random initialisation.
+    # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth (also
+    # a training's checkpoint) or .npz (dalnet:// is the folder dalnet/assets); "": random.
     cfg.MODEL.VIT.WEIGHTS = "timm"
     # F_inter is read after this block, counted from 1 [P: block 10 of 12].
     cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 _KEY = "MODEL.VIT.WEIGHTS"
 # Parts that follow the tokens; an ImageNet checkpoint has them, this encoder has not.
 _HEADS = ("head", "head_dist", "fc_norm", "attn_pool", "pre_logits")
+# What precedes the encoder's keys in a checkpoint of train_net.py (DALNet.backbone, TimmViT.vit).
+_IN_CHECKPOINT = "backbone.vit."
 
 
 def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
@@ -33,7 +35,8 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
         name: its timm name (tells the hub's file).
         weights: "timm" (the hub's file for ``name``, downloaded once), a path to ``.safetensors``,
             ``.pth``/``.pt`` (read with ``weights_only=True``) or ``.npz`` (the original format of
-            ViT and AugReg), ``dalnet://NAME``, or "" to keep the random initialisation.
+            ViT and AugReg), ``dalnet://NAME``, or "" to keep the random initialisation. Of a
+            checkpoint of ``train_net.py`` only the encoder is taken.
 
     Raises:
         UsageError: file missing, unreadable, or not of this model.
@@ -76,9 +79,14 @@ def _load_from_hub(name: str) -> tuple[str, dict[str, Any]]:
 
 def _load_state(vit: VisionTransformer, state: dict[str, Any], source: str) -> None:
     own = vit.state_dict()
+    encoder = {
+        key.removeprefix(_IN_CHECKPOINT): value
+        for key, value in state.items()
+        if key.startswith(_IN_CHECKPOINT)
+    }
     try:
         state = checkpoint_filter_fn(
-            state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
+            encoder or state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(

@@ -40,6 +40,17 @@ def test_state_dicts_with_a_classifier(tmp_path, suffix):
     assert_loaded(vit, state)
 
 
+def test_encoder_of_a_training_checkpoint(tmp_path):
+    state = make(seed=1).state_dict()
+    model = {f"backbone.vit.{key}": value for key, value in state.items()}
+    others = {"classifier.conv.weight": torch.ones(1), "projections.norm.weight": torch.ones(1)}
+    path = tmp_path / "model_final.pth"
+    torch.save({"model": {**others, **model}, "iteration": 9, "trainer": {"iteration": 9}}, path)
+    vit = make()
+    load_vit_weights(vit, NAME, str(path))
+    assert_loaded(vit, state)
+
+
 def as_original_npz(vit, path):
     """Write ``vit`` in the layout of Google's ViT and AugReg files (Flax: kernels [in, out])."""
     state = {key: value.numpy() for key, value in vit.state_dict().items()}
