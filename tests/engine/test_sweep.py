@@ -398,3 +398,13 @@ def test_every_sweep_can_be_read_and_uses_every_config_of_table4(tmp_path):
     table4 = set((CONFIGS / "table4").glob("*.yaml"))
     assert len(table4) == 10
     assert table4 <= used
+
+
+def test_photos_compares_methods_with_one_encoder_and_one_budget(tmp_path):
+    jobs = read_sweep(CONFIGS / "sweeps" / "photos.yaml", [1], tmp_path)
+    assert [job.run for job in jobs] == ["baseline", "toco", "dalnet"]
+    for job in jobs:
+        for node, key in ((job.cfg.MODEL, "DALNET"), (job.cfg.INPUT, "MULTI_CROP")):
+            node.pop(key)
+        job.cfg.OUTPUT_DIR = ""
+    assert len({job.cfg.dump() for job in jobs}) == 1
