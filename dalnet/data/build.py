@@ -77,7 +77,7 @@ def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
         ours = [n for n in DatasetCatalog if hasattr(MetadataCatalog.get(n), "prompt_names")]
         raise UsageError(
             f"{key} names the unknown data set {unknown[0]!r}: choose from "
-            f"{', '.join(sorted(ours))}, or register it with register_voc_layout."
+            f"{', '.join(sorted(ours))}, or add your own (docs/data.md)."
         )
     classes = [MetadataCatalog.get(name).get("stuff_classes", []) for name in names]
     differing = next((n for n, c in zip(names, classes, strict=True) if c != classes[0]), None)

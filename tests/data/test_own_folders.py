@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of the user's own photographs, which become data sets by a file of classes."""
+
+import json
+import logging
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from dalnet.data.datasets.own_folders import read_classes, register_own_folders
+from dalnet.errors import UsageError
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Folder of data sets, whose names leave the catalogues after the test."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    before = set(DatasetCatalog)
+    yield tmp_path
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def write_photos(folder, classes="fox\n\n garden chair : chair in a garden \n"):
+    for part in ("JPEGImages", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(folder / "JPEGImages" / "p.png")
+    for split in ("train", "val"):
+        (folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("p\n")
+    (folder / "image_tags.json").write_text(json.dumps({"p": ["garden chair"]}))
+    (folder / "classes.txt").write_text(classes)
+
+
+def test_every_list_becomes_a_data_set(root):
+    write_photos(root / "mine")
+    assert register_own_folders() == ["mine_train", "mine_val"]
+    (record,) = DatasetCatalog.get("mine_val")
+    assert record["image_labels"] == [1]
+    assert "sem_seg_file_name" not in record
+    metadata = MetadataCatalog.get("mine_val")
+    assert metadata.stuff_classes == ["background", "fox", "garden chair"]
+    assert metadata.prompt_names == ["fox", "chair in a garden"]
+
+
+def test_masks_are_those_of_the_folder(root):
+    write_photos(root / "mine")
+    (root / "mine" / "SegmentationClass").mkdir()
+    register_own_folders()
+    (record,) = DatasetCatalog.get("mine_train")
+    assert record["sem_seg_file_name"] == str(root / "mine" / "SegmentationClass" / "p.png")
+
+
+def test_a_link_gives_its_own_name(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_photos(elsewhere / "photos")
+    (root / "mine").symlink_to(elsewhere / "photos")
+    assert register_own_folders() == ["mine_train", "mine_val"]
+
+
+def test_unusable_folder_is_named_and_the_others_are_kept(root, caplog):
+    write_photos(root / "broken", "fox\nfox\n")
+    write_photos(root / "mine")
+    (root / "no_classes" / "JPEGImages").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        assert register_own_folders() == ["mine_train", "mine_val"]
+    (message,) = caplog.messages
+    assert str(root / "broken") in message
+
+
+def test_no_data_root(root, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
+    assert register_own_folders() == []
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b" \n\n", "is empty"),
+        (b"fox\nowl\nfox: red fox\n", "'fox: red fox'; each class needs a name of its own"),
+        (b"fox\n: owl\n", "': owl'"),
+        (b"f\xff\xfe", "cannot be read as text"),
+    ],
+)
+def test_unusable_classes(tmp_path, content, words):
+    path = tmp_path / "classes.txt"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"classes.txt .*{words}"):
+        read_classes(path)
+
+
+def test_missing_classes(tmp_path):
+    with pytest.raises(UsageError, match="gone.txt cannot be read"):
+        read_classes(tmp_path / "gone.txt")
