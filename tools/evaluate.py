@@ -18,6 +18,7 @@ from detectron2.engine import default_argument_parser
 
 from dalnet.engine import run, setup
 from dalnet.engine.grid_evaluation import GridJob, default_workers, evaluate_grid
+from dalnet.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +47,9 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> dict | None:
     """Evaluate; returns the contents of results.json on the main process."""
+
+    if args.resume:
+        raise UsageError("--resume: an interrupted evaluation goes on by itself; leave it out.")
 
     def adjust(cfg: CfgNode) -> None:
         cfg.DATASETS.TEST = (args.split,)

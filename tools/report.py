@@ -59,6 +59,8 @@ def main(args: argparse.Namespace) -> None:
         # Not OUTPUT_DIR itself: the training's config and log lie there.
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "report", args.split)
 
+    if args.resume:
+        raise UsageError("--resume: a report is made anew each time; leave it out.")
     if args.num_gpus > 1:
         raise UsageError("--num-gpus: a report is made in one process; leave it out.")
     cfg = setup(args, adjust)

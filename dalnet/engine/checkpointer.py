@@ -8,10 +8,16 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.files import complete_or_absent, sha256
+
+
+def checkpoint_hash(weights: str) -> str:
+    """SHA-256 of the file that ``MODEL.WEIGHTS`` names by a path or an address, hexadecimal."""
+    return sha256(Path(PathManager.get_local_path(weights)))
 
 
 class DALNetCheckpointer(DetectionCheckpointer):

@@ -38,9 +38,9 @@ from dalnet.evaluation.results import (
 from dalnet.evaluation.streaming import Stream, image_name
 from dalnet.evaluation.tally import Tally, load_tallies
 from dalnet.evaluation.threshold_curve import thresholds_with
-from dalnet.files import sha256
 from dalnet.modeling.settings import crf_parameters
 
+from .checkpointer import checkpoint_hash
 from .trainer import load_model
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if any(r.protocol.crf for r in rows) else None
     class_names = MetadataCatalog.get(job.split).stuff_classes
     model = load_model(cfg)
-    weights = sha256(Path(cfg.MODEL.WEIGHTS))
+    weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
     threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
     tally = Tally(rows, len(class_names), thresholds_with(threshold))
     progress = _Progress(job, [cfg.dump(), weights, backend], tally)

@@ -23,13 +23,13 @@ from dalnet.evaluation.confusion import class_ious, confusion_matrix
 from dalnet.evaluation.image_scores import choose_images, score_images
 from dalnet.evaluation.protocol import SOURCES, Protocol
 from dalnet.evaluation.run_files import read_metrics, read_results
-from dalnet.files import sha256
 from dalnet.modeling.settings import InferenceSettings
 from dalnet.visualization import SheetRow, collect_rows
 from dalnet.visualization.colorblind import colorblind_palette
 from dalnet.visualization.report import Report, save_report
 from dalnet.visualization.report_gallery import Card, make_card
 
+from .checkpointer import checkpoint_hash
 from .trainer import load_model
 
 MAX_IMAGES = 40
@@ -85,7 +85,7 @@ def write_run_report(cfg: CfgNode, job: ReportJob) -> None:
     # Before the long part, so that a wrong file is found at once.
     files = _RunFiles(cfg, job)
     model = load_model(cfg)
-    weights = sha256(Path(cfg.MODEL.WEIGHTS))
+    weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
     files.check_weights(weights)
     names, colors = _class_table(job)
     report = Report(

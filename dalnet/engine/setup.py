@@ -3,9 +3,7 @@
 
 import argparse
 import logging
-import math
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,8 +14,9 @@ from detectron2.utils.logger import setup_logger
 
 import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import add_dalnet_config
-from dalnet.data import check_datasets
 from dalnet.errors import UsageError
+
+from .config_checks import check_config
 
 logger = logging.getLogger("dalnet.setup")
 
@@ -50,7 +49,7 @@ def setup(
             'text embeddings from; train with "openai", "untrained" or a file.'
         )
     processes = args.num_gpus * args.num_machines
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
+    if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} "
             "processes cannot share evenly; make it a multiple of them."
@@ -102,83 +101,4 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
         raise UsageError(
             f"{config_file} or the options behind it cannot be used: {message}; every key is "
             "listed in dalnet/config.py and Detectron2's documentation."
-        ) from error
-
-
-def check_config(cfg: CfgNode) -> None:
-    """Refuse what would only fail, or silently go wrong, later.
-
-    Raises:
-        UsageError: unknown data set, impossible sizes or thresholds, OUTPUT_DIR not writable.
-    """
-    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    for name in cfg.DATASETS.TEST:
-        check_datasets(cfg, [name], "DATASETS.TEST")
-    low, high = cfg.MODEL.DALNET.CAM.LOW_THRESHOLD, cfg.MODEL.DALNET.CAM.HIGH_THRESHOLD
-    if not 0 <= low <= high <= 1:
-        raise UsageError(
-            f"MODEL.DALNET.CAM thresholds must be 0 <= LOW <= HIGH <= 1, not {low} and {high}."
-        )
-    scales = {
-        "MODEL.DALNET.CAM.SCALES": cfg.MODEL.DALNET.CAM.SCALES,
-        "TEST.MULTI_SCALE.SCALES": cfg.TEST.MULTI_SCALE.SCALES,
-    }
-    for key, values in scales.items():
-        if not values or min(values) <= 0:
-            raise UsageError(f"{key} is {tuple(values)}; list positive scales, as (1.0, 0.5).")
-    choices = {
-        "GIA_SIMILARITY": ("affine", "clamp"),
-        "LEA_NORMALIZE": ("all", "region"),
-    }
-    for key, allowed in choices.items():
-        if cfg.MODEL.DALNET[key] not in allowed:
-            raise UsageError(
-                f"MODEL.DALNET.{key} is {cfg.MODEL.DALNET[key]!r}; it must be one of {allowed}."
-            )
-    _check_class_token_contrast(cfg)
-    _check_output_dir(cfg.OUTPUT_DIR)
-
-
-def _check_class_token_contrast(cfg: CfgNode) -> None:
-    views, acts = cfg.INPUT.MULTI_CROP, cfg.MODEL.DALNET.CTC_WEIGHT > 0
-    if acts != (views.LOCAL_CUT == "uncertain"):
-        raise UsageError(
-            f"MODEL.DALNET.CTC_WEIGHT is {cfg.MODEL.DALNET.CTC_WEIGHT} and INPUT.MULTI_CROP."
-            f'LOCAL_CUT is "{views.LOCAL_CUT}": L_ctc and only L_ctc uses "uncertain" local views; '
-            'set both, or a weight of 0 and "random".'
-        )
-    places = [side - views.LOCAL_SIZE + 1 for side in cfg.INPUT.CROP.SIZE]
-    if acts and not (min(places) >= 1 <= views.LOCAL_VIEWS <= math.prod(places)):
-        raise UsageError(
-            f"INPUT.MULTI_CROP asks for {views.LOCAL_VIEWS} local views of {views.LOCAL_SIZE} "
-            f"pixels, for which INPUT.CROP.SIZE {tuple(cfg.INPUT.CROP.SIZE)} has no place; L_ctc "
-            "needs at least one view, no larger than the crop."
-        )
-
-
-def check_crop_size(cfg: CfgNode, patch_size: int) -> None:
-    """Refuse training views that are no whole number of patches.
-
-    Raises:
-        UsageError: a side of a view is not divisible by the backbone's patch size.
-    """
-    sides = {"INPUT.CROP.SIZE": cfg.INPUT.CROP.SIZE}
-    if cfg.INPUT.MULTI_CROP.LOCAL_VIEWS:
-        sides["INPUT.MULTI_CROP.LOCAL_SIZE"] = [cfg.INPUT.MULTI_CROP.LOCAL_SIZE]
-    for key, values in sides.items():
-        if any(value % patch_size for value in values):
-            raise UsageError(
-                f"{key} is {values}, but the backbone's patches are {patch_size} pixels wide; "
-                f"choose multiples of {patch_size}."
-            )
-
-
-def _check_output_dir(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); choose another folder."
         ) from error

@@ -20,9 +20,9 @@ from dalnet.evaluation import build_evaluator
 from dalnet.evaluation.evaluator import TableEvaluator
 
 from .checkpointer import DALNetCheckpointer
+from .config_checks import check_crop_size
 from .hooks import SnapshotHook
 from .optimizer import build_optimizer
-from .setup import check_crop_size
 
 
 class DALNetTrainer(DefaultTrainer):
@@ -110,8 +110,10 @@ def load_model(cfg: CfgNode, resume: bool = False) -> nn.Module:
     checkpointer = DALNetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise UsageError(
-            "There is nothing to evaluate: give a checkpoint as MODEL.WEIGHTS, or --resume with "
-            f"one in OUTPUT_DIR ({cfg.OUTPUT_DIR})."
+            f"There is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}) to go on with; train first, "
+            "or give one as MODEL.WEIGHTS."
+            if resume
+            else "There is no model to load: give its checkpoint as MODEL.WEIGHTS."
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return model

@@ -203,6 +203,7 @@ def test_mask_of_another_size_is_named_and_nothing_is_lost(tool, capsys):
         (("--sources", "boxes"), "'boxes' is no source"),
         (("--protocols", "tta"), "'tta' is no protocol"),
         (("--workers", "0"), "--workers is 0"),
+        (("--resume",), "--resume: an interrupted evaluation goes on by itself"),
         (("--protocols", "ss+crf", "TEST.CRF.BACKEND", "gpu"), "TEST.CRF.BACKEND is 'gpu'"),
     ],
 )

@@ -163,10 +163,11 @@ def test_colorblind_page_has_other_colours(tool, tmp_path):
 
 
 def test_bad_arguments_are_one_sentence(tool, capsys, tmp_path):
-    with pytest.raises(SystemExit) as error:
-        tool("--num-gpus", 2)
-    assert error.value.code == 1
-    assert "error: --num-gpus" in capsys.readouterr().err
+    for flags in (("--num-gpus", 2), ("--resume",)):
+        with pytest.raises(SystemExit) as error:
+            tool(*flags)
+        assert error.value.code == 1
+        assert f"error: {flags[0]}" in capsys.readouterr().err
     page = tmp_path / "page.html"
     job = ReportJob("c.yaml", SPLIT, None, (), page, images=1, colorblind=False)
     tool.config.MODEL.WEIGHTS = str(tool.weights)

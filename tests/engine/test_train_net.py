@@ -9,9 +9,11 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 
+import dalnet.assets
 from dalnet.engine import run, setup
-from dalnet.engine.checkpointer import DALNetCheckpointer
+from dalnet.engine.checkpointer import DALNetCheckpointer, checkpoint_hash
 from dalnet.errors import UsageError
+from dalnet.files import sha256
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,11 +108,16 @@ def test_evaluation_needs_no_pretrained_file(job):
     ("options", "parts"),
     [
         (("NO.SUCH_KEY", 1), ["NO.SUCH_KEY"]),
-        (("DATASETS.TRAIN", ("nothing",)), ["nothing", "register_voc_layout"]),
+        (("DATASETS.TRAIN", ("nothing",)), ["nothing", "docs/data.md"]),
         (("INPUT.CROP.SIZE", [30, 32]), ["INPUT.CROP.SIZE", "multiples of 8"]),
         (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
         (("MODEL.DALNET.GIA_SIMILARITY", "cosine"), ["GIA_SIMILARITY", "affine"]),
+        (("MODEL.DALNET.REG.METHOD", "latice"), ["REG.METHOD is 'latice'", "'lattice' or 'exact'"]),
+        (("MODEL.DALNET.REG.SIGMA_XY", 0.0), ["REG.SIGMA_XY is 0.0"]),
+        (("MODEL.DALNET.LEA_TEMPERATURE", 0.0), ["LEA_TEMPERATURE is 0.0"]),
+        (("MODEL.DALNET.PTC_WEIGHT", -0.2), ["PTC_WEIGHT is -0.2"]),
+        (("MODEL.DALNET.CAM.BACKGROUND_THRESHOLD", 50.0), ["THRESHOLD is 50.0", "0 to 1"]),
         (("MODEL.DALNET.CTC_WEIGHT", 0.5), ["CTC_WEIGHT is 0.5", '"random"']),
         (("INPUT.MULTI_CROP.LOCAL_CUT", "uncertain"), ["CTC_WEIGHT is 0.0", '"uncertain"']),
         (
@@ -126,7 +133,8 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("MODEL.TEXT.WEIGHTS", "gone.pt"), ["gone.pt"]),
         (("MODEL.WEIGHTS", "gone.pth"), ["gone.pth", "does not exist"]),
         (("MODEL.TEXT.WEIGHTS", "checkpoint"), ["MODEL.TEXT.WEIGHTS", "MODEL.WEIGHTS"]),
-        (("--eval-only",), ["MODEL.WEIGHTS"]),
+        (("--eval-only",), ["There is no model to load", "MODEL.WEIGHTS"]),
+        (("--eval-only", "--resume"), ["no checkpoint in OUTPUT_DIR"]),
         (("--num-gpus", 99), ["--num-gpus 99"]),
         (("OUTPUT_DIR", "/proc/nowhere"), ["OUTPUT_DIR", "/proc/nowhere"]),
     ],
@@ -142,6 +150,8 @@ def test_batch_that_processes_cannot_share(job):
     args.num_gpus = 3
     with pytest.raises(UsageError, match="IMS_PER_BATCH is 2 in all, which 3 processes"):
         setup(args)
+    args.eval_only = True  # images go through one at a time
+    setup(args)
 
 
 def test_missing_config_file(capsys, job):
@@ -181,6 +191,11 @@ def test_pickled_checkpoint_is_never_executed(tmp_path):
         with pytest.raises(UsageError, match=f"{name} is no checkpoint"):
             DALNetCheckpointer(torch.nn.Linear(1, 1)).load(str(tmp_path / name))
     assert not (tmp_path / "executed").exists()
+
+
+def test_hash_of_a_checkpoint_with_an_address():
+    path = Path(dalnet.assets.__file__).with_name("toy_vit.safetensors")
+    assert checkpoint_hash(f"dalnet://{path.name}") == sha256(path)
 
 
 def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):

@@ -130,8 +130,18 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
         "loss_reg": dense_energy(pixels, logits.softmax(1), boxes, pseudo),
     }
     assert set(losses) == set(expected)
+    # Weights that every loss reaches, and those of the CAMs, which only their own loss does.
+    probes = [model.backbone.vit.patch_embed.proj.weight, model.backbone.vit.cls_token]
+    probes += [*model.classifier.parameters(), *model.inter_classifier.parameters()]
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        gradients = [
+            torch.autograd.grad(loss, probes, retain_graph=True, allow_unused=True)
+            for loss in (losses[name], value)
+        ]
+        assert gradients[1][0].abs().sum() > 0
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("projection", ["orthogonal", "linear"])

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config is refused for before anything is built: values that fail late or silently."""
+
+import math
+import operator
+import os
+import tempfile
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from dalnet.data import check_datasets
+from dalnet.errors import UsageError
+
+# Each rule: keys, what is right, what to say else.
+_Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
+_LOSSES = ("CLS", "INTER", "GIA", "LEA", "PTC", "CTC", "SEG", "REG")
+_RULES: tuple[_Rule, ...] = (
+    (
+        (*(f"{loss}_WEIGHT" for loss in _LOSSES), "LEA_BACKGROUND_WEIGHT"),
+        lambda value: value >= 0,
+        "it must be 0, which switches it off, or more",
+    ),
+    (
+        ("LEA_TEMPERATURE", "CTC.TEMPERATURE", "REG.SIGMA_RGB", "REG.SIGMA_XY", "REG.SCALE"),
+        lambda value: value > 0,
+        "it must be above 0",
+    ),
+    (
+        ("OBJECT_MASK_THRESHOLD", "LOCAL_MIN_COVERAGE", "CAM.BACKGROUND_THRESHOLD", "CTC.MOMENTUM"),
+        lambda value: 0 <= value <= 1,
+        "it must be from 0 to 1",
+    ),
+    (("GIA_SIMILARITY",), ("affine", "clamp").__contains__, "set it to 'affine' or 'clamp'"),
+    (("LEA_NORMALIZE",), ("all", "region").__contains__, "set it to 'all' or 'region'"),
+    (("REG.METHOD",), ("lattice", "exact").__contains__, "set it to 'lattice' or 'exact'"),
+)
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse what would only fail, or silently go wrong, later.
+
+    Raises:
+        UsageError: unknown data set, impossible sizes or thresholds, OUTPUT_DIR not writable.
+    """
+    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    for name in cfg.DATASETS.TEST:
+        check_datasets(cfg, [name], "DATASETS.TEST")
+    for keys, is_right, remedy in _RULES:
+        for key in keys:
+            value = reduce(operator.getitem, key.split("."), cfg.MODEL.DALNET)
+            if not is_right(value):
+                raise UsageError(f"MODEL.DALNET.{key} is {value!r}; {remedy}.")
+    scales = {
+        "MODEL.DALNET.CAM.SCALES": cfg.MODEL.DALNET.CAM.SCALES,
+        "TEST.MULTI_SCALE.SCALES": cfg.TEST.MULTI_SCALE.SCALES,
+    }
+    for key, values in scales.items():
+        if not values or min(values) <= 0:
+            raise UsageError(f"{key} is {tuple(values)}; list positive scales, as (1.0, 0.5).")
+    low, high = cfg.MODEL.DALNET.CAM.LOW_THRESHOLD, cfg.MODEL.DALNET.CAM.HIGH_THRESHOLD
+    if not 0 <= low <= high <= 1:
+        raise UsageError(
+            f"MODEL.DALNET.CAM thresholds must be 0 <= LOW <= HIGH <= 1, not {low} and {high}."
+        )
+    _check_class_token_contrast(cfg)
+    _check_output_dir(cfg.OUTPUT_DIR)
+
+
+def _check_class_token_contrast(cfg: CfgNode) -> None:
+    views, acts = cfg.INPUT.MULTI_CROP, cfg.MODEL.DALNET.CTC_WEIGHT > 0
+    if acts != (views.LOCAL_CUT == "uncertain"):
+        raise UsageError(
+            f"MODEL.DALNET.CTC_WEIGHT is {cfg.MODEL.DALNET.CTC_WEIGHT} and INPUT.MULTI_CROP."
+            f'LOCAL_CUT is "{views.LOCAL_CUT}": L_ctc and only L_ctc uses "uncertain" local views; '
+            'set both, or a weight of 0 and "random".'
+        )
+    places = [side - views.LOCAL_SIZE + 1 for side in cfg.INPUT.CROP.SIZE]
+    if acts and not (min(places) >= 1 <= views.LOCAL_VIEWS <= math.prod(places)):
+        raise UsageError(
+            f"INPUT.MULTI_CROP asks for {views.LOCAL_VIEWS} local views of {views.LOCAL_SIZE} "
+            f"pixels, for which INPUT.CROP.SIZE {tuple(cfg.INPUT.CROP.SIZE)} has no place; L_ctc "
+            "needs at least one view, no larger than the crop."
+        )
+
+
+def check_crop_size(cfg: CfgNode, patch_size: int) -> None:
+    """Refuse training views that are no whole number of patches.
+
+    Raises:
+        UsageError: a side of a view is not divisible by the backbone's patch size.
+    """
+    sides = {"INPUT.CROP.SIZE": cfg.INPUT.CROP.SIZE}
+    if cfg.INPUT.MULTI_CROP.LOCAL_VIEWS:
+        sides["INPUT.MULTI_CROP.LOCAL_SIZE"] = [cfg.INPUT.MULTI_CROP.LOCAL_SIZE]
+    for key, values in sides.items():
+        if any(value % patch_size for value in values):
+            raise UsageError(
+                f"{key} is {values}, but the backbone's patches are {patch_size} pixels wide; "
+                f"choose multiples of {patch_size}."
+            )
+
+
+def _check_output_dir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); choose another folder."
+        ) from error
