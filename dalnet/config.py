@@ -38,7 +38,7 @@ def _add_input(cfg: CN) -> None:
     # Where local views are cut: "random", anywhere in the main view and of any size; "uncertain",
     # LOCAL_SIZE pixels of it where the CAM is not sure of an object (ToCo).
     cfg.INPUT.MULTI_CROP.LOCAL_CUT = "random"
-    # Area of a view relative to what it is cut from: DINO's ranges [P], second view [T].
+    # Area of a view relative to what it is cut from: DINO's range [D], second view [T].
     cfg.INPUT.MULTI_CROP.GLOBAL_SCALE = (0.4, 1.0)
     cfg.INPUT.MULTI_CROP.LOCAL_SCALE = (0.05, 0.4)
     # Images without a single label cannot supervise: "skip" them (named in the log) or "refuse".
@@ -111,13 +111,15 @@ def _add_method(cfg: CN) -> None:
     dalnet.GIA = True
     dalnet.LEA = True
     dalnet.CROSS_CONTRASTIVE = True
-    # How a cosine becomes the argument of Eq. 3's logarithm: "affine" or "clamp" [D].
+    # How a cosine becomes the argument of Eq. 3's logarithm, and of LEA's without cross-contrast:
+    # "affine" or "clamp" [D].
     dalnet.GIA_SIMILARITY = "affine"
     dalnet.LEA_TEMPERATURE = 1.0  # tau [P]
     dalnet.LEA_BACKGROUND_WEIGHT = 0.001  # lambda [P]
     # "all": 1/N^2 as printed; "region": mean over each region's patches [D].
     dalnet.LEA_NORMALIZE = "all"
-    # A local view carries a class whose pseudo label covers at least this share of it [D].
+    # A local view carries a class that covers at least this share of it in the main view's CAM
+    # label map [D].
     dalnet.LOCAL_MIN_COVERAGE = 0.2
 
     # Weights of Eq. 7 and 8 [P]; 0 switches a loss off.

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pre-train a vision transformer of timm on photographs without labels (masked autoencoder).
 
-    python tools/pretrain_mae.py --list $DETECTRON2_DATASETS/VOC2012/ImageSets/Segmentation/\\
-        train_aug.txt --output output/mae/vit_tiny.safetensors
+    python tools/pretrain_mae.py --list datasets/VOC2012/ImageSets/Segmentation/train_aug.txt \\
+        --output output/mae/vit_tiny.safetensors
 
 MODEL.VIT.WEIGHTS takes the resulting file. Beside it stand a .json file, which says what it was
 trained on, and a folder of the same name with log and checkpoints. Interrupted, the same command

@@ -38,6 +38,8 @@ def read_image_labels(
     index = {name: i for i, name in enumerate(classes)}
     annotations, tags_file = root / "Annotations", root / TAGS_FILE
     if annotations.is_dir():
+        if tags_file.is_file():
+            logger.warning("%s is not read, since %s is there.", tags_file, annotations)
         return {i: _labels_from_xml(annotations / f"{i}.xml", index) for i in image_ids}
     if not tags_file.is_file():
         raise UsageError(

@@ -52,7 +52,7 @@ class LocalViews:
     """Small crops of the main view with their boxes.
 
     They are cut before the main view's colours are altered and stay aligned with it (a mirrored
-    local view shows the mirrored content of its box), so that a pseudo label of the main view
+    local view shows the mirrored content of its box), so that a label map of the main view
     tells what a local view shows.
 
     Args:

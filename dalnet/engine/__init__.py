@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and evaluation as programs: set-up, trainer, hooks, launch."""
+"""Training, evaluation and prediction as programs: set-up, trainer, hooks, launch."""
 
 from .launch import run
+from .predictor import Predictor
 from .setup import setup
 from .trainer import DALNetTrainer, evaluate
 
-__all__ = ["DALNetTrainer", "evaluate", "run", "setup"]
+__all__ = ["DALNetTrainer", "Predictor", "evaluate", "run", "setup"]

@@ -51,12 +51,12 @@ def choose_backend(wanted: str) -> str:
     if wanted == "pydensecrf" and not installed:
         raise UsageError(
             "TEST.CRF.BACKEND is pydensecrf, which is not installed; install it with "
-            'pip install "dalnet[crf]", or set the key to torch, the built-in one.'
+            "pip install pydensecrf2, or set the key to torch, the built-in one."
         )
     if wanted == "auto" and not installed:
         logger.info(
             "pydensecrf is not installed: the built-in CRF is used, which gives the same labels "
-            'but takes longer on a CPU. To change that: pip install "dalnet[crf]".'
+            "but takes longer on a CPU. To change that: pip install pydensecrf2."
         )
     return "torch" if wanted == "torch" or not installed else "pydensecrf"
 

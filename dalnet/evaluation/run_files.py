@@ -104,7 +104,7 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error}): mend it or move it away.") from error
+        raise UsageError(f"{path} cannot be read ({error}): repair it or move it away.") from error
     metrics: dict[str, dict[int, float]] = {}
     for line in text.splitlines():
         try:

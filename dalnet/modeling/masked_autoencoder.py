@@ -18,15 +18,13 @@ _EPS = 1e-6  # of the published code, for layer norms and the variance of a patc
 
 
 def to_patches(images: Tensor, side: int) -> Tensor:
-    """Cut [N,3,H,W] into patches, row by row: [N, P, side * side * 3], colours innermost."""
-    patches = images.unflatten(2, (-1, side)).unflatten(4, (-1, side))  # N,3,h,side,w,side
-    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    """Cut [N,3,H,W] into patches, row by row: [N, P, 3 * side * side], colours outermost."""
+    return F.pixel_unshuffle(images, side).flatten(2).mT
 
 
 def to_images(patches: Tensor, side: int, rows: int) -> Tensor:
     """The inverse of :func:`to_patches` for ``rows`` rows of patches: [N,3,H,W]."""
-    grid = patches.unflatten(1, (rows, -1)).unflatten(3, (side, side, 3))
-    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    return F.pixel_shuffle(patches.mT.unflatten(2, (rows, -1)), side)
 
 
 def random_orders(count: int, patches: int) -> Tensor:

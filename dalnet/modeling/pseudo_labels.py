@@ -123,7 +123,7 @@ def local_view_labels(
     """Image labels of local views: the classes that cover enough of each view.
 
     Args:
-        label_map: ``[N, H, W]`` integer pseudo labels of the main views; since they hold only
+        label_map: ``[N, H, W]`` integer labels of the main views' pixels; since they hold only
             classes of the image, so does the result.
         boxes: ``[N, L, 4]`` integers (y0, y1, x0, x1), each view's place in its main view.
         num_classes: C, without background; the time grows with it.

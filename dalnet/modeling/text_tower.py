@@ -14,6 +14,7 @@ from open_clip.transformer import QuickGELU, TextTransformer
 from torch import nn
 
 from dalnet.errors import UsageError
+from dalnet.files import sha256
 from dalnet.modeling.weight_files import local_file, read_state
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,9 @@ def load_text_tower(path: Path, name: str, openai: bool = False) -> TextTransfor
     and where OpenCLIP's config of ``name`` says so ("ViT-B-16-quickgelu"), else GELU.
 
     Args:
-        path: ``.safetensors``, or ``.pt``/``.pth`` with a TorchScript archive or a state dict (read
-            with ``weights_only=True``); OpenAI's and OpenCLIP's keys, with or without ``text.``.
+        path: ``.safetensors``, or ``.pt``/``.pth`` with a state dict (read with
+            ``weights_only=True``) or one of OpenAI's TorchScript archives, known by their hash;
+            OpenAI's and OpenCLIP's keys, with or without ``text.``.
         name: CLIP model, see :func:`find_weights`.
         openai: the file is known to hold OpenAI's weights.
 
@@ -121,12 +123,16 @@ def _openai_weights(name: str) -> Path:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        try:
-            return torch.jit.load(str(path), map_location="cpu").state_dict()
-        except RuntimeError:
-            logger.debug("%s is no TorchScript archive.", path)
+    # A TorchScript archive holds code, some of which runs as it is loaded: OpenAI's alone are.
+    if path.suffix != ".safetensors" and sha256(path) in _openai_archives():
+        return torch.jit.load(str(path), map_location="cpu").state_dict()
     return read_state(path, _KEY)
+
+
+def _openai_archives() -> set[str]:
+    """SHA-256 of OpenAI's published files, which their addresses contain."""
+    published = (open_clip.get_pretrained_cfg(n, "openai") for n in open_clip.list_openai_models())
+    return {cfg["url"].split("/")[-2] for cfg in published}
 
 
 def _text_part(state: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:

@@ -32,13 +32,13 @@ def draw(count=2, seed=1, dtype=torch.float64):
 
 
 def patch_of(image, number):
-    """Pixel by pixel: rows, columns, colours."""
+    """Pixel by pixel: colours, rows, columns."""
     top, left = PATCH * (number // (SIDE // PATCH)), PATCH * (number % (SIDE // PATCH))
     return [
         image[c, top + y, left + x].item()
+        for c in range(3)
         for y in range(PATCH)
         for x in range(PATCH)
-        for c in range(3)
     ]
 
 
@@ -80,7 +80,7 @@ def test_patches_are_rows_of_pixels_and_back():
     images = torch.randn(2, 3, 24, 16)
     patches = to_patches(images, PATCH)
     assert patches.shape == (2, 6, 3 * PATCH**2)
-    assert patches[1, 3].tolist() == images[1, :, 8:16, 8:].permute(1, 2, 0).flatten().tolist()
+    assert patches[1, 3].tolist() == images[1, :, 8:16, 8:].flatten().tolist()
     assert torch.equal(to_images(patches, PATCH, rows=3), images)
 
 
@@ -94,7 +94,7 @@ def test_only_visible_patches_reach_the_blocks():
     assert model.decode(tokens, order).shape == (2, PATCHES - VISIBLE, 3 * PATCH**2)
     hidden = to_patches(images, PATCH).scatter(1, order[:, VISIBLE:, None].expand(-1, -1, 192), 9.0)
     changed = model.encode(to_images(hidden, PATCH, rows=4), order)
-    torch.testing.assert_close(changed, tokens, rtol=0, atol=0)
+    torch.testing.assert_close(changed, tokens, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dalnet.errors import UsageError
+from dalnet.files import sha256
 from dalnet.modeling import text_tower
 from dalnet.modeling.text_tower import find_weights, load_text_tower, untrained_text_tower
 
@@ -95,11 +96,27 @@ def save_openai_archive(path):
     torch.jit.save(torch.jit.script(Archive(state)), str(path))
 
 
-def test_openai_archive(tmp_path):
+def test_openai_archive(tmp_path, monkeypatch):
     path = tmp_path / "ViT-B-16.pt"
     save_openai_archive(path)
+    monkeypatch.setattr(text_tower, "_openai_archives", lambda: {sha256(path)})
     assert any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist())
     assert_encodes_as(path, open_clip.load_openai_model(str(path), "fp32", "cpu"))
+
+
+def test_other_archives_are_not_opened(tmp_path, monkeypatch):
+    path = tmp_path / "ViT-B-16.pt"
+    save_openai_archive(path)
+    monkeypatch.delattr(torch.jit, "load")
+    with pytest.raises(UsageError, match="ViT-B-16.pt .*cannot be read as a file of tensors"):
+        load_text_tower(path, "ViT-B-16")
+
+
+def test_hashes_of_openai_archives_are_in_their_addresses():
+    hashes = text_tower._openai_archives()
+    # Every model is listed under two names.
+    assert 2 * len(hashes) == len(open_clip.list_openai_models())
+    assert all(len(bytes.fromhex(value)) == 32 for value in hashes)
 
 
 def test_tower_is_frozen_and_without_images(tmp_path):

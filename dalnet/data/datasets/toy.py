@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set: a small generated world in the layout of PASCAL VOC.
+"""The toy data set: a small generated world in the layout of PASCAL VOC.
 
 Each class is one shape in one texture and one palette; several classes share a texture or a
 palette. Each class has a home ground, on which four out of five of its objects stand.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backgrounds of the embedded data set: textured grounds with clutter on them."""
+"""Backgrounds of the toy data set: textured grounds with clutter on them."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects of the embedded data set: one shape, filled with one texture in one palette.
+"""Objects of the toy data set: one shape, filled with one texture in one palette.
 
 Shapes are predicates over the plane, textures are functions of it with values in 0..1, and a
 palette is a pair of colours that the texture mixes. All vary from drawing to drawing.

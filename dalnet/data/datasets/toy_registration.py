@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set, generated where it is first asked for: ``toy_{train,val}``."""
+"""The toy data set, generated where it is first asked for: ``toy_{train,val}``."""
 
 from pathlib import Path
 
