@@ -13,10 +13,7 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 import torch
 
-from dalnet.layers import dense_crf
-
-# As in dalnet.layers.dense_crf: keeps the unary energy of an impossible class finite.
-_MIN_PROB = 1e-5
+from dalnet.layers.dense_crf import MIN_PROB, dense_crf
 
 
 def has_pydensecrf() -> bool:
@@ -94,6 +91,6 @@ def _pydensecrf(
     crf.addPairwiseGaussian(sxy=pos_xy_std, compat=pos_w)
     crf.addPairwiseBilateral(sxy=bi_xy_std, srgb=bi_rgb_std, rgbim=photograph, compat=bi_w)
     for one in probs:
-        energy = -np.log(one.reshape(channels, -1).clip(_MIN_PROB, 1.0))
+        energy = -np.log(one.reshape(channels, -1).clip(MIN_PROB, 1.0))
         crf.setUnaryEnergy(np.ascontiguousarray(energy, dtype=np.float32))
         yield np.array(crf.inference(int(iters))).reshape(one.shape)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.modeling import DALNet
 from dalnet.modeling.cam import cam_scores
 from dalnet.modeling.inference import Passes, crf_photographs
@@ -20,7 +21,6 @@ from .protocol import Row
 
 # Probability that a pseudo label's class gets before the CRF, as is usual for CRFs on label maps.
 _LABEL_CONFIDENCE = 0.7
-_IGNORE = 255
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Photograph:
             found = self.model.pseudo_labels(self.pixels, cams, labels, boxes)
             large = F.interpolate(found[:, None].double(), size=self.size, mode="nearest")[0, 0]
             # Numbers among the present classes become labels, and all others are ignored.
-            names = F.pad(self.values, (0, 256 - len(self.values)), value=_IGNORE)
+            names = F.pad(self.values, (0, 256 - len(self.values)), value=IGNORE_LABEL)
             self._kept[key] = names[large.long()]
         return self._kept[key]
 

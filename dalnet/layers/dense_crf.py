@@ -14,7 +14,7 @@ from dalnet.layers.bilateral import pixel_features, pixel_positions
 from dalnet.layers.permutohedral import PermutohedralLattice
 
 # Keeps the unary energy of an impossible class finite.
-_MIN_PROB = 1e-5
+MIN_PROB = 1e-5
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def dense_crf(
             f"got {tuple(probs.shape)} for images {tuple(images.shape)}"
         )
     pixels = images.permute(0, 3, 1, 2).float()
-    log_probs = probs.float().clamp(_MIN_PROB, 1.0).log().flatten(2).transpose(1, 2)
+    log_probs = probs.float().clamp(MIN_PROB, 1.0).log().flatten(2).transpose(1, 2)
     marginals = torch.empty_like(log_probs)
     group = max(1, len(images)) if _infer_together(pixels) else 1
     # Positions are the same in every image, so their lattice is built once.

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.errors import UsageError
 
-IGNORE_LABEL = 255
 # What the VOC palette gives index 255; no class of it is as light.
 IGNORE_COLOR = (224, 224, 192)
 _OUTLINE_COLOR = (240, 240, 240)
