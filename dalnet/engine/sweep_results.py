@@ -2,7 +2,6 @@
 """What is on disk of a sweep's trainings: which config, how far, with what results."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.evaluation.run_files import read_metrics
 from dalnet.files import complete_or_absent
+from dalnet.numbers import finite_or_none
 
 from .sweep_plan import Job
 
@@ -129,8 +129,8 @@ def _read_split(job: Job, split: str, metrics: dict[str, float]) -> Result | Non
         sources[source.key] = {
             "title": source.title,
             "protocol": source.protocol,
-            "miou": _finite(metrics[f"{prefix}{source.key}/mIoU"]),
-            "labelled": _finite(metrics[f"{prefix}{source.key}/labelled"]),
+            "miou": finite_or_none(metrics[f"{prefix}{source.key}/mIoU"]),
+            "labelled": finite_or_none(metrics[f"{prefix}{source.key}/labelled"]),
         }
     return {"num_images": len(DatasetCatalog.get(split)), "sources": sources}
 
@@ -170,8 +170,3 @@ def _flatten(config: str, path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, AttributeError) as error:
         raise UsageError(f"{path} is no config: remove its folder.") from error
     return settings
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no nan."""
-    return value if math.isfinite(value) else None

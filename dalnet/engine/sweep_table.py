@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from dalnet.files import complete_or_absent
+from dalnet.numbers import percent
 
 from .sweep_plan import Job
 from .sweep_results import Result, load_result
@@ -134,18 +135,14 @@ def _format_runs(runs: list[Table]) -> str:
             row.append(_format_cell(cell))
             if key == "pseudo_label":
                 # Its mIoU counts labelled pixels only: it means nothing without their share.
-                row.append(_percent(cell.get("labelled")))
+                row.append(percent(cell.get("labelled")))
         rows.append(row)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def _format_cell(cell: Table) -> str:
     spread = cell.get("std")
-    return _percent(cell.get("mean")) + (f" ± {spread:.1f}" if spread is not None else "")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return percent(cell.get("mean")) + (f" ± {spread:.1f}" if spread is not None else "")
 
 
 def write_table(table: Table, folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from dalnet.data.images import read_mask
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores
+from dalnet.numbers import percent
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +123,7 @@ class TableEvaluator(DatasetEvaluator):
                 [
                     evaluator.source.title,
                     evaluator.source.protocol,
-                    f"{values['mIoU']:.1f}",
-                    f"{values['pACC']:.1f}",
-                    f"{values['labelled']:.1f}",
+                    *(percent(values[key]) for key in ("mIoU", "pACC", "labelled")),
                 ]
             )
         if not results:

@@ -3,7 +3,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tabulate import tabulate
 
 from dalnet.files import complete_or_absent
 from dalnet.modeling.settings import crf_parameters
+from dalnet.numbers import finite_or_none, percent, threshold_text
 
 from .confusion import class_ious, labelled_share, mean_iou
 from .protocol import SOURCES, Row
@@ -59,7 +59,7 @@ def summarise(
 
 def _summarise_row(cfg: CfgNode, row: Row, class_names: Sequence[str], tally: Tally) -> Result:
     matrix = tally.matrices[str(row)]
-    ious = [_finite(value) for value in class_ious(matrix)]
+    ious = [finite_or_none(value) for value in class_ious(matrix)]
     result = {
         "source": row.source,
         "protocol": str(row.protocol),
@@ -67,7 +67,7 @@ def _summarise_row(cfg: CfgNode, row: Row, class_names: Sequence[str], tally: Ta
         "flip": row.protocol.flip,
         "crf": {**crf_parameters(cfg)} if row.protocol.crf else None,
         "threshold": _threshold(cfg, row),
-        "miou": _finite(mean_iou(matrix)),
+        "miou": finite_or_none(mean_iou(matrix)),
         "iou": dict(zip(class_names, ious, strict=True)),
         "labelled": labelled_share(matrix),
         "confusion": matrix.tolist(),
@@ -78,8 +78,8 @@ def _summarise_row(cfg: CfgNode, row: Row, class_names: Sequence[str], tally: Ta
         thresholds = [round(float(value), 4) for value in tally.thresholds]
         result |= {
             "best_threshold": thresholds[best],
-            "best_miou": _finite(curve[best]),
-            "curve": {"thresholds": thresholds, "miou": [_finite(value) for value in curve]},
+            "best_miou": finite_or_none(curve[best]),
+            "curve": {"thresholds": thresholds, "miou": [finite_or_none(value) for value in curve]},
         }
     return result
 
@@ -91,11 +91,6 @@ def _threshold(cfg: CfgNode, row: Row) -> float | list[float] | None:
     return [settings.LOW_THRESHOLD, settings.HIGH_THRESHOLD] if row.source == "pseudo" else None
 
 
-def _finite(value: float) -> float | None:
-    """JSON has no nan."""
-    return float(value) if math.isfinite(value) else None
-
-
 def format_table(result: Result) -> str:
     """The rows as a table that says what every number is."""
     lines = [
@@ -103,12 +98,12 @@ def format_table(result: Result) -> str:
             SOURCES[row["source"]],
             row["protocol"],
             ", ".join(map(str, row["scales"])),
-            _threshold_text(row["threshold"]),
-            _percent(row["miou"]),
-            f"{_percent(row['best_miou'])} at {row['best_threshold']:g}"
+            threshold_text(row["threshold"]),
+            percent(row["miou"]),
+            f"{percent(row['best_miou'])} at {row['best_threshold']:g}"
             if "best_miou" in row
-            else "",
-            _percent(row["labelled"]),
+            else "-",
+            percent(row["labelled"]),
         ]
         for row in result["rows"]
     ]
@@ -145,12 +140,3 @@ def write_results(result: Result, folder: Path) -> list[Path]:
             cells += [values.get(key) for key in (*own, *extra)]
             writer.writerow([*cells, *row["iou"].values()])
     return paths
-
-
-def _threshold_text(threshold: float | list[float] | None) -> str:
-    values = threshold if isinstance(threshold, list) else [threshold]
-    return " / ".join(f"{value:g}" for value in values if value is not None)
-
-
-def _percent(value: float | None) -> str:
-    return "nan" if value is None else f"{value:.1f}"

@@ -4,6 +4,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dalnet.numbers import percent, threshold_text
+
 from .elements import Element, element
 from .report_charts import Line, line_chart
 
@@ -66,10 +68,10 @@ def _results_table(result: Result, sources: Mapping[str, str]) -> Element:
             ", ".join(map(str, row["scales"])),
             "yes" if row["flip"] else "no",
             "yes" if row["crf"] else "no",
-            _threshold(row["threshold"]),
-            _percent(row["miou"]),
+            threshold_text(row["threshold"]),
+            percent(row["miou"]),
             _best(row),
-            _percent(row["labelled"]),
+            percent(row["labelled"]),
         ]
         for row in result["rows"]
     ]
@@ -91,21 +93,10 @@ def _scrolling(table: Element, name: str) -> Element:
     return element("div", table, class_="wide", tabindex=0, role="region", aria_label=name)
 
 
-def _threshold(threshold: float | Sequence[float] | None) -> str:
-    if threshold is None:
-        return "–"
-    values = threshold if isinstance(threshold, Sequence) else [threshold]
-    return " / ".join(f"{value:g}" for value in values)
-
-
 def _best(row: Mapping[str, Any]) -> str:
     if "curve" not in row:
-        return "–"
-    return f"{_percent(row['best_miou'])} at {row['best_threshold']:g}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+        return "-"
+    return f"{percent(row['best_miou'])} at {row['best_threshold']:g}"
 
 
 def _threshold_curves(result: Result, sources: Mapping[str, str]) -> list[Element | None]:
@@ -133,7 +124,7 @@ def _class_bars(result: Result, protocol: str, sources: Mapping[str, str], opene
     head = ["class"]
     for row in rows:
         threshold = (
-            "" if row["threshold"] is None else f", threshold {_threshold(row['threshold'])}"
+            "" if row["threshold"] is None else f", threshold {threshold_text(row['threshold'])}"
         )
         scales = ", ".join(map(str, row["scales"]))
         head.append(f"{sources.get(row['source'], row['source'])} (scales {scales}{threshold})")
@@ -152,7 +143,7 @@ def _bar(value: float | None) -> Element:
     width = 0.0 if value is None else min(max(value, 0.0), 100.0)
     filled = element("span", class_="bar", style=f"width:{width:.1f}%")
     track = element("span", filled, class_="track", aria_hidden="true")
-    return element("td", element("span", _percent(value), class_="number"), track)
+    return element("td", element("span", percent(value), class_="number"), track)
 
 
 def training_parts(

@@ -191,7 +191,7 @@ def test_table_states_what_every_number_is(report):
     table = tables(parse(build_page(report)))[0]
     assert table[0][:7] == ["source", "protocol", "scales", "mirror", "CRF", "threshold", "mIoU %"]
     assert table[1:] == [
-        ["segmentation head", "ss", "1.0", "no", "no", "–", "61.2", "–", "100.0"],
+        ["segmentation head", "ss", "1.0", "no", "no", "-", "61.2", "-", "100.0"],
         *[
             [
                 "segmentation head",
@@ -199,14 +199,14 @@ def test_table_states_what_every_number_is(report):
                 "1.0, 1.5",
                 "yes",
                 "yes",
-                "–",
+                "-",
                 "71.3",
-                "–",
+                "-",
                 "100.0",
             ]
         ],
         ["CAM", "ss", "1.0", "no", "no", "0.45", "52.4", "58.5 at 0.25", "100.0"],
-        ["pseudo label", "ss", "1.0", "no", "no", "0.25 / 0.7", "66.6", "–", "100.0"],
+        ["pseudo label", "ss", "1.0", "no", "no", "0.25 / 0.7", "66.6", "-", "100.0"],
     ]
 
 
@@ -226,12 +226,12 @@ def test_bars_are_as_long_as_their_numbers(report):
         "pseudo label (scales 1.0, threshold 0.25 / 0.7)",
     ]
     assert table[2] == ["cat", "51.2", "42.4", "56.6"]
-    assert table[3] == [HOSTILE, "–", "–", "–"]
+    assert table[3] == [HOSTILE, "-", "-", "-"]
     assert table[4] == ["mean", "61.2", "52.4", "66.6"]
     for cell in single.all("td"):
         (bar,) = cell.all("span", class_="bar")
         width = float(re.fullmatch(r"width:([\d.]+)%", bar.attrs["style"])[1])
-        assert width == (0 if cell.text == "–" else float(cell.text))
+        assert width == (0 if cell.text == "-" else float(cell.text))
 
 
 def test_curves_are_drawn_from_metrics_and_thresholds(report):
