@@ -6,9 +6,9 @@ import os
 from itertools import chain, islice
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser
 
+from dalnet.data.datasets.catalog import class_table
 from dalnet.engine import DALNetTrainer, run, setup
 from dalnet.visualization import collect_rows, save_sheet
 
@@ -24,12 +24,10 @@ def main(args: argparse.Namespace) -> None:
     results = trainer.train()
 
     dataset_name = cfg.DATASETS.TEST[0]
-    metadata = MetadataCatalog.get(dataset_name)
     inputs = chain.from_iterable(trainer.build_test_loader(cfg, dataset_name))
     rows = collect_rows(trainer.model, islice(inputs, NUM_ROWS))
     report = os.path.join(cfg.OUTPUT_DIR, "report.png")
-    names, colors = metadata.stuff_classes, metadata.stuff_colors
-    save_sheet(report, rows, names, colors, f"DALNet on {dataset_name}")
+    save_sheet(report, rows, *class_table(dataset_name), f"DALNet on {dataset_name}")
     seg, cam = results["sem_seg"]["mIoU"], results["cam"]["mIoU"]
     print(f"demo: seg mIoU = {seg:.1f}, CAM mIoU = {cam:.1f}\n{report}")
 

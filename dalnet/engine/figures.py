@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_context
 
 from dalnet.data import build_test_loader
+from dalnet.data.datasets.catalog import class_table
 from dalnet.data.images import read_mask, read_photo
 from dalnet.errors import UsageError
 from dalnet.evaluation.crf_pool import CRFJob
@@ -63,8 +64,7 @@ class FigureJob:
 
     def appearance(self) -> Appearance:
         """Names and colours of the split's classes."""
-        metadata = MetadataCatalog.get(self.split)
-        return Appearance(metadata.stuff_classes, metadata.stuff_colors, self.colorblind)
+        return Appearance(*class_table(self.split), self.colorblind)
 
 
 def draw_cams(cfg: CfgNode, job: FigureJob) -> None:

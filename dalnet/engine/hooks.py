@@ -2,11 +2,11 @@
 """Pictures of the training in TensorBoard."""
 
 import torch.nn.functional as F
-from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.comm import is_main_process
 from torch.nn.parallel import DistributedDataParallel
 
+from dalnet.data.datasets.catalog import class_table
 from dalnet.visualization import training_strip
 
 
@@ -19,7 +19,7 @@ class SnapshotHook(HookBase):
     def __init__(self, period: int, dataset_name: str) -> None:
         """Show a snapshot every ``period`` iterations, in the colours of ``dataset_name``."""
         self.period = period
-        self.colors = MetadataCatalog.get(dataset_name).stuff_colors
+        _, self.colors = class_table(dataset_name)
 
     def before_train(self) -> None:
         """Find the model behind the data-parallel wrapper."""

@@ -11,12 +11,13 @@ import numpy as np
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
+from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
 from dalnet.visualization.annotate import annotate
 
 from .prediction_files import PredictionInput, PredictionWriter, read_picture
-from .predictor import Predictor, class_table, label_values
+from .predictor import Predictor, label_values
 from .video import VideoReader, complete_video
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def predict_inputs(cfg: CfgNode, job: PredictionJob) -> int:
         UsageError: settings that do not fit, results that cannot be written, an interrupt, or
             none of the inputs could be predicted.
     """
-    names, _ = class_table(cfg)
+    names, _ = class_table(cfg.DATASETS.TRAIN[0])
     label_values(names, [*(job.classes or ()), *(job.cam_classes or ())])
     writer = PredictionWriter(job.output, job.inputs)
     writer.check(names if "cam" in job.kinds(False) else ())
@@ -118,7 +119,7 @@ class _Worker:
 
     def __init__(self, cfg: CfgNode, job: PredictionJob, writer: PredictionWriter) -> None:
         self.job, self.writer = job, writer
-        self.names, self.colors = class_table(cfg)
+        self.names, self.colors = class_table(cfg.DATASETS.TRAIN[0])
         shown = label_values(self.names, self.names[1:] if job.classes is None else job.classes)
         self.shown = np.zeros(256, bool)
         self.shown[shown] = True

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from torch import Tensor
 
 from dalnet.data import DALNetMapper
-from dalnet.data.palette import voc_palette
+from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol, make_rows
 from dalnet.modeling.inference import Passes, crf_probabilities
@@ -51,7 +50,7 @@ class Predictor:
             UsageError: there are no weights, or they do not fit.
         """
         cfg = _for_prediction(cfg)
-        self.class_names = class_table(cfg)[0]
+        self.class_names = class_table(cfg.DATASETS.TRAIN[0])[0]
         self.protocol = protocol or _configured_protocol(cfg)
         self._head, self._cam = make_rows(cfg, "seg,cam", str(self.protocol))
         self._crf = crf_parameters(cfg) if self.protocol.crf else None
@@ -116,13 +115,6 @@ class Predictor:
         cams = passes.cams("cam", self._cam.scales, self._cam.protocol.flip)[:, index]
         cams = F.interpolate(cams, size=size, mode="bilinear", align_corners=False)[0]
         return dict(zip(names, cams.cpu().numpy(), strict=True))
-
-
-def class_table(cfg: CfgNode) -> tuple[list[str], list[list[int]]]:
-    """Names of the C + 1 classes that a model of ``cfg`` knows and their colours, RGB in 0..255."""
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    names = list(metadata.stuff_classes)
-    return names, metadata.get("stuff_colors", voc_palette(len(names)))
 
 
 def label_values(class_names: Sequence[str], chosen: Sequence[str]) -> list[int]:

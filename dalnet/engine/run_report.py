@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from torch import nn
 from tqdm import tqdm
 
 import dalnet
 from dalnet.data import build_test_loader
-from dalnet.data.palette import voc_palette
+from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.confusion import class_ious, confusion_matrix
 from dalnet.evaluation.image_scores import choose_images, score_images
@@ -87,7 +87,9 @@ def write_run_report(cfg: CfgNode, job: ReportJob) -> None:
     model = load_model(cfg)
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
     files.check_weights(weights)
-    names, colors = _class_table(job)
+    names, colors = class_table(job.split)
+    if job.colorblind:
+        colors = colorblind_palette(len(names))
     report = Report(
         title=f"{Path(job.config_file).stem} on {job.split}",
         facts=_facts(cfg, job, dicts, weights),
@@ -102,15 +104,6 @@ def write_run_report(cfg: CfgNode, job: ReportJob) -> None:
         colors=colors,
     )
     save_report(job.output, report)
-
-
-def _class_table(job: ReportJob) -> tuple[list[str], list[list[int]]]:
-    """Names of the C + 1 classes and their colours in the gallery."""
-    metadata = MetadataCatalog.get(job.split)
-    names = list(metadata.stuff_classes)
-    if job.colorblind:
-        return names, colorblind_palette(len(names))
-    return names, metadata.get("stuff_colors", voc_palette(len(names)))
 
 
 class _RunFiles:

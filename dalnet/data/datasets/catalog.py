@@ -44,3 +44,10 @@ def register(
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",
     )
+
+
+def class_table(name: str) -> tuple[list[str], list[list[int]]]:
+    """Names of the C + 1 classes of a data set, background first, and their RGB in 0..255."""
+    metadata = MetadataCatalog.get(name)
+    names = list(metadata.stuff_classes)
+    return names, metadata.get("stuff_colors", voc_palette(len(names)))
