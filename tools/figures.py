@@ -27,8 +27,7 @@ from dalnet.engine.figures import (
 )
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
-
-PROTOCOLS = ("ss", "ms+flip", "ms+flip+crf")
+from dalnet.evaluation.protocol import Protocol
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +38,10 @@ def parse_args() -> argparse.Namespace:
     add(figures, "cams", "Figure 3: CAM of each class that an image shows")
     segmentations = add(figures, "segmentations", "Figure 4: truth and prediction")
     segmentations.add_argument(
-        "--protocol", choices=PROTOCOLS, default="ss", help="default: %(default)s"
+        "--protocol",
+        type=Protocol.parse,
+        default="ss",
+        help="ss or ms, then +flip and +crf as wanted; default: %(default)s",
     )
     compare = add(figures, "compare", "Figure 5: CAMs of several models side by side")
     compare.add_argument(
@@ -69,8 +71,12 @@ def add(figures: argparse._SubParsersAction, name: str, text: str) -> argparse.A
     parser.add_argument("--output", type=Path, required=True, help="FILE.png or FILE.pdf")
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--images", default="", help="ids (file names without suffix): ID1,ID2")
-    images.add_argument("--count", type=int, default=4, help="by lot; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the lot; default: %(default)s")
+    images.add_argument(
+        "--count", type=int, default=4, help="images, drawn at random; default: %(default)s"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the draw; default: %(default)s"
+    )
     parser.add_argument("--colorblind", action="store_true", help="colours safe for everyone")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
     return parser
@@ -110,10 +116,11 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    args = parse_args()
-    # For log and config, which every set-up writes: the figure alone is to remain.
-    with one_sentence_errors(), tempfile.TemporaryDirectory() as args.scratch:
-        draw(args)
+    with one_sentence_errors():
+        args = parse_args()
+        # For log and config, which every set-up writes: the figure alone is to remain.
+        with tempfile.TemporaryDirectory() as args.scratch:
+            draw(args)
         print(f"written: {args.output}")
 
 

@@ -20,7 +20,7 @@ from dalnet.data.images import read_mask, read_photo
 from dalnet.errors import UsageError
 from dalnet.evaluation.crf_pool import CRFJob
 from dalnet.evaluation.predictions import Prediction, RowPredictor
-from dalnet.evaluation.protocol import Protocol, Row, make_rows
+from dalnet.evaluation.protocol import CAM_PROTOCOL, Protocol, Row
 from dalnet.evaluation.similarity import similarity_maps
 from dalnet.modeling import DALNet
 from dalnet.modeling.inference import crf_probabilities
@@ -38,7 +38,6 @@ from dalnet.visualization.grid import check_format, save_figure
 from .trainer import load_model
 
 _DPI = 200
-_CAM_PROTOCOL = "ms+flip"  # the one whose CAMs become pseudo labels
 
 Record = dict[str, Any]
 
@@ -50,7 +49,7 @@ class FigureJob:
     Attributes:
         split: name of a registered data set.
         output: the picture, .png or .pdf.
-        images: file names without suffix; where there are none, ``count`` are drawn by lot.
+        images: file names without suffix; where there are none, ``count`` are drawn.
         count, seed: how many, and of which draw.
         colorblind: use colours that colour-blind readers can tell apart.
     """
@@ -82,19 +81,19 @@ def draw_cams(cfg: CfgNode, job: FigureJob) -> None:
     save_figure(job.output, cam_figure(subjects, maps, job.appearance()), _DPI)
 
 
-def draw_segmentations(cfg: CfgNode, job: FigureJob, protocol: str) -> None:
+def draw_segmentations(cfg: CfgNode, job: FigureJob, protocol: Protocol) -> None:
     """Figure 4: photograph, truth and prediction of the head.
 
     Args:
         cfg: frozen, of the model.
         job: what to draw.
-        protocol: as ``ms+flip+crf``, see ``dalnet.evaluation.protocol``.
+        protocol: how it is computed.
 
     Raises:
-        UsageError: as :func:`draw_cams`, or no protocol.
+        UsageError: as :func:`draw_cams`.
     """
     check_format(job.output)
-    (row,) = make_rows(cfg, "seg", str(Protocol.parse(protocol)))
+    row = Row.from_config(cfg, "seg", protocol)
     records = choose_images(job, lambda record: True, "")
     subjects, label_maps = _apply(cfg, job, records, partial(_segmentation, cfg, row))
     save_figure(job.output, segmentation_figure(subjects, label_maps, job.appearance()), _DPI)
@@ -150,7 +149,7 @@ def draw_similarities(cfg: CfgNode, job: FigureJob, stretch: bool = False) -> No
 def choose_images(
     job: FigureJob, suits: Callable[[Record], bool], shortcoming: str
 ) -> list[Record]:
-    """The images that the job names, or as many as it wants by lot, sorted by name.
+    """The images that the job names, or as many as it wants at random, sorted by name.
 
     Args:
         job: what to draw.
@@ -223,8 +222,7 @@ def _subject(item: Record, num_classes: int) -> Subject:
 
 def _class_cams(cfg: CfgNode, model: DALNet, item: Record) -> dict[int, np.ndarray]:
     """By label, CAMs float32 [H, W] in 0..1 of the classes that the image shows."""
-    (row,) = make_rows(cfg, "cam", _CAM_PROTOCOL)
-    prediction = _predict(cfg, row, model, item)
+    prediction = _predict(cfg, Row.from_config(cfg, "cam", CAM_PROTOCOL), model, item)
     cams = prediction.cams.cpu().numpy()
     return {c + 1: cam for c, cam in zip(prediction.present, cams, strict=True)}
 

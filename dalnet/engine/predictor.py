@@ -15,7 +15,7 @@ from torch import Tensor
 from dalnet.data import DALNetMapper
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol, make_rows
+from dalnet.evaluation.protocol import Protocol, Row
 from dalnet.modeling.inference import Passes, crf_probabilities
 from dalnet.modeling.settings import crf_parameters
 
@@ -51,8 +51,9 @@ class Predictor:
         """
         cfg = _for_prediction(cfg)
         self.class_names = class_table(cfg.DATASETS.TRAIN[0])[0]
-        self.protocol = protocol or _configured_protocol(cfg)
-        self._head, self._cam = make_rows(cfg, "seg,cam", str(self.protocol))
+        self.protocol = protocol or Protocol.from_config(cfg)
+        self._head = Row.from_config(cfg, "seg", self.protocol)
+        self._cam = Row.from_config(cfg, "cam", self.protocol)
         self._crf = crf_parameters(cfg) if self.protocol.crf else None
         self._resize = DALNetMapper(cfg, is_train=False).test_resize
         self._model = load_model(cfg).eval()
@@ -142,11 +143,6 @@ def _for_prediction(cfg: CfgNode) -> CfgNode:
     use_cpu_without_cuda(cfg)
     cfg.freeze()
     return cfg
-
-
-def _configured_protocol(cfg: CfgNode) -> Protocol:
-    several = cfg.TEST.MULTI_SCALE
-    return Protocol(several.ENABLED, several.ENABLED and several.FLIP, cfg.TEST.CRF.ENABLED)
 
 
 @contextlib.contextmanager

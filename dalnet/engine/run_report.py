@@ -21,9 +21,8 @@ from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.confusion import class_ious, confusion_matrix
 from dalnet.evaluation.image_scores import choose_images, score_images
-from dalnet.evaluation.protocol import SOURCES, Protocol
+from dalnet.evaluation.protocol import SOURCES, model_sources
 from dalnet.evaluation.run_files import read_metrics, read_results
-from dalnet.modeling.settings import InferenceSettings
 from dalnet.visualization import SheetRow, collect_rows
 from dalnet.visualization.colorblind import colorblind_palette
 from dalnet.visualization.report import Report, save_report
@@ -33,8 +32,6 @@ from .checkpointer import checkpoint_hash
 from .trainer import load_model
 
 MAX_IMAGES = 40
-# What the model calls the sources that evaluation calls otherwise.
-_MODEL_KEYS = {"seg": "sem_seg", "pseudo": "pseudo_label"}
 _CHOICE = (
     "Best and worst by the mIoU of the head's prediction on the image alone, over the classes that "
     "its truth shows; random ones out of all images, the same for every model."
@@ -154,7 +151,7 @@ class _RunFiles:
         settings.defrost()
         try:
             settings.merge_from_file(str(path), allow_unsafe=False)
-            texts, splits = protocol_texts(settings), settings.DATASETS.TEST
+            texts, splits = _protocol_texts(settings), settings.DATASETS.TEST
         except (OSError, KeyError, ValueError, AssertionError, yaml.YAMLError):
             self.notes.append(
                 "Split, protocol and threshold of the mIoU over the iterations are unknown: "
@@ -179,25 +176,9 @@ class _RunFiles:
                 self.notes.append(f"{name} was measured on {result['split']}, not {self._split}.")
 
 
-def protocol_texts(cfg: CfgNode) -> dict[str, str]:
-    """How ``model([item])`` and the training's evaluation compute each source, by the model's key.
-
-    Args:
-        cfg: of the model.
-    """
-    head, cam = InferenceSettings.from_config(cfg), cfg.MODEL.DALNET.CAM
-    several = Protocol(multi_scale=True, flip=True, crf=False)
-    texts = {"seg": _text(cfg.TEST.MULTI_SCALE.ENABLED, head)}
-    # The model's own CAMs always see all scales and the mirror image.
-    shared = f"{several}, scales {', '.join(map(str, cam.SCALES))}"
-    texts["cam"] = texts["cam_inter"] = f"{shared}, threshold {cam.BACKGROUND_THRESHOLD:g}"
-    texts["pseudo"] = f"{shared}, thresholds {cam.LOW_THRESHOLD:g} / {cam.HIGH_THRESHOLD:g}"
-    return {_MODEL_KEYS.get(s, s): f"{SOURCES[s]}: {text}" for s, text in texts.items()}
-
-
-def _text(multi_scale: bool, head: InferenceSettings) -> str:
-    protocol = Protocol(multi_scale, head.flip, head.crf is not None)
-    return f"{protocol}, scales {', '.join(map(str, head.scales))}"
+def _protocol_texts(cfg: CfgNode) -> dict[str, str]:
+    """Name and protocol of each source by the model's key; ``cfg`` is the model's."""
+    return {source.key: f"{source.title}: {source.protocol}" for source in model_sources(cfg)}
 
 
 def _facts(
@@ -216,7 +197,7 @@ def _facts(
 
 
 def _gallery_text(cfg: CfgNode) -> str:
-    texts = protocol_texts(cfg)
+    texts = _protocol_texts(cfg)
     shown = (texts[key] for key in ("sem_seg", "cam", "pseudo_label"))
     return f"{_CHOICE} How they were computed: {'; '.join(shown)}."
 

@@ -9,19 +9,15 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from dalnet.evaluation.protocol import MODEL_KEYS, SOURCES
 from dalnet.files import complete_or_absent
 from dalnet.numbers import percent
 
 from .sweep_plan import Job
 from .sweep_results import Result, load_result
 
-# Column by key in Detectron2's metrics: CAMs first, as in the paper's ablation.
-_COLUMNS = {
-    "cam": "CAM",
-    "cam_inter": "intermediate CAM",
-    "pseudo_label": "pseudo label",
-    "sem_seg": "segmentation",
-}
+# Title by key in Detectron2's metrics: CAMs first, as in the paper's ablation.
+_COLUMNS = {MODEL_KEYS[name]: SOURCES[name] for name in ("cam", "cam_inter", "pseudo", "seg")}
 
 Table = dict[str, Any]
 

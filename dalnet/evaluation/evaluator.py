@@ -3,7 +3,6 @@
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
@@ -18,16 +17,9 @@ from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores
 from dalnet.numbers import percent
 
+from .protocol import Source, model_sources
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One kind of prediction: its key in the model's output, its name and its protocol."""
-
-    key: str
-    title: str
-    protocol: str
 
 
 class LabelMapEvaluator(SemSegEvaluator):
@@ -149,31 +141,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
     if not hasattr(MetadataCatalog.get(dataset_name), "stuff_classes"):
         raise UsageError(f"{dataset_name} has no stuff_classes in its metadata; register them.")
     threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
+    sources = [s for s in model_sources(cfg) if s.key == "sem_seg" or cfg.TEST.EVAL_CAM]
     return TableEvaluator(
-        dataset_name,
-        [LabelMapEvaluator(dataset_name, source, threshold) for source in _sources(cfg)],
+        dataset_name, [LabelMapEvaluator(dataset_name, source, threshold) for source in sources]
     )
-
-
-def _sources(cfg: CfgNode) -> list[Source]:
-    sources = [Source("sem_seg", "segmentation head", _head_protocol(cfg))]
-    if cfg.TEST.EVAL_CAM:
-        method = cfg.MODEL.DALNET.CAM
-        scales = "scales " + ", ".join(map(str, method.SCALES)) + " + mirror, image labels given"
-        cam = f"{scales}, threshold {method.BACKGROUND_THRESHOLD}"
-        pseudo = f"{scales}, PAR, thresholds {method.LOW_THRESHOLD} / {method.HIGH_THRESHOLD}"
-        sources += [
-            Source("cam", "CAM", cam),
-            Source("cam_inter", "intermediate CAM", cam),
-            Source("pseudo_label", "pseudo label", pseudo),
-        ]
-    return sources
-
-
-def _head_protocol(cfg: CfgNode) -> str:
-    protocol = "single scale"
-    if cfg.TEST.MULTI_SCALE.ENABLED:
-        protocol = "scales " + ", ".join(map(str, cfg.TEST.MULTI_SCALE.SCALES))
-        if cfg.TEST.MULTI_SCALE.FLIP:
-            protocol += " + mirror"
-    return protocol + (" + CRF" if cfg.TEST.CRF.ENABLED else "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from dalnet.errors import UsageError
+from dalnet.modeling.settings import InferenceSettings
 
 # Key on the command line -> name in tables. Also the order of the rows.
 SOURCES = {
@@ -14,6 +15,8 @@ SOURCES = {
     "cam_inter": "intermediate CAM",
     "pseudo": "pseudo label",
 }
+# Key on the command line -> key in the model's output and so in Detectron2's metrics.
+MODEL_KEYS = {"seg": "sem_seg", "cam": "cam", "cam_inter": "cam_inter", "pseudo": "pseudo_label"}
 _PARTS = ("flip", "crf")
 
 
@@ -40,9 +43,19 @@ class Protocol:
             )
         return cls(scale == "ms", "flip" in parts, "crf" in parts)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "Protocol":
+        """Read from ``TEST`` how the model computes the head's scores."""
+        head = InferenceSettings.from_config(cfg)
+        return cls(cfg.TEST.MULTI_SCALE.ENABLED, head.flip, head.crf is not None)
+
     def __str__(self) -> str:
         """Return the form that :meth:`parse` reads."""
         return ("ms" if self.multi_scale else "ss") + "+flip" * self.flip + "+crf" * self.crf
+
+
+# Of the CAMs that the model makes pseudo labels of, whatever ``TEST`` says.
+CAM_PROTOCOL = Protocol(multi_scale=True, flip=True, crf=False)
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,16 @@ class Row:
     source: str
     protocol: Protocol
     scales: tuple[float, ...]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, source: str, protocol: Protocol) -> "Row":
+        """Take the scales from ``cfg``.
+
+        Multi-scale means ``TEST.MULTI_SCALE.SCALES`` for the head and ``MODEL.DALNET.CAM.SCALES``
+        for CAMs and the pseudo labels made of them.
+        """
+        several = cfg.TEST.MULTI_SCALE.SCALES if source == "seg" else cfg.MODEL.DALNET.CAM.SCALES
+        return cls(source, protocol, tuple(several) if protocol.multi_scale else (1.0,))
 
     @property
     def is_cam(self) -> bool:
@@ -82,9 +105,6 @@ class Row:
 def make_rows(cfg: CfgNode, sources: str, protocols: str) -> list[Row]:
     """Cross comma-separated sources and protocols; scales come from ``cfg``.
 
-    Multi-scale means ``TEST.MULTI_SCALE.SCALES`` for the head and ``MODEL.DALNET.CAM.SCALES`` for
-    CAMs and the pseudo labels made of them.
-
     Raises:
         UsageError: an unknown or missing source or protocol.
     """
@@ -97,9 +117,38 @@ def make_rows(cfg: CfgNode, sources: str, protocols: str) -> list[Row]:
         raise UsageError(
             f"--sources {sources!r} --protocols {protocols!r}: give at least one of each."
         )
-    rows = []
-    for name in sorted(set(names), key=list(SOURCES).index):
-        several = cfg.TEST.MULTI_SCALE.SCALES if name == "seg" else cfg.MODEL.DALNET.CAM.SCALES
-        for protocol in dict.fromkeys(parsed):
-            rows.append(Row(name, protocol, tuple(several) if protocol.multi_scale else (1.0,)))
-    return rows
+    return [
+        Row.from_config(cfg, name, protocol)
+        for name in sorted(set(names), key=list(SOURCES).index)
+        for protocol in dict.fromkeys(parsed)
+    ]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of prediction: its key in the model's output, its name, its protocol in words."""
+
+    key: str
+    title: str
+    protocol: str
+
+
+def model_sources(cfg: CfgNode) -> list[Source]:
+    """What ``model([item])`` computes and the training's evaluation measures, the head first."""
+    return [
+        Source(MODEL_KEYS[name], title, _describe(cfg, name)) for name, title in SOURCES.items()
+    ]
+
+
+def _describe(cfg: CfgNode, source: str) -> str:
+    protocol = Protocol.from_config(cfg) if source == "seg" else CAM_PROTOCOL
+    row, cam = Row.from_config(cfg, source, protocol), cfg.MODEL.DALNET.CAM
+    scales = ", ".join(map(str, row.scales))
+    text = f"scales {scales}" if protocol.multi_scale else "single scale"
+    text += " + mirror" * protocol.flip + " + CRF" * protocol.crf
+    text += ", image labels given" * row.needs_labels
+    if row.is_cam:
+        text += f", threshold {cam.BACKGROUND_THRESHOLD}"
+    elif row.needs_labels:
+        text += f", PAR, thresholds {cam.LOW_THRESHOLD} / {cam.HIGH_THRESHOLD}"
+    return text

@@ -15,6 +15,7 @@ from dalnet.engine import figures
 from dalnet.engine.figures import FigureJob, choose_images
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
+from dalnet.evaluation.protocol import Protocol
 
 ROOT = Path(__file__).parents[2]
 SPLIT = "voc_2012_sem_seg_val"
@@ -61,7 +62,7 @@ def test_named_images_come_in_the_order_of_their_names_on_the_command_line(voc_t
     assert names(choose_images(job, anything, "")) == ["2007_000003", "2007_000000"]
 
 
-def test_lot_is_the_same_for_a_seed_and_keeps_to_what_suits(voc_tree, tmp_path):
+def test_draw_is_the_same_for_a_seed_and_keeps_to_what_suits(voc_tree, tmp_path):
     def drawn(seed, suits=anything):
         job = FigureJob(SPLIT, tmp_path / "a.png", count=2, seed=seed)
         return names(choose_images(job, suits, ""))
@@ -103,7 +104,8 @@ def test_cams_are_those_that_are_evaluated(trained, drawn, tmp_path):
 
 @pytest.mark.parametrize("protocol", ["ss", "ms+flip+crf"])
 def test_segmentations_are_those_of_the_head(trained, drawn, tmp_path, protocol):
-    figures.draw_segmentations(trained, FigureJob(SPLIT, tmp_path / "a.png", count=2), protocol)
+    job = FigureJob(SPLIT, tmp_path / "a.png", count=2)
+    figures.draw_segmentations(trained, job, Protocol.parse(protocol))
     ((subjects, predictions, _),) = drawn
     if protocol != "ss":
         trained.TEST.CRF.ENABLED = trained.TEST.MULTI_SCALE.ENABLED = True
@@ -189,17 +191,20 @@ def test_program_leaves_the_figure_and_nothing_else(tool, voc_tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("output", "arguments", "words"),
+    ("name", "output", "arguments", "words"),
     [
-        ("a.jpg", ["MODEL.WEIGHTS", "x.pth"], "neither .png nor .pdf"),
-        ("a.png", [], "give its checkpoint as MODEL.WEIGHTS"),
-        ("a.png", ["--images", "nope", "MODEL.WEIGHTS", "x.pth"], "no image 'nope'"),
-        ("a.png", ["MODEL.WEIGHTS", "x.pth"], "x.pth does not exist"),
+        ("cams", "a.jpg", ["MODEL.WEIGHTS", "x.pth"], "neither .png nor .pdf"),
+        ("cams", "a.png", [], "give its checkpoint as MODEL.WEIGHTS"),
+        ("cams", "a.png", ["--images", "nope", "MODEL.WEIGHTS", "x.pth"], "no image 'nope'"),
+        ("cams", "a.png", ["MODEL.WEIGHTS", "x.pth"], "x.pth does not exist"),
+        ("segmentations", "a.png", ["--protocol", "mss"], "'mss' is no protocol"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence(tool, tmp_path, capsys, output, arguments, words):
+def test_mistakes_are_answered_in_a_sentence(
+    tool, tmp_path, capsys, name, output, arguments, words
+):
     with pytest.raises(SystemExit) as error:
-        tool("cams", tmp_path / output, *arguments)
+        tool(name, tmp_path / output, *arguments)
     assert error.value.code == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert words in line

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dalnet.data import build_test_loader
 from dalnet.engine import run
-from dalnet.engine.run_report import ReportJob, protocol_texts, write_run_report
+from dalnet.engine.run_report import ReportJob, write_run_report
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.confusion import confusion_matrix, mean_iou
@@ -117,7 +117,8 @@ def test_what_lies_beside_the_weights_is_found(tool):
     page = tool()
     assert notes(page) == []
     assert "<td>12.3</td>" in page
-    assert "some_val, CAM: ms+flip, scales 1.0, 0.5, threshold 0.375: 45.7 at the end" in page
+    protocol = "scales 1.0, 0.5 + mirror, image labels given, threshold 0.375"
+    assert f"some_val, CAM: {protocol}: 45.7 at the end" in page
     assert "loss_seg: 3.5 at 0." in page
 
 
@@ -180,13 +181,3 @@ def test_bad_arguments_are_one_sentence(tool, capsys, tmp_path):
         with pytest.raises(UsageError, match=fault):
             write_run_report(tool.config, dataclasses.replace(job, **changes))
     assert not page.exists()
-
-
-def test_protocols_follow_the_config(tiny_cfg):
-    tiny_cfg.TEST.MULTI_SCALE.ENABLED = tiny_cfg.TEST.CRF.ENABLED = True
-    tiny_cfg.TEST.MULTI_SCALE.SCALES = (1.0, 1.5)
-    tiny_cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD = 0.45
-    texts = protocol_texts(tiny_cfg)
-    assert texts["sem_seg"] == "segmentation head: ms+flip+crf, scales 1.0, 1.5"
-    assert texts["cam"] == "CAM: ms+flip, scales 1.0, 0.5, threshold 0.45"
-    assert texts["pseudo_label"].startswith("pseudo label: ms+flip, scales 1.0, 0.5, thresholds")

@@ -8,7 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from dalnet.evaluation.confusion import class_ious, confusion_matrix, labelled_share, mean_iou
-from dalnet.evaluation.evaluator import LabelMapEvaluator, Source
+from dalnet.evaluation.evaluator import LabelMapEvaluator
+from dalnet.evaluation.protocol import Source
 
 CLASSES = ["background", "cat", "dog", "owl", "fox"]
 

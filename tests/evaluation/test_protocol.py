@@ -4,7 +4,7 @@
 import pytest
 
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol, make_rows
+from dalnet.evaluation.protocol import Protocol, make_rows, model_sources
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,19 @@ def test_rows_are_the_product_with_the_scales_of_the_config(tiny_cfg):
 def test_unknown_and_missing_ones_are_refused(tiny_cfg, sources, protocols, part):
     with pytest.raises(UsageError, match=part):
         make_rows(tiny_cfg, sources, protocols)
+
+
+def test_models_own_protocols_follow_the_config(tiny_cfg):
+    assert str(Protocol.from_config(tiny_cfg)) == "ss"
+    assert model_sources(tiny_cfg)[0].protocol == "single scale"
+    tiny_cfg.TEST.MULTI_SCALE.ENABLED = tiny_cfg.TEST.CRF.ENABLED = True
+    tiny_cfg.TEST.MULTI_SCALE.SCALES = (1.0, 1.5)
+    tiny_cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD = 0.45
+    assert str(Protocol.from_config(tiny_cfg)) == "ms+flip+crf"
+    cams = "scales 1.0, 0.5 + mirror, image labels given"
+    assert {(source.key, source.title): source.protocol for source in model_sources(tiny_cfg)} == {
+        ("sem_seg", "segmentation head"): "scales 1.0, 1.5 + mirror + CRF",
+        ("cam", "CAM"): f"{cams}, threshold 0.45",
+        ("cam_inter", "intermediate CAM"): f"{cams}, threshold 0.45",
+        ("pseudo_label", "pseudo label"): f"{cams}, PAR, thresholds 0.25 / 0.7",
+    }
