@@ -15,10 +15,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import torch
-from detectron2.utils.logger import setup_logger
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.engine.launch import one_sentence_errors
+from dalnet.engine.pretrainer import open_log
 from dalnet.engine.pretraining import Plan, Recipe, pretrain, read_photographs
 
 
@@ -75,8 +75,7 @@ def main() -> None:
         recipe, plan = (
             kind(**{f.name: args[f.name] for f in fields(kind)}) for kind in (Recipe, Plan)
         )
-        for name in ("dalnet", "detectron2"):
-            setup_logger(str(plan.output.with_suffix("")), name=name)
+        open_log(plan.folder)
         photographs = read_photographs(args["photos"], args["list"], args["memory_side"])
         pretrain(recipe, photographs, plan)
 

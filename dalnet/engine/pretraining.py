@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from detectron2.config import get_cfg
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import SimpleTrainer, hooks
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
     CosineParamScheduler,
@@ -28,7 +26,6 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -39,14 +36,19 @@ from dalnet.files import complete_or_absent, sha256
 from dalnet.modeling.masked_autoencoder import MaskedAutoencoder, random_orders
 from dalnet.modeling.vit import TimmViT
 
-from .checkpointer import DALNetCheckpointer
+from .pretrainer import (
+    Pretrainer,
+    PretrainingPlan,
+    expect_positive,
+    run_pretraining,
+    save_encoder,
+)
 
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _AREA = (0.2, 1.0)  # of a photograph that a crop shows, before it is resized
 _BETAS = (0.9, 0.95)
-_LOSS_WINDOW = 100  # iterations that the reported loss is the mean of
 _PREVIEWS = 6  # photographs in the preview
 
 
@@ -74,45 +76,30 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse impossible values with a :class:`UsageError`."""
-        _expect_positive(**{key: getattr(self, key) for key in ("side", "batch", "iterations")})
+        expect_positive(**{key: getattr(self, key) for key in ("side", "batch", "iterations")})
         if not 0 <= self.warmup < 1:
             raise UsageError(f"--warmup is {self.warmup}; give a share of the iterations, below 1.")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(PretrainingPlan):
     """Where a pre-training runs and what it leaves; nothing here changes the result.
 
+    A JSON file named as the output says how it came about.
+
     Attributes:
-        output: ``.safetensors`` file of the encoder. A JSON file of the same name says how it came
-            about; a folder of the same name holds checkpoints, log and metrics.
         device: "cpu" or "cuda"; the latter computes in bfloat16 where autocast does.
-        resume: go on from the newest checkpoint, if there is one.
-        log_every: iterations between two lines of progress.
-        save_every: iterations between two checkpoints.
         preview: picture to draw at the end, or None.
     """
 
-    output: Path
     device: str = "cpu"
-    resume: bool = False
-    log_every: int = 20
-    save_every: int = 200
     preview: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible values with a :class:`UsageError`."""
-        _expect_positive(log_every=self.log_every, save_every=self.save_every)
-        if self.output.suffix != ".safetensors":
-            raise UsageError(f"--output is {self.output}; its name must end in .safetensors.")
+        super().__post_init__()
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError("--device is cuda, which is not available here; use --device cpu.")
-
-
-def _expect_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -141,7 +128,7 @@ def read_photographs(folder: Path, ids_file: Path | None, short_side: int) -> Ph
     Raises:
         UsageError: no folder, no such list, or not one photograph could be read.
     """
-    _expect_positive(memory_side=short_side)
+    expect_positive(memory_side=short_side)
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; name one of photographs with --photos.")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
@@ -231,51 +218,6 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() - mean[:, None, None]) / std[:, None, None]
 
 
-class Pretrainer(SimpleTrainer):
-    """Detectron2's trainer, which also saves what makes an interrupted run go on as if it was not.
-
-    Attributes:
-        loss: mean of the last hundred iterations.
-    """
-
-    def __init__(self, model: MaskedAutoencoder, crops: Crops, recipe: Recipe) -> None:
-        """Train ``model`` on ``crops`` as ``recipe`` says."""
-        super().__init__(model, crops, build_optimizer(model, recipe))
-        self.crops, self.recipe, self.loss = crops, recipe, float("nan")
-
-    def after_step(self) -> None:
-        """Keep the loss up to date for the checkpoint."""
-        self.loss = float(self.storage.history("total_loss").avg(_LOSS_WINDOW))
-        super().after_step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Iteration, optimizer, random numbers, loss and the arguments."""
-        own = {"recipe": self._identity(), "rng": torch.get_rng_state(), "loss": self.loss}
-        return {**super().state_dict(), **own}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the saved iteration.
-
-        Raises:
-            UsageError: it was another training.
-        """
-        saved, own = state_dict["recipe"], self._identity()
-        changed = [f"{key} {value}" for key, value in saved.items() if own.get(key) != value]
-        if changed:
-            raise UsageError(
-                f"The checkpoint belongs to a run with {', '.join(changed)}: repeat these, or "
-                "leave out --resume."
-            )
-        super().load_state_dict(state_dict)
-        torch.set_rng_state(state_dict["rng"])
-        self.loss = state_dict["loss"]
-        self.crops.first = self.start_iter = self.iter + 1
-        logger.info("resumed after iteration %d", self.start_iter)
-
-    def _identity(self) -> dict[str, Any]:
-        return {**asdict(self.recipe), "photographs": len(self.crops.images)}
-
-
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; biases and norms, which have one dimension, do not decay."""
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -325,39 +267,21 @@ def pretrain(recipe: Recipe, photographs: Photographs, plan: Plan) -> dict[str, 
     # Around the forward pass only: the backward pass follows its types.
     half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     model.forward = half(model.forward)
-    trainer = Pretrainer(model, Crops(photographs.images, recipe, device), recipe)
-    folder = plan.output.with_suffix("")
-    checkpointer = DALNetCheckpointer(model, str(folder), trainer=trainer)
-    trainer.register_hooks(_hooks(recipe, plan, checkpointer))
-    if plan.resume:
-        checkpointer.resume_or_load("", resume=True)
-    if trainer.start_iter < recipe.iterations:
-        trainer.train(trainer.start_iter, recipe.iterations)
+    crops = Crops(photographs.images, recipe, device)
+    identity = {**asdict(recipe), "photographs": len(crops.images)}
+    trainer = Pretrainer(model, crops, build_optimizer(model, recipe), identity)
+    run_pretraining(trainer, build_schedule(recipe), recipe.iterations, plan)
     account = _export(model, trainer.loss, recipe, photographs, plan)
     if plan.preview:
         draw_preview(model, photographs.images, recipe, plan.preview)
     return account
 
 
-def _hooks(recipe: Recipe, plan: Plan, checkpointer: DALNetCheckpointer) -> list[hooks.HookBase]:
-    folder = Path(checkpointer.save_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    writers = [CommonMetricPrinter(recipe.iterations), JSONWriter(str(folder / "metrics.json"))]
-    return [
-        hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=build_schedule(recipe)),
-        hooks.PeriodicCheckpointer(checkpointer, plan.save_every, max_to_keep=1),
-        hooks.PeriodicWriter(writers, plan.log_every),
-    ]
-
-
 def _export(
     model: MaskedAutoencoder, loss: float, recipe: Recipe, photographs: Photographs, plan: Plan
 ) -> dict[str, Any]:
     """Save the encoder as timm names its parts, and the account beside it."""
-    state = {key: value.cpu().contiguous() for key, value in model.vit.state_dict().items()}
-    with complete_or_absent(plan.output) as temporary:
-        save_file(state, temporary)
+    save_encoder(model.vit, plan.output)
     mean, std = pixel_statistics()
     account = {
         "weights_sha256": sha256(plan.output),

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from dalnet.engine.pretrainer import Pretrainer
 from dalnet.engine.pretraining import (
     Crops,
     Plan,
-    Pretrainer,
     Recipe,
     build_model,
     build_optimizer,
@@ -193,7 +193,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("pretrain_mae", SCRIPT)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    monkeypatch.setattr(tool, "setup_logger", lambda *args, **kwargs: None)
+    monkeypatch.setattr(tool, "open_log", lambda folder: None)
     output = tmp_path / "vit.safetensors"
     words = f"--photos {folder} --side 32 --batch 2 --iterations 2 --decoder-width 16 --device cpu"
     sizes = [f"{key}={value}" for key, value in SIZES.items()]
