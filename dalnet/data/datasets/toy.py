@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dalnet.data.datasets.toy_background import GROUNDS, draw_background
-from dalnet.data.datasets.toy_drawing import Appearance, draw_object
+from dalnet.data.datasets.toy_drawing import Appearance, add_grain, draw_object
 from dalnet.data.images import write_mask
 from dalnet.data.labels import TAGS_FILE
 from dalnet.errors import UsageError
@@ -80,8 +80,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         areas.append(_place(rng, image, owners, areas, TOY_LOOKS[index]))
         classes.append(index + 1)
     mask = np.asarray(classes, dtype=np.uint8)[owners]
-    image += rng.normal(0, 3.0, image.shape)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
+    return add_grain(rng, image), mask
 
 
 def _draw_class(rng: np.random.Generator, ground: str) -> int:

@@ -215,3 +215,9 @@ def _pixel_mean(samples: np.ndarray) -> np.ndarray:
     """Means over each pixel's samples: [n H, n W, ...] to [H, W, ...]."""
     n = SUPERSAMPLING
     return sum(samples[i::n, j::n].astype(np.float64) for i in range(n) for j in range(n)) / n**2
+
+
+def add_grain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Finish a picture, float64 [H, W, 3] RGB 0..255: with a camera's noise, as uint8."""
+    noisy = image + rng.normal(0, 3.0, image.shape)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
