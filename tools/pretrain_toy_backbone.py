@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-train the small ViT of the embedded data set, as ImageNet does for the paper's ViT-B.
+"""Pre-train the small ViT of the toy data set, as ImageNet does for the paper's ViT-B.
 
     python tools/pretrain_toy_backbone.py
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training of the embedded data set's small ViT, in the role that ImageNet has in the paper.
+"""Pre-training of the toy data set's small ViT, in the role that ImageNet has in the paper.
 
 The task is to name shape, texture and palette of generated objects, of which none looks like a
 class of the data set: see ``dalnet.data.datasets.toy_collages`` and

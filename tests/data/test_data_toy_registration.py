@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set is generated where it is first asked for."""
+"""The toy data set is generated where it is first asked for."""
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 

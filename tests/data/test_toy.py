@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded data set: layout, determinism, and whether its world is as described."""
+"""The toy data set: layout, determinism, and whether its world is as described."""
 
 import colorsys
 import itertools

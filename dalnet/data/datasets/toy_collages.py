@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collages of labelled pictures, from which the encoder of the embedded data set is pre-trained.
+"""Collages of labelled pictures, from which the encoder of the toy data set is pre-trained.
 
 A picture shows one object, or none, on a cluttered ground; its labels are the object's shape,
 texture and palette. Four pictures make a collage, as CutMix and mosaic augmentation do. There are
-no masks and no boxes. No picture shows a class of the embedded data set: an object that shares two
+no masks and no boxes. No picture shows a class of the toy data set: an object that shares two
 or more of the three attributes with a class is never drawn, and grounds are drawn independently.
 """
 
@@ -42,7 +42,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def foreign_looks() -> list[Appearance]:
-    """All looks that share at most one attribute with every class of the embedded data set."""
+    """All looks that share at most one attribute with every class of the toy data set."""
 
     def shared(a: Appearance, b: Appearance) -> int:
         return sum(getattr(a, name) == getattr(b, name) for name in ATTRIBUTES)
