@@ -55,10 +55,12 @@ def test_tags_give_sorted_unique_labels_and_paths(tmp_path):
     assert dicts[2]["sem_seg_file_name"] == str(root / "Masks" / "c.png")
 
 
-def test_annotations_go_before_tags_and_count_difficult_objects_but_no_parts(tmp_path):
+def test_annotations_go_before_tags_and_count_difficult_objects_but_no_parts(tmp_path, caplog):
     xml = {"a": ["dog", "dog", "cat"], "b": ["owl"]}
     root = write_tree(tmp_path / "t", {"a": ["owl"]}, xml)
-    dicts = load_voc_layout(root, "train", CLASSES, None)
+    with caplog.at_level(logging.WARNING, "dalnet.data.labels"):
+        dicts = load_voc_layout(root, "train", CLASSES, None)
+    assert "image_tags.json is not read" in caplog.text
     assert [d["image_labels"] for d in dicts] == [[0, 1], [2], []]
     assert all("sem_seg_file_name" not in d for d in dicts)
 
