@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps, with a small script in the place of train_net.py; and the configs of Table 4."""
+"""Sweeps, with a small script in the place of train_net.py."""
 
 import fcntl
 import json
@@ -363,48 +363,3 @@ def test_keys_of_the_command_line_win_over_the_run_and_the_run_over_the_file(tmp
     assert (solver.MAX_ITER, solver.WARMUP_ITERS, solver.IMS_PER_BATCH) == (3, 2, 1)
     assert (job.cfg.SEED, other.cfg.SEED) == (7, 8)
     assert Path(job.cfg.OUTPUT_DIR) == tmp_path / "a" / "seed7"
-
-
-@pytest.mark.parametrize("base", ["toy_dalnet", "voc_dalnet_deit"])
-def test_table4_differs_in_three_switches_only(base, tmp_path):
-    path = CONFIGS / "sweeps" / f"table4_{base.split('_')[0]}.yaml"
-    jobs = {job.run: job for job in read_sweep(path, [1], tmp_path)}
-    method = ("GIA", "LEA", "CROSS_CONTRASTIVE")
-    switches = {
-        name: tuple(job.cfg.MODEL.DALNET[key] for key in method) for name, job in jobs.items()
-    }
-    assert switches == {
-        "gia": (True, False, False),
-        "gia_cross": (True, False, True),
-        "lea": (False, True, False),
-        "lea_cross": (False, True, True),
-        "both": (True, True, False),
-        "both_cross": (True, True, True),
-    }
-    assert jobs["both_cross"].config.resolve() == CONFIGS / f"{base}.yaml"
-    for job in jobs.values():
-        for key in method:
-            job.cfg.MODEL.DALNET[key] = True
-        job.cfg.OUTPUT_DIR = ""
-    assert len({job.cfg.dump() for job in jobs.values()}) == 1
-
-
-def test_every_sweep_can_be_read_and_uses_every_config_of_table4(tmp_path):
-    used = {
-        job.config.resolve()
-        for path in (CONFIGS / "sweeps").glob("*.yaml")
-        for job in read_sweep(path, [1], tmp_path)
-    }
-    table4 = set((CONFIGS / "table4").glob("*.yaml"))
-    assert len(table4) == 10
-    assert table4 <= used
-
-
-def test_photos_compares_methods_with_one_encoder_and_one_budget(tmp_path):
-    jobs = read_sweep(CONFIGS / "sweeps" / "photos.yaml", [1], tmp_path)
-    assert [job.run for job in jobs] == ["baseline", "toco", "dalnet"]
-    for job in jobs:
-        for node, key in ((job.cfg.MODEL, "DALNET"), (job.cfg.INPUT, "MULTI_CROP")):
-            node.pop(key)
-        job.cfg.OUTPUT_DIR = ""
-    assert len({job.cfg.dump() for job in jobs}) == 1
