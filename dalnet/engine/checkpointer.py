@@ -3,6 +3,7 @@
 
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,29 @@ def checkpoint_hash(weights: str) -> str:
 
 class DALNetCheckpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that refuses what Detectron2 would only warn about."""
+
+    # Buffers that a training started from another one keeps; None while everything has to fit.
+    _kept: Sequence[str] | None = None
+
+    def start_from(self, path: str, keep: Sequence[str] = ()) -> None:
+        """Load the encoder and whatever else fits, as the beginning of another training.
+
+        What does not fit, such as the classifiers of other classes, stays as it was built and is
+        named in the log.
+
+        Args:
+            path: the checkpoint.
+            keep: names of buffers that stay as they were built in any case.
+
+        Raises:
+            UsageError: the file is missing, unreadable or of another encoder, or texts that are to
+                come from it do not.
+        """
+        self._kept = keep
+        try:
+            self.resume_or_load(path, resume=False)
+        finally:
+            self._kept = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; ``path`` may be empty for none.
@@ -74,12 +98,18 @@ class DALNetCheckpointer(DetectionCheckpointer):
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict) -> Any:
+        kept = self._kept or ()
+        for key in kept:
+            checkpoint["model"].pop(key, None)
         incompatible = super()._load_model(checkpoint)
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in kept]
+        needed = ("",) if self._kept is None else ("backbone.", "text_")
         wrong = [
             f"{key} has shape {tuple(a)}, not {tuple(b)}"
             for key, a, b in incompatible.incorrect_shapes
+            if key.startswith(needed)
         ]
-        wrong += [f"{key} is missing" for key in incompatible.missing_keys]
+        wrong += [f"{k} is missing" for k in incompatible.missing_keys if k.startswith(needed)]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise UsageError(

@@ -85,9 +85,21 @@ class DALNetTrainer(DefaultTrainer):
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As Detectron2 does; a resumed run follows the length that its config now states."""
+        """Go on with the run in ``OUTPUT_DIR``, or start a new one from ``MODEL.WEIGHTS``.
+
+        A resumed run follows the length that its config now states. A new one takes what fits of
+        ``MODEL.WEIGHTS``; its texts are those of its own classes.
+
+        Raises:
+            UsageError: the weights are missing, unreadable, or of another encoder.
+        """
+        if not (resume and self.checkpointer.has_checkpoint()):
+            computed = self.cfg.MODEL.TEXT.WEIGHTS != "checkpoint"
+            texts = ("text_fg", "text_bg") if computed else ()
+            self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep=texts)
+            return
         super().resume_or_load(resume)
-        if resume and hasattr(self.scheduler, "max_iters"):
+        if hasattr(self.scheduler, "max_iters"):
             # The states bring back the length of the interrupted run and the rate it ended with.
             self.scheduler.max_iters = self.max_iter
             groups = self.scheduler.optimizer.param_groups

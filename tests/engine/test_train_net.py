@@ -173,6 +173,19 @@ def test_unreadable_image_is_named_also_from_a_worker(capsys, job):
         assert "cannot be read" in sentence
 
 
+def test_training_starts_from_the_model_of_another(job, tmp_path):
+    job()
+    weights, output = job.output / "model_final.pth", tmp_path / "second"
+    changes = ("MODEL.DALNET.PROJECTION_DIM", 8, "SOLVER.BASE_LR", 0.0, "OUTPUT_DIR", output)
+    job("MODEL.WEIGHTS", weights, *changes)
+    first, second = (
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (job.output, output)
+    )
+    differing = {k.split(".")[0] for k, v in first.items() if not torch.equal(v, second[k])}
+    assert differing == {"projections"}
+
+
 def test_checkpoint_of_another_model(capsys, job):
     job()
     sentence = refused(capsys, job, "--resume", "MODEL.DALNET.PROJECTION_DIM", 8)
