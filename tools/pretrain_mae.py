@@ -18,8 +18,8 @@ import torch
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.engine.launch import one_sentence_errors
+from dalnet.engine.mae_pretraining import Plan, Recipe, pretrain, read_photographs
 from dalnet.engine.pretrainer import open_log
-from dalnet.engine.pretraining import Plan, Recipe, pretrain, read_photographs
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training of a ViT on photographs without labels, see ``dalnet.modeling.masked_autoencoder``.
+"""Masked autoencoding of photographs, without labels: see ``dalnet.modeling.masked_autoencoder``.
 
 Rate, decay, betas and augmentation are the paper's (He et al., CVPR 2022, Table 8) by default. The
 decoder is lighter: one block is enough where the encoder is fine-tuned afterwards (Table 1a).

@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dalnet.engine.pretrainer import Pretrainer
-from dalnet.engine.pretraining import (
+from dalnet.engine.mae_pretraining import (
     Crops,
     Plan,
     Recipe,
@@ -144,27 +143,14 @@ def test_saved_encoder_loads_for_training(photographs, tmp_path):
     assert json.loads(lines[-1])["iteration"] == 4
 
 
-class Interrupted(Exception):
-    """Stands for Ctrl-C, which pytest would take for itself."""
-
-
-def test_interrupted_run_ends_with_the_same_weights(photographs, tmp_path, monkeypatch):
+def test_interrupted_run_ends_with_the_same_weights(photographs, tmp_path, interrupted_at):
     whole = pretrain(TINY, photographs, Plan(tmp_path / "whole.safetensors"))
     plan = Plan(tmp_path / "parts.safetensors", save_every=2)
-    step = Pretrainer.run_step
-
-    def stop(self):
-        if self.iter == 3:
-            raise Interrupted
-        step(self)
-
-    monkeypatch.setattr(Pretrainer, "run_step", stop)
-    with pytest.raises(Interrupted):
+    with interrupted_at(3):
         pretrain(TINY, photographs, plan)
     assert not plan.output.exists()
 
-    done = []
-    monkeypatch.setattr(Pretrainer, "run_step", lambda self: (done.append(self.iter), step(self)))
+    done = interrupted_at.done
     torch.rand(7)
     account = pretrain(TINY, photographs, replace(plan, resume=True))
     assert done == [2, 3, 4] and account["iterations"] == 5

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from dalnet.assets import ASSETS
 from dalnet.data.datasets.toy_collages import NUM_LABELS, new_batches
-from dalnet.engine.pretrainer import Pretrainer
 from dalnet.engine.toy_pretraining import (
     RisingCosine,
     ToyPlan,
@@ -87,29 +86,15 @@ def test_accuracy_against_plain_loops(monkeypatch):
         assert shares[name] == pytest.approx(100 * right / total) and right >= 4
 
 
-class Interrupted(Exception):
-    """Stands for Ctrl-C, which pytest would take for itself."""
-
-
-def test_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_interrupted_run_ends_with_the_same_weights(tmp_path, interrupted_at):
     whole, parts = quick_plan(tmp_path / "whole"), quick_plan(tmp_path / "parts", save_every=2)
     pretrain_toy(QUICK, whole)
-    step = Pretrainer.run_step
-
-    def stop(self):
-        if self.iter == 3:
-            raise Interrupted
-        step(self)
-
-    monkeypatch.setattr(Pretrainer, "run_step", stop)
-    with pytest.raises(Interrupted):
+    with interrupted_at(3):
         pretrain_toy(QUICK, parts)
     assert not parts.output.exists()
 
-    done = []
-    monkeypatch.setattr(Pretrainer, "run_step", lambda self: (done.append(self.iter), step(self)))
     pretrain_toy(QUICK, replace(parts, resume=True))
-    assert done == [2, 3, 4]
+    assert interrupted_at.done == [2, 3, 4]
     models = [
         torch.load(plan.folder / "model_final.pth", weights_only=True)["model"]
         for plan in (whole, parts)
