@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train every run of a sweep file with every seed, and print mean and spread of the results.
 
-    python tools/run_sweep.py configs/sweeps/table4_toy.yaml --seeds 1,2,3 --jobs 2
-    python tools/run_sweep.py configs/sweeps/table4_toy.yaml --seeds 1,2,3 --table-only
+    python tools/run_sweep.py configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --jobs 2
+    python tools/run_sweep.py configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --table-only
 
 Interrupted, the same command goes on. Trainings share the cores (OMP_NUM_THREADS) and, if there
 are several, take turns on the GPUs. The table goes to table.md and table.json in --output.

@@ -10,10 +10,14 @@ from dalnet.engine.sweep_plan import read_sweep
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("base", ["toy_dalnet", "voc_dalnet_deit"])
-def test_table4_differs_in_three_switches_only(base, tmp_path):
-    path = CONFIGS / "sweeps" / f"table4_{base.split('_')[0]}.yaml"
-    jobs = {job.run: job for job in read_sweep(path, [1], tmp_path)}
+@pytest.mark.parametrize(
+    "sweep, both_cross, base",
+    [("ablation_toy", "dalnet", "toy_dalnet"), ("table4_voc", "both_cross", "voc_dalnet_deit")],
+)
+def test_table4_differs_in_three_switches_only(sweep, both_cross, base, tmp_path):
+    path = CONFIGS / "sweeps" / f"{sweep}.yaml"
+    cells = ("gia", "gia_cross", "lea", "lea_cross", "both", both_cross)
+    jobs = {job.run: job for job in read_sweep(path, [1], tmp_path) if job.run in cells}
     method = ("GIA", "LEA", "CROSS_CONTRASTIVE")
     switches = {
         name: tuple(job.cfg.MODEL.DALNET[key] for key in method) for name, job in jobs.items()
@@ -24,9 +28,9 @@ def test_table4_differs_in_three_switches_only(base, tmp_path):
         "lea": (False, True, False),
         "lea_cross": (False, True, True),
         "both": (True, True, False),
-        "both_cross": (True, True, True),
+        both_cross: (True, True, True),
     }
-    assert jobs["both_cross"].config.resolve() == CONFIGS / f"{base}.yaml"
+    assert jobs[both_cross].config.resolve() == CONFIGS / f"{base}.yaml"
     for job in jobs.values():
         for key in method:
             job.cfg.MODEL.DALNET[key] = True
