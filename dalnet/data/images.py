@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import detection_utils
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from dalnet.data.palette import voc_palette
@@ -13,20 +14,31 @@ from dalnet.files import complete_or_absent
 
 
 def read_photo(path: str) -> np.ndarray:
-    """Read a photograph upright (EXIF) as RGB, uint8 [H,W,3].
+    """Read a photograph of any 8-bit kind upright (EXIF) as RGB, uint8 [H,W,3].
 
     Raises:
-        UsageError: it is missing or unreadable.
+        UsageError: it is missing, unreadable, too large or has more than 8 bits a channel.
     """
     try:
         # A copy: Pillow's buffer is read-only.
-        return np.array(detection_utils.read_image(path, format="RGB"))
+        photo = np.array(detection_utils.read_image(path, format="RGB"))
+        with PathManager.open(path, "rb") as file, Image.open(file) as picture:
+            mode = picture.mode
+    except MemoryError as e:
+        raise UsageError(f"image {path} does not fit into memory: shrink it.") from e
     except FileNotFoundError as e:
         raise UsageError(f"image {path} is missing: restore it or take it off the list.") from e
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise UsageError(
             f"image {path} cannot be read ({e}): replace it or take it off the list."
         ) from e
+    # Pillow cuts off what lies above 255: most of the picture would be white.
+    if mode.startswith(("I", "F")):
+        raise UsageError(
+            f"image {path} has more than 8 bits a pixel and one channel (mode {mode}): convert it "
+            "to 8 bits, in the range that it is to be seen in."
+        )
+    return photo
 
 
 def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 255) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dalnet.data.images import read_photo, write_mask
+from dalnet.data.images import write_mask
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 from dalnet.visualization import draw_heat
@@ -74,26 +74,6 @@ def find_inputs(texts: Sequence[str], output: Path, video: bool = False) -> list
         PredictionInput(path, name, video or path.suffix.lower() in VIDEO_SUFFIXES)
         for path, name in zip(paths, names, strict=True)
     ]
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """Read a picture of any 8-bit kind upright as RGB, uint8 [H, W, 3].
-
-    Raises:
-        UsageError: it is missing, unreadable, too large or has more than 8 bits a channel.
-    """
-    try:
-        photo = read_photo(str(path))
-    except MemoryError as error:
-        raise UsageError(f"image {path} does not fit into memory: shrink it.") from error
-    with Image.open(path) as picture:
-        # Pillow cuts off what lies above 255: most of the picture would be white.
-        if picture.mode.startswith(("I", "F")):
-            raise UsageError(
-                f"image {path} has more than 8 bits a pixel and one channel (mode {picture.mode}): "
-                "convert it to 8 bits, in the range that it is to be seen in."
-            )
-    return photo
 
 
 class PredictionWriter:
