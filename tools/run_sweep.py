@@ -3,7 +3,8 @@
 """Train every run of a sweep file with every seed, and print mean and spread of the results.
 
     python tools/run_sweep.py configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --jobs 2
-    python tools/run_sweep.py configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --table-only
+    python tools/run_sweep.py configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --table-only \\
+        --reference dalnet
 
 Interrupted, the same command goes on. Trainings share the cores (OMP_NUM_THREADS) and, if there
 are several, take turns on the GPUs. The table goes to table.md and table.json in --output.
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--output", type=Path, help="folder (default: output/sweeps/<sweep>)")
+    parser.add_argument("--reference", metavar="RUN", help="compare the others with it")
     parser.add_argument("--table-only", action="store_true", help="train nothing")
     parser.add_argument("opts", nargs="*", help="KEY VALUE ... for all runs")
     args = parser.parse_intermixed_args()
@@ -35,9 +37,10 @@ def main() -> None:
         output = args.output or Path("output/sweeps") / args.sweep.stem
         jobs = read_sweep(args.sweep, parse_seeds(args.seeds), output, args.opts)
         if args.table_only:
-            report_table(jobs, output)
+            report_table(jobs, output, args.reference)
         else:
-            run_sweep(jobs, Settings([sys.executable, str(TRAIN)], output, args.jobs))
+            command = [sys.executable, str(TRAIN)]
+            run_sweep(jobs, Settings(command, output, args.jobs, args.reference))
 
 
 if __name__ == "__main__":

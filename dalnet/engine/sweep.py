@@ -17,7 +17,7 @@ import torch
 
 from dalnet.errors import UsageError
 
-from .sweep_plan import Job
+from .sweep_plan import Job, check_reference
 from .sweep_results import JOB_FILE, LOG_FILE, check, claim, collect, load_result, progress
 from .sweep_table import format_table, make_table, write_table
 
@@ -30,6 +30,7 @@ class Settings:
         command: starts a training; gets ``--resume --config-file FILE`` as arguments.
         output: folder of the sweep.
         parallel: trainings at a time, at least 1.
+        reference: the run that the table compares the others with.
         poll: seconds between looks at the processes.
         report: seconds between reports on how far they are.
         grace: seconds that an interrupted training has to end by itself.
@@ -38,6 +39,7 @@ class Settings:
     command: Sequence[str]
     output: Path
     parallel: int = 1
+    reference: str | None = None
     poll: float = 0.5
     report: float = 60.0
     grace: float = 20.0
@@ -51,6 +53,7 @@ def run_sweep(jobs: Sequence[Job], settings: Settings) -> None:
     """
     if settings.parallel < 1:
         raise UsageError(f"--jobs is {settings.parallel}; at least 1 training has to run.")
+    check_reference(jobs, settings.reference)
     with _lock(settings.output) as lock, _stop_request() as stop:
         runner = _Runner(jobs, settings, lock)
         try:
@@ -58,19 +61,26 @@ def run_sweep(jobs: Sequence[Job], settings: Settings) -> None:
                 time.sleep(settings.poll)
         finally:
             runner.end_all()
-        report_table(jobs, settings.output)
+        report_table(jobs, settings.output, settings.reference)
         runner.raise_for_unfinished()
 
 
-def report_table(jobs: Sequence[Job], output: Path) -> None:
+def report_table(jobs: Sequence[Job], output: Path, reference: str | None = None) -> None:
     """Print and write the table of what is finished.
 
+    Args:
+        jobs: of a sweep.
+        output: folder of the sweep.
+        reference: the run that the table compares the others with.
+
     Raises:
-        UsageError: a folder of another training, or a file that cannot be read or written.
+        UsageError: a folder of another training, no such ``reference``, or a file that cannot be
+            read or written.
     """
+    check_reference(jobs, reference)
     for job in jobs:
         check(job)
-    table = make_table(jobs)
+    table = make_table(jobs, reference)
     paths = write_table(table, output)
     print(f"\n{format_table(table)}\nwritten: {', '.join(map(str, paths))}", flush=True)
 

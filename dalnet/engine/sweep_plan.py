@@ -57,6 +57,17 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def check_reference(jobs: Sequence[Job], reference: str | None) -> None:
+    """Refuse a reference that is none of the runs; None is no reference.
+
+    Raises:
+        UsageError: it is not.
+    """
+    runs = list(dict.fromkeys(job.run for job in jobs))
+    if reference is not None and reference not in runs:
+        raise UsageError(f"--reference {reference}: the sweep has no such run; {', '.join(runs)}.")
+
+
 def read_sweep(
     path: Path, seeds: Sequence[int], output: Path, opts: Sequence[str] = ()
 ) -> list[Job]:

@@ -22,8 +22,12 @@ _COLUMNS = {MODEL_KEYS[name]: SOURCES[name] for name in ("cam", "cam_inter", "ps
 Table = dict[str, Any]
 
 
-def make_table(jobs: Sequence[Job]) -> Table:
+def make_table(jobs: Sequence[Job], reference: str | None = None) -> Table:
     """Put together what is finished of ``jobs``.
+
+    Args:
+        jobs: of a sweep.
+        reference: name of the run that the others are compared with, seed by seed.
 
     Returns:
         ``seeds``; ``unfinished``, the names of jobs without a result; and ``splits``, one entry
@@ -31,7 +35,9 @@ def make_table(jobs: Sequence[Job]) -> Table:
         ``split``, ``num_images`` and ``runs``. A run has ``run``, ``config``, ``iterations``,
         ``seeds`` (those finished) and ``sources``: by key ``title``, ``protocol``, ``miou`` (by
         seed), ``mean``, ``std`` (sample standard deviation, None for one seed) and ``labelled``
-        (mean).
+        (mean). With a ``reference`` (named in the table, too) the other runs that share finished
+        seeds with it also have ``differences``: ``seeds`` (the shared ones) and ``sources`` with
+        ``miou`` (run minus reference, by seed), ``mean`` and ``std``.
 
     Raises:
         UsageError: a result that cannot be read.
@@ -45,12 +51,15 @@ def make_table(jobs: Sequence[Job]) -> Table:
     order = list(dict.fromkeys(job.run for job in jobs))
     return {
         "seeds": sorted({job.seed for job in jobs}),
+        "reference": reference,
         "unfinished": [str(job) for job, result in results.items() if result is None],
         "splits": [
             {
                 "split": split,
                 "num_images": num_images,
-                "runs": [_make_run(runs[name]) for name in order if name in runs],
+                "runs": _compare(
+                    [_make_run(runs[name]) for name in order if name in runs], reference
+                ),
             }
             for (split, num_images), runs in groups.items()
         ],
@@ -71,15 +80,41 @@ def _make_run(results: list[Result]) -> Table:
 
 
 def _make_cell(measured: list[dict[str, Any]]) -> Table:
-    values = [one["miou"] for one in measured]
+    return {
+        **{key: measured[0][key] for key in ("title", "protocol")},
+        **_summarise([one["miou"] for one in measured]),
+        "labelled": _mean_or_none([one["labelled"] for one in measured]),
+    }
+
+
+def _compare(runs: list[Table], reference: str | None) -> list[Table]:
+    """Add ``differences`` to the runs other than the reference."""
+    base = next((run for run in runs if run["run"] == reference), None)
+    for run in runs:
+        shared = [seed for seed in run["seeds"] if base and seed in base["seeds"]]
+        if run is not base and shared:
+            run["differences"] = {
+                "seeds": shared,
+                "sources": {
+                    key: _summarise([_subtract(run, base, key, seed) for seed in shared])
+                    for key in run["sources"].keys() & base["sources"].keys()
+                },
+            }
+    return runs
+
+
+def _subtract(run: Table, base: Table, key: str, seed: int) -> float | None:
+    a, b = (r["sources"][key]["miou"][r["seeds"].index(seed)] for r in (run, base))
+    return None if a is None or b is None else a - b
+
+
+def _summarise(values: list[float | None]) -> Table:
     # A seed whose mean is not finite has no figure, and without it the run has none either.
     complete = None not in values
     return {
-        **{key: measured[0][key] for key in ("title", "protocol")},
         "miou": values,
-        "mean": float(np.mean(values)) if complete else None,
+        "mean": _mean_or_none(values),
         "std": float(np.std(values, ddof=1)) if complete and len(values) > 1 else None,
-        "labelled": _mean_or_none([one["labelled"] for one in measured]),
     }
 
 
@@ -100,6 +135,12 @@ def format_table(table: Table) -> str:
             _format_protocols(group["runs"]),
             _format_runs(group["runs"]),
         ]
+        if any("differences" in run for run in group["runs"]):
+            parts += [
+                f"Minus {table['reference']} of the same seed: mean ± sample standard deviation "
+                "(in how many of the seeds above it):",
+                _format_differences(group["runs"]),
+            ]
     if table["unfinished"]:
         parts.append("Not finished: " + "; ".join(table["unfinished"]) + ".")
     return "\n\n".join(parts) + "\n"
@@ -134,6 +175,21 @@ def _format_runs(runs: list[Table]) -> str:
                 row.append(percent(cell.get("labelled")))
         rows.append(row)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _format_differences(runs: list[Table]) -> str:
+    rows = []
+    for run in runs:
+        if differences := run.get("differences"):
+            cells = [differences["sources"].get(key, {}) for key in _COLUMNS]
+            rows.append([run["run"], *(_format_cell(cell) + _count_above(cell) for cell in cells)])
+    return tabulate(rows, ["run", *_COLUMNS.values()], tablefmt="github", disable_numparse=True)
+
+
+def _count_above(cell: Table) -> str:
+    if cell.get("mean") is None:
+        return ""
+    return f" ({sum(value > 0 for value in cell['miou'])}/{len(cell['miou'])})"
 
 
 def _format_cell(cell: Table) -> str:

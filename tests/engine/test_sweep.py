@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SPLIT = "sweep_val"
 
 # "slow" saves a checkpoint and hangs at its first start; "broken" fails; "early" measures only
-# before its last iteration.
+# before its last iteration; "steep" differs from the others by its seed minus 2.
 TRAINING = """
 import json, os, sys, time
 from pathlib import Path
@@ -51,6 +51,7 @@ if run == "broken":
 values = {"iteration": 4}
 for i, source in enumerate(("cam", "cam_inter", "pseudo_label", "sem_seg")):
     miou = float("nan") if run == "unmeasurable" else 10 * i + seed**2
+    miou += (seed - 2) * (run == "steep")
     values |= {f"{source}/mIoU": miou, f"{source}/labelled": 90 + seed}
 metrics.write("\\n" + json.dumps({"iteration": 2, **dict.fromkeys(values, 1)}))
 if run != "early":
@@ -149,6 +150,40 @@ def test_one_seed_has_no_spread_and_nan_no_figure(sweep):
     text = (sweep.output / "table.md").read_text()
     rows = [line.replace(" ", "") for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["|a|4|1|4.0|14.0|24.0|92.0|34.0|", "|unmeasurable|4|1|-|-|-|92.0|-|"]
+
+
+def test_differences_are_of_the_same_seed(sweep):
+    sweep(["steep", "base"], [1, 2, 3])
+    # No result of this seed: it is left out on both sides.
+    (sweep.output / "steep/seed2/result.json").unlink()
+    names = ["steep", "base", "unmeasurable", "broken"]
+    with pytest.raises(UsageError, match="trainings failed"):
+        sweep(names[1:], [1], reference="base")
+    report_table(sweep.jobs_of(names, [3, 2, 1]), sweep.output, "base")
+
+    table = json.loads((sweep.output / "table.json").read_text())
+    assert table["reference"] == "base"
+    runs = {run["run"]: run for run in table["splits"][0]["runs"]}
+    assert "differences" not in runs["base"]
+    found = runs["steep"]["differences"]
+    assert found["seeds"] == [3, 1]
+    for key in ("cam", "cam_inter", "pseudo_label", "sem_seg"):
+        assert found["sources"][key] == {"miou": [1, -1], "mean": 0, "std": pytest.approx(2**0.5)}
+    assert runs["unmeasurable"]["differences"]["sources"]["cam"]["mean"] is None
+
+    text = (sweep.output / "table.md").read_text()
+    rows = text[text.index("Minus base of the same seed") :].replace(" ", "").splitlines()
+    assert [row for row in rows if row.startswith("|")][2:] == [
+        "|steep" + 4 * "|0.0±1.4(1/2)" + "|",
+        "|unmeasurable" + 4 * "|-" + "|",
+    ]
+
+
+def test_reference_has_to_be_a_run(sweep):
+    for use in (sweep, lambda *args, **kw: report_table(sweep.jobs_of(*args), sweep.output, "c")):
+        with pytest.raises(UsageError, match="--reference c: the sweep has no such run; a, b"):
+            use(["a", "b"], [1], reference="c")
+    assert not starts(sweep, "a", 1)
 
 
 def test_protocols_that_differ_name_their_runs(sweep, tmp_path):
