@@ -52,7 +52,7 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         if record["image_labels"] and "sem_seg_file_name" in record
     ]
     if not records:
-        raise UsageError(f"{split} has no image with a mask and image-level labels.")
+        raise UsageError(f"{split} has no image with a mask and image labels: name another.")
     model = load_model(cfg)
     quality = AlignmentQuality(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     with inference_context(model), torch.no_grad():

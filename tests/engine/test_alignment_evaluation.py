@@ -74,4 +74,7 @@ def test_split_without_masks_or_labels_is_refused(tool, voc_tree, capsys):
     (voc_tree.voc / "image_tags.json").write_text("{}")
     with pytest.raises(SystemExit):
         tool()
-    assert f"{SPLIT} has no image with a mask and image-level labels" in capsys.readouterr().err
+    assert (
+        f"{SPLIT} has no image with a mask and image labels: name another"
+        in capsys.readouterr().err
+    )
