@@ -79,6 +79,6 @@ def _count(quality: AlignmentQuality, model: DALNet, item: dict[str, Any]) -> No
     tokens, labels = encode_photo(model, item), item["image_labels"]
     raw = model.inter_classifier.cam(tokens["inter_tokens"])
     threshold = model.label_settings.object_mask_threshold
-    quality.count_mask(truth, object_mask(raw, labels[None].to(model.device), threshold)[0])
-    if model.projections is not None:
-        quality.count_cosines(truth, patch_similarities(model, tokens, labels))
+    mask = object_mask(raw, labels[None].to(model.device), threshold)[0]
+    aligned = model.projections is not None
+    quality.count(truth, mask, patch_similarities(model, tokens, labels) if aligned else None)

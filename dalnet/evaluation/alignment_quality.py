@@ -49,12 +49,16 @@ class AlignmentQuality:
         # By name, a sum and its weight.
         self._sums = {name: torch.zeros(2, dtype=torch.float64) for name in _LINES}
 
-    def count_mask(self, truth: Tensor, mask: Tensor) -> None:
-        """Count M_obj of one image.
+    def count(
+        self, truth: Tensor, mask: Tensor, cosines: Mapping[int, Tensor] | None = None
+    ) -> None:
+        """Count one image.
 
         Args:
             truth: [H, W] integers, labels or an ignore value of K or more.
-            mask: [h, w] of 0 and 1, on the token grid.
+            mask: M_obj, [h, w] of 0 and 1, on the token grid.
+            cosines: by label of what the image shows, and 0 for the background, [h, w] in -1..1;
+                None for a model without alignment.
         """
         self.images += 1
         shares = patch_shares(truth, self.num_classes, tuple(mask.shape))
@@ -62,16 +66,10 @@ class AlignmentQuality:
         self._add("object_share", objects.sum(), labelled.sum())
         self._add("mask_precision", (mask * objects).sum(), (mask * labelled).sum())
         self._add("mask_recall", (mask * objects).sum(), objects.sum())
+        if cosines is not None:
+            self._count_cosines(shares, {label: one.cpu() for label, one in cosines.items()})
 
-    def count_cosines(self, truth: Tensor, cosines: Mapping[int, Tensor]) -> None:
-        """Count the cosines of one image.
-
-        Args:
-            truth: [H, W] integers, as for :meth:`count_mask`.
-            cosines: by label of what the image shows, and 0 for the background, [h, w] in -1..1.
-        """
-        cosines = {label: cosine.cpu() for label, cosine in cosines.items()}
-        shares = patch_shares(truth, self.num_classes, tuple(cosines[0].shape))
+    def _count_cosines(self, shares: Tensor, cosines: Mapping[int, Tensor]) -> None:
         objects = shares[1:].sum(dim=0)
         self._add_cosine("background_text_on_object", cosines[0], objects)
         self._add_cosine("background_text_on_ground", cosines[0], shares[0])

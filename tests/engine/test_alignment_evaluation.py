@@ -52,10 +52,10 @@ def test_counts_what_the_model_gives(tool, voc_model):
             pixels = (item["image"][None].float() - model.pixel_mean) / model.pixel_std
             inter_tokens = model.backbone(pixels)["inter_tokens"]
             raw = model.inter_classifier.cam(inter_tokens)
-            expected.count_mask(truth, object_mask(raw, item["image_labels"][None], 0.5)[0])
+            mask = object_mask(raw, item["image_labels"][None], 0.5)[0]
             small = item | dict(zip(("height", "width"), inter_tokens.shape[-2:], strict=True))
             maps = similarity_maps(model, small)
-            expected.count_cosines(truth, {k: torch.from_numpy(v) for k, v in maps.items()})
+            expected.count(truth, mask, {k: torch.from_numpy(v) for k, v in maps.items()})
     for name, value in expected.result().items():
         if value is None:
             assert result["quality"][name] is None

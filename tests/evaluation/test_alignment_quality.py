@@ -75,9 +75,8 @@ def literal_quality(images):
 def test_means_are_those_of_plain_loops():
     images = [random_image(seed) for seed in range(4)]
     quality = AlignmentQuality(CLASSES)
-    for truth, mask, cosines in images:
-        quality.count_mask(truth, mask)
-        quality.count_cosines(truth, cosines)
+    for image in images:
+        quality.count(*image)
     assert quality.images == 4
     result = quality.result()
     expected = literal_quality(images)
@@ -104,7 +103,7 @@ def test_order_of_pairs():
 def test_what_was_not_counted_has_no_value_and_no_line():
     quality = AlignmentQuality(CLASSES)
     truth = torch.zeros(12, 20, dtype=torch.uint8)
-    quality.count_mask(truth, torch.zeros(GRID))
+    quality.count(truth, torch.zeros(GRID))
     result = quality.result()
     assert result["object_share"] == 0
     assert {name for name, value in result.items() if value is not None} == {"object_share"}
