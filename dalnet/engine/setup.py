@@ -66,7 +66,7 @@ def setup(
 
 def expect_checkpoint(cfg: CfgNode) -> None:
     """Load no pre-trained weights: a checkpoint carries the backbone and the text embeddings."""
-    cfg.MODEL.VIT.WEIGHTS = ""
+    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
     cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
 
 

@@ -2,6 +2,7 @@
 """The visual encoder: any of timm's vision transformers as a Detectron2 backbone."""
 
 import math
+from functools import partial
 from typing import Any
 
 import timm
@@ -10,14 +11,17 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from timm.layers import resample_abs_pos_embed
+from timm.layers import HybridEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dalnet.errors import UsageError
-from dalnet.modeling.vit_weights import load_vit_weights
 
+from .hybrid_stem import build_stem
+from .vit_weights import load_vit_weights
+
+_STEM_STRIDE = 16  # pixels of a token behind a stem, where PATCH_SIZE does not say
 _COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
 
 
@@ -44,6 +48,8 @@ class TimmViT(Backbone):
         grad_checkpointing: bool = False,
         compile_mode: str = "",
         overrides: dict[str, int] | None = None,
+        stem: str = "",
+        stem_weights: str = "",
     ) -> None:
         """
         Args:
@@ -54,6 +60,8 @@ class TimmViT(Backbone):
             compile_mode: of ``torch.compile`` for the blocks; "" leaves them as they are.
             overrides: timm's constructor arguments to change (``img_size``, ``patch_size``,
                 ``embed_dim``, ``depth``, ``num_heads``).
+            stem: timm's name of a CNN that takes the place of the patch embedding, or "".
+            stem_weights: its weights, see :func:`dalnet.modeling.hybrid_stem.build_stem`.
 
         Raises:
             UsageError: unknown or unsuitable model, bad block number, weights missing or misfit,
@@ -65,7 +73,12 @@ class TimmViT(Backbone):
                 f"MODEL.VIT.COMPILE is {compile_mode!r}; choose one of "
                 f'{", ".join(_COMPILE_MODES[1:])}, or "" for none.'
             )
-        self.vit = _create_vit(name, overrides or {})
+        changes: dict[str, Any] = dict(overrides or {})
+        if stem:
+            cnn = build_stem(stem, stem_weights, changes.get("patch_size", _STEM_STRIDE))
+            # To timm, a place of the CNN's map is a patch of one pixel.
+            changes |= {"embed_layer": partial(HybridEmbed, backbone=cnn), "patch_size": 1}
+        self.vit = _create_vit(name, changes)
         depth = len(self.vit.blocks)
         if not 1 <= intermediate_block <= depth:
             raise UsageError(
@@ -97,6 +110,8 @@ class TimmViT(Backbone):
             "grad_checkpointing": vit.GRAD_CHECKPOINTING,
             "compile_mode": vit.COMPILE,
             "overrides": {key.lower(): vit[key] for key in keys if vit[key]},
+            "stem": vit.STEM,
+            "stem_weights": vit.STEM_WEIGHTS,
         }
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -180,7 +195,7 @@ class TimmViT(Backbone):
         return patches.transpose(1, 2).unflatten(2, grid)
 
 
-def _create_vit(name: str, overrides: dict[str, int]) -> VisionTransformer:
+def _create_vit(name: str, overrides: dict[str, Any]) -> VisionTransformer:
     """timm's model without classifier and weights, open to any input size."""
     if not timm.is_model(name):
         raise UsageError(

@@ -44,7 +44,7 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
     if not weights:
         logger.info("MODEL.VIT.WEIGHTS is empty: %s starts from random weights.", name)
     elif weights == "timm":
-        source, state = _load_from_hub(name)
+        source, state = load_from_hub(name, _KEY)
         _load_state(vit, state, source)
     else:
         path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt", ".npz"))
@@ -55,12 +55,24 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
         logger.info("Loaded the weights of %s from %s.", name, path)
 
 
-def _load_from_hub(name: str) -> tuple[str, dict[str, Any]]:
+def load_from_hub(name: str, key: str) -> tuple[str, dict[str, Any]]:
+    """Fetch timm's published weights of a model, once.
+
+    Args:
+        name: timm's name, with or without its pre-training tag.
+        key: config key that asks for them, for messages.
+
+    Returns:
+        Repository and file on the hub, and the state dict in it.
+
+    Raises:
+        UsageError: there are none, or they cannot be fetched.
+    """
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id:
         raise UsageError(
-            f'timm publishes no weights for {name}; set MODEL.VIT.WEIGHTS to a local file or to "" '
-            "for random weights."
+            f'timm publishes no weights for {name}; set {key} to a local file or to "" for random '
+            "weights."
         )
     file = published.hf_hub_filename or "model.safetensors"
     source = f"{published.hf_hub_id}/{file}"
@@ -72,8 +84,8 @@ def _load_from_hub(name: str) -> tuple[str, dict[str, Any]]:
     except OSError as error:
         raise UsageError(
             f"The weights of {name} are neither in the local cache nor downloadable: fetch {file} "
-            f"from https://huggingface.co/{published.hf_hub_id} on another machine and set "
-            "MODEL.VIT.WEIGHTS to its path here."
+            f"from https://huggingface.co/{published.hf_hub_id} on another machine and set {key} "
+            "to its path here."
         ) from error
 
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pre-trained CNN in place of the ViT's patch embedding.
+
+Dosovitskiy et al. (ICLR 2021, Sec. 3.1) call the result a hybrid. Its tokens mean something before
+the ViT has learned anything, which a small ViT needs many more photographs for.
+"""
+
+import logging
+from typing import Any
+
+import timm
+import timm.models
+from timm.layers import freeze_batch_norm_2d
+from torch import nn
+
+from dalnet.errors import UsageError
+
+from .vit_weights import load_from_hub
+from .weight_files import local_file, read_state
+
+logger = logging.getLogger(__name__)
+
+_KEY = "MODEL.VIT.STEM_WEIGHTS"
+
+
+def build_stem(name: str, weights: str, stride: int) -> nn.Module:
+    """The convolutions of a timm classifier, dilated where they would shrink the map further.
+
+    Batch statistics are those of the pre-training and stay so: training batches are small, and an
+    image's tokens must not depend on its neighbours in the batch.
+
+    Args:
+        name: timm's name of a CNN.
+        weights: "timm" (the hub's file for ``name``), a path to ``.safetensors``, ``.pth`` or
+            ``.pt``, or "" for random weights. A file whose parts have other names than timm's is
+            taken if they follow one another in timm's order, with timm's shapes.
+        stride: pixels of the image for one place of the map.
+
+    Returns:
+        Module that maps images [N, 3, H, W] to a list of one map [N, D, H / stride, W / stride].
+
+    Raises:
+        UsageError: not a CNN of timm that can have this stride, or weights missing or misfit.
+    """
+    if not timm.is_model(name):
+        raise UsageError(
+            f"MODEL.VIT.STEM {name!r} is not a model of timm {timm.__version__}; "
+            "timm.list_models('*efficientnet*') lists some."
+        )
+    try:
+        stem = timm.create_model(name, features_only=True, out_indices=(-1,), output_stride=stride)
+        if stem.feature_info.reduction() != [stride]:
+            raise ValueError(f"its map has a stride of {stem.feature_info.reduction()[-1]}")
+    except Exception as error:  # each family of timm fails in its own way
+        raise UsageError(
+            f"timm cannot build MODEL.VIT.STEM {name!r} with a stride of {stride} ({error}); "
+            "choose a CNN such as tf_efficientnet_lite0."
+        ) from error
+    if weights:
+        _load(stem, name, weights)
+    else:
+        logger.info("%s is empty: %s starts from random weights.", _KEY, name)
+    return freeze_batch_norm_2d(stem)
+
+
+def _load(stem: nn.Module, name: str, weights: str) -> None:
+    """Load the whole classifier's weights, of which the stem is a part."""
+    if weights == "timm":
+        source, state = load_from_hub(name, _KEY)
+    else:
+        path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt"))
+        source, state = str(path), read_state(path, _KEY)
+    classifier = timm.create_model(name)
+    try:
+        classifier.load_state_dict(_named_as_timm(state, classifier))
+    except (AssertionError, AttributeError, RuntimeError) as error:
+        raise UsageError(
+            f"{source} does not fit MODEL.VIT.STEM {name}: {str(error).splitlines()[-1].strip()}; "
+            "name the matching model or another file."
+        ) from error
+    loaded = classifier.state_dict()
+    stem.load_state_dict({key: loaded[key] for key in stem.state_dict()})
+    logger.info("Loaded the weights of %s from %s.", name, source)
+
+
+def _named_as_timm(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    own = model.state_dict()
+    if state.keys() & own.keys() or len(state) != len(own):
+        return state
+    return timm.models.remap_state_dict(state, model, allow_reshape=False)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CNN as patch embedding: where its tokens come from, its statistics, its weights."""
+
+import pytest
+import timm
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
+from safetensors.torch import save_file
+
+from dalnet.config import add_dalnet_config
+from dalnet.engine.setup import expect_checkpoint
+from dalnet.errors import UsageError
+from dalnet.modeling.hybrid_stem import build_stem
+from dalnet.modeling.vit import TimmViT
+
+CNN = "test_efficientnet"  # timm's smallest
+SIZES = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture
+def classifier():
+    """The whole CNN with weights and statistics that do something."""
+    torch.manual_seed(0)
+    model = timm.create_model(CNN).eval()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(
+                torch.rand_like(value) + 0.5 if "var" in name else torch.randn_like(value) / 4
+            )
+    return model
+
+
+@pytest.fixture
+def weights(classifier, tmp_path):
+    path = tmp_path / "cnn.safetensors"
+    save_file(classifier.state_dict(), path)
+    return str(path)
+
+
+def hybrid(weights="", stem=CNN, **overrides):
+    torch.manual_seed(1)
+    return TimmViT(
+        name="vit_tiny_patch16_224",
+        weights="",
+        intermediate_block=1,
+        overrides={**SIZES, **overrides},
+        stem=stem,
+        stem_weights=weights,
+    )
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("size", [(64, 64), (48, 112)])
+def test_tokens_are_the_cnns_map(classifier, weights, stride, size):
+    vit = hybrid(weights, patch_size=stride).eval()
+    for block in vit.vit.blocks:  # which add nothing to what they are given
+        torch.nn.init.zeros_(block.attn.proj.weight)
+        torch.nn.init.zeros_(block.mlp.fc2.weight)
+    torch.nn.init.zeros_(vit.vit.pos_embed)
+    images = torch.randn(2, 3, *size)
+    dilated = timm.create_model(CNN, output_stride=stride).eval()
+    dilated.load_state_dict(classifier.state_dict())
+    with torch.no_grad():
+        feature_map = dilated.blocks(dilated.bn1(dilated.conv_stem(images)))
+        expected = vit.vit.patch_embed.proj(feature_map)
+        tokens = vit(images)["inter_tokens"]
+    assert tokens.shape == (2, 24, size[0] // stride, size[1] // stride)
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+    assert vit.patch_size == stride and vit.output_shape()["patch_tokens"].stride == stride
+
+
+def test_the_same_as_timms_own_hybrid_and_any_size(weights):
+    vit = hybrid(weights).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens = vit.vit.forward_features(images)
+        out = vit(images)
+        odd = vit(torch.randn(1, 3, 70, 23))
+    torch.testing.assert_close(out["cls_token"], tokens[:, 0])
+    torch.testing.assert_close(out["patch_tokens"].flatten(2).mT, tokens[:, 1:])
+    assert odd["patch_tokens"].shape == (1, 24, 4, 1)
+
+
+def test_statistics_stay_in_training_and_images_do_not_mix(weights):
+    vit = hybrid(weights).train()
+    before = {key: value.clone() for key, value in vit.state_dict().items()}
+    images = torch.randn(3, 3, 64, 64)
+    together = vit(images)["patch_tokens"]
+    together.sum().backward()
+    alone = vit(images[1:2])["patch_tokens"]
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+    after = vit.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert [key for key, value in vit.named_parameters() if value.grad is None] == []
+
+
+def test_a_checkpoint_restores_it(weights):
+    trained, fresh = hybrid(weights).eval(), hybrid(weights="").eval()
+    fresh.load_state_dict(trained.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(images), trained(images))
+
+
+def test_built_from_config(classifier, weights):
+    cfg = get_cfg()
+    add_dalnet_config(cfg)
+    cfg.MODEL.VIT.NAME, cfg.MODEL.VIT.WEIGHTS = "vit_tiny_patch16_224", ""
+    cfg.MODEL.VIT.STEM, cfg.MODEL.VIT.STEM_WEIGHTS = CNN, weights
+    vit = build_backbone(cfg)
+    kernel = vit.vit.patch_embed.backbone.conv_stem.weight
+    assert torch.equal(kernel, classifier.conv_stem.weight)
+    assert (vit.patch_size, tuple(vit.vit.patch_embed.grid_size)) == (16, (14, 14))
+
+    expect_checkpoint(cfg)
+    kernel = build_backbone(cfg).vit.patch_embed.backbone.conv_stem.weight
+    assert not torch.equal(kernel, classifier.conv_stem.weight), "a checkpoint needs no file"
+
+
+def test_weights_under_other_names_in_timms_order(classifier, weights, tmp_path):
+    state = classifier.state_dict()
+    renamed = {f"_part{i}": value for i, value in enumerate(state.values())}
+    path = tmp_path / "renamed.pth"
+    torch.save(renamed, path)
+    expected, got = build_stem(CNN, weights, 16), build_stem(CNN, str(path), 16)
+    assert all(torch.equal(expected.state_dict()[key], v) for key, v in got.state_dict().items())
+
+    torch.save(dict(reversed(renamed.items())), path)
+    with pytest.raises(UsageError, match=f"renamed.pth does not fit MODEL.VIT.STEM {CNN}"):
+        build_stem(CNN, str(path), 16)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda s: s.pop("bn1.bias"), lambda s: s.update({"bn1.bias": torch.zeros(7)})]
+)
+def test_weights_that_do_not_fit(classifier, tmp_path, change):
+    state, path = classifier.state_dict(), tmp_path / "cnn.pth"
+    change(state)
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="cnn.pth does not fit MODEL.VIT.STEM .*bn1.bias"):
+        build_stem(CNN, str(path), 16)
+
+
+@pytest.mark.parametrize(
+    "stem, stride, words",
+    [
+        ("efficientnet_enormous", 16, "'efficientnet_enormous' is not a model of timm"),
+        ("vit_tiny_patch16_224", 16, "cannot build MODEL.VIT.STEM 'vit_tiny_patch16_224'"),
+        (CNN, 15, "with a stride of 15"),
+    ],
+)
+def test_unsuitable_stems(stem, stride, words):
+    with pytest.raises(UsageError, match=words):
+        build_stem(stem, "", stride)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(UsageError, match="MODEL.VIT.STEM_WEIGHTS names .*not a file"):
+        hybrid(str(tmp_path / "gone.pth"))
+    with pytest.raises(UsageError, match="no weights for .*MODEL.VIT.STEM_WEIGHTS"):
+        build_stem("efficientnet_lite1", "timm", 16)
