@@ -34,7 +34,8 @@ def make_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     cfg = get_cfg()
     add_dalnet_config(cfg)
     merge_config(cfg, config_file, opts)
-    cfg.MODEL.VIT.WEIGHTS, cfg.MODEL.TEXT.WEIGHTS = "", "untrained"
+    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
+    cfg.MODEL.TEXT.WEIGHTS = "untrained"
     use_cpu_without_cuda(cfg)
     return cfg
 

@@ -59,9 +59,10 @@ def _add_backbone(cfg: CN) -> None:
     # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth (also
     # a training's checkpoint) or .npz (dalnet:// is the folder dalnet/assets); "": random.
     cfg.MODEL.VIT.WEIGHTS = "timm"
-    # timm's name of a CNN in place of the patch embedding (a hybrid ViT, for few photographs and
-    # no GPU), and its weights, as above. "": none, as in the paper.
+    # timm's name of a CNN in place of the patch embedding: a hybrid ViT, for few photographs and no
+    # GPU. "" is none, as in the paper.
     cfg.MODEL.VIT.STEM = ""
+    # Of the CNN: "timm", or a file of the whole classifier (.safetensors, .pth).
     cfg.MODEL.VIT.STEM_WEIGHTS = "timm"
     # F_inter is read after this block, counted from 1 [P: block 10 of 12].
     cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10

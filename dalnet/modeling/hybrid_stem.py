@@ -6,6 +6,7 @@ the ViT has learned anything, which a small ViT needs many more photographs for.
 """
 
 import logging
+import textwrap
 from typing import Any
 
 import timm
@@ -26,14 +27,15 @@ _KEY = "MODEL.VIT.STEM_WEIGHTS"
 def build_stem(name: str, weights: str, stride: int) -> nn.Module:
     """The convolutions of a timm classifier, dilated where they would shrink the map further.
 
-    Batch statistics are those of the pre-training and stay so: training batches are small, and an
-    image's tokens must not depend on its neighbours in the batch.
+    Batch norms stay as they were pre-trained: training batches are small, and an image's tokens
+    must not depend on its neighbours in the batch.
 
     Args:
         name: timm's name of a CNN.
-        weights: "timm" (the hub's file for ``name``), a path to ``.safetensors``, ``.pth`` or
-            ``.pt``, or "" for random weights. A file whose parts have other names than timm's is
-            taken if they follow one another in timm's order, with timm's shapes.
+        weights: "timm" (the hub's file for ``name``), or a path to the whole classifier's
+            ``.safetensors``, ``.pth`` or ``.pt``; "" where a checkpoint follows, as random weights
+            behind norms that do not learn are of no use. A file whose parts have other names than
+            timm's is taken if they follow one another in timm's order, with timm's shapes.
         stride: pixels of the image for one place of the map.
 
     Returns:
@@ -52,8 +54,9 @@ def build_stem(name: str, weights: str, stride: int) -> nn.Module:
         if stem.feature_info.reduction() != [stride]:
             raise ValueError(f"its map has a stride of {stem.feature_info.reduction()[-1]}")
     except Exception as error:  # each family of timm fails in its own way
+        reason = str(error) or type(error).__name__
         raise UsageError(
-            f"timm cannot build MODEL.VIT.STEM {name!r} with a stride of {stride} ({error}); "
+            f"timm cannot build MODEL.VIT.STEM {name!r} with a stride of {stride} ({reason}); "
             "choose a CNN such as tf_efficientnet_lite0."
         ) from error
     if weights:
@@ -73,14 +76,20 @@ def _load(stem: nn.Module, name: str, weights: str) -> None:
     classifier = timm.create_model(name)
     try:
         classifier.load_state_dict(_named_as_timm(state, classifier))
-    except (AssertionError, AttributeError, RuntimeError) as error:
+        # timm's feature extractors may write stages_0 where the classifier writes stages.0.
+        loaded = {_plain(key): value for key, value in classifier.state_dict().items()}
+        stem.load_state_dict({key: loaded[_plain(key)] for key in stem.state_dict()})
+    except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error).splitlines()[-1], 200, placeholder=" ...")
         raise UsageError(
-            f"{source} does not fit MODEL.VIT.STEM {name}: {str(error).splitlines()[-1].strip()}; "
-            "name the matching model or another file."
+            f"{source} does not fit MODEL.VIT.STEM {name}: {reason.rstrip('.')}; name the matching "
+            "model or another file."
         ) from error
-    loaded = classifier.state_dict()
-    stem.load_state_dict({key: loaded[key] for key in stem.state_dict()})
     logger.info("Loaded the weights of %s from %s.", name, source)
+
+
+def _plain(key: str) -> str:
+    return key.replace(".", "_")
 
 
 def _named_as_timm(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -73,12 +73,18 @@ class TimmViT(Backbone):
                 f"MODEL.VIT.COMPILE is {compile_mode!r}; choose one of "
                 f'{", ".join(_COMPILE_MODES[1:])}, or "" for none.'
             )
-        changes: dict[str, Any] = dict(overrides or {})
+        sizes = dict(overrides or {})
         if stem:
-            cnn = build_stem(stem, stem_weights, changes.get("patch_size", _STEM_STRIDE))
-            # To timm, a place of the CNN's map is a patch of one pixel.
-            changes |= {"embed_layer": partial(HybridEmbed, backbone=cnn), "patch_size": 1}
-        self.vit = _create_vit(name, changes)
+            if weights == "timm":
+                raise UsageError(
+                    'MODEL.VIT.WEIGHTS is "timm", which has none for a ViT behind MODEL.VIT.STEM '
+                    f'{stem}; set it to "", or to a checkpoint of the same two.'
+                )
+            self.patch_size: int = sizes.pop("patch_size", _STEM_STRIDE)
+            self.vit = _create_vit(name, sizes, build_stem(stem, stem_weights, self.patch_size))
+        else:
+            self.vit = _create_vit(name, sizes)
+            self.patch_size = self.vit.patch_embed.feat_ratio()
         depth = len(self.vit.blocks)
         if not 1 <= intermediate_block <= depth:
             raise UsageError(
@@ -95,7 +101,6 @@ class TimmViT(Backbone):
         self._copies_outputs = compile_mode == "reduce-overhead"
         self.intermediate_block = intermediate_block
         self.grad_checkpointing = grad_checkpointing
-        self.patch_size: int = self.vit.patch_embed.feat_ratio()
         self.embed_dim: int = self.vit.embed_dim
 
     @classmethod
@@ -195,15 +200,21 @@ class TimmViT(Backbone):
         return patches.transpose(1, 2).unflatten(2, grid)
 
 
-def _create_vit(name: str, overrides: dict[str, Any]) -> VisionTransformer:
+def _create_vit(
+    name: str, overrides: dict[str, int], stem: nn.Module | None = None
+) -> VisionTransformer:
     """timm's model without classifier and weights, open to any input size."""
+    # To timm, a place of the CNN's map is a patch of one pixel.
+    embedding = {"embed_layer": partial(HybridEmbed, backbone=stem), "patch_size": 1}
     if not timm.is_model(name):
         raise UsageError(
             f"MODEL.VIT.NAME {name!r} is not a model of timm {timm.__version__}; "
             "timm.list_models('*vit*') lists them."
         )
     try:
-        vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **overrides)
+        vit = timm.create_model(
+            name, num_classes=0, dynamic_img_size=True, **overrides, **(embedding if stem else {})
+        )
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         changed = ", ".join(f"{key}={value}" for key, value in overrides.items())
         raise UsageError(

@@ -133,6 +133,6 @@ def _load_npz(vit: VisionTransformer, path: Path) -> None:
             surplus = f"/encoderblock_{len(vit.blocks)}/"
             if any(surplus in key for key in arrays.files):
                 raise ValueError(f"it has more than the model's {len(vit.blocks)} blocks")
-    except (IndexError, KeyError, OSError, RuntimeError, ValueError, BadZipFile) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, ValueError, BadZipFile) as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise UsageError(f"{path} does not fit the model of MODEL.VIT: {reason}.") from error

@@ -130,6 +130,7 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("TEST.MULTI_SCALE.SCALES", (1.0, 0.0)), ["TEST.MULTI_SCALE.SCALES"]),
         (("MODEL.VIT.NAME", "vit_of_nobody"), ["vit_of_nobody"]),
         (("MODEL.VIT.WEIGHTS", "gone.pth"), ["gone.pth"]),
+        (("MODEL.VIT.STEM", "cnn_of_nobody"), ["MODEL.VIT.STEM", "cnn_of_nobody"]),
         (("MODEL.TEXT.WEIGHTS", "gone.pt"), ["gone.pt"]),
         (("MODEL.WEIGHTS", "gone.pth"), ["gone.pth", "does not exist"]),
         (("MODEL.TEXT.WEIGHTS", "checkpoint"), ["MODEL.TEXT.WEIGHTS", "MODEL.WEIGHTS"]),

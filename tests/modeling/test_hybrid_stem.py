@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A CNN as patch embedding: where its tokens come from, its statistics, its weights."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -38,11 +39,11 @@ def weights(classifier, tmp_path):
     return str(path)
 
 
-def hybrid(weights="", stem=CNN, **overrides):
+def hybrid(weights="", stem=CNN, vit_weights="", **overrides):
     torch.manual_seed(1)
     return TimmViT(
         name="vit_tiny_patch16_224",
-        weights="",
+        weights=vit_weights,
         intermediate_block=1,
         overrides={**SIZES, **overrides},
         stem=stem,
@@ -118,6 +119,27 @@ def test_built_from_config(classifier, weights):
     assert not torch.equal(kernel, classifier.conv_stem.weight), "a checkpoint needs no file"
 
 
+def test_feature_extractors_that_name_their_parts_otherwise(tmp_path):
+    name = "test_byobnet"
+    torch.manual_seed(0)
+    classifier, path = timm.create_model(name).eval(), tmp_path / "cnn.safetensors"
+    stem = build_stem(name, "", 32).eval()
+    assert stem.state_dict().keys() - classifier.state_dict().keys()
+    save_file(classifier.state_dict(), path)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        (feature_map,) = build_stem(name, str(path), 32).eval()(images)
+        expected = classifier.stages(classifier.stem(images))
+    torch.testing.assert_close(feature_map, expected)
+
+
+def test_stride_does_not_depend_on_the_models_own_image_size():
+    vit = hybrid(img_size=100).eval()
+    with torch.no_grad():
+        tokens = vit(torch.randn(1, 3, 160, 154))["patch_tokens"]
+    assert vit.patch_size == 16 and tokens.shape == (1, 24, 10, 10)
+
+
 def test_weights_under_other_names_in_timms_order(classifier, weights, tmp_path):
     state = classifier.state_dict()
     renamed = {f"_part{i}": value for i, value in enumerate(state.values())}
@@ -126,9 +148,12 @@ def test_weights_under_other_names_in_timms_order(classifier, weights, tmp_path)
     expected, got = build_stem(CNN, weights, 16), build_stem(CNN, str(path), 16)
     assert all(torch.equal(expected.state_dict()[key], v) for key, v in got.state_dict().items())
 
-    torch.save(dict(reversed(renamed.items())), path)
-    with pytest.raises(UsageError, match=f"renamed.pth does not fit MODEL.VIT.STEM {CNN}"):
-        build_stem(CNN, str(path), 16)
+    flat = {**renamed, "_part0": renamed["_part0"].flatten()}
+    for misfit in (dict(reversed(renamed.items())), {**renamed, "more": torch.zeros(1)}, flat):
+        torch.save(misfit, path)
+        with pytest.raises(UsageError, match=f"renamed.pth does not fit MODEL.VIT.STEM {CNN}") as e:
+            build_stem(CNN, str(path), 16)
+        assert len(str(e.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -153,6 +178,16 @@ def test_weights_that_do_not_fit(classifier, tmp_path, change):
 def test_unsuitable_stems(stem, stride, words):
     with pytest.raises(UsageError, match=words):
         build_stem(stem, "", stride)
+
+
+def test_encoder_weights_that_have_no_stem(tmp_path):
+    kernels = {"embedding/kernel": np.zeros((16, 16, 3, 24)), "cls": np.zeros((1, 1, 24))}
+    np.savez(tmp_path / "vit.npz", **kernels)
+    for weights, words in (("timm", "set it to"), (str(tmp_path / "vit.npz"), "does not fit")):
+        with pytest.raises(UsageError, match=words):
+            hybrid(vit_weights=weights)
+    with pytest.raises(UsageError, match=r"cannot build .* with (\w+=\d+, )+num_heads=5: "):
+        hybrid(num_heads=5)
 
 
 def test_missing_files(tmp_path):
