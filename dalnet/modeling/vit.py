@@ -73,18 +73,12 @@ class TimmViT(Backbone):
                 f"MODEL.VIT.COMPILE is {compile_mode!r}; choose one of "
                 f'{", ".join(_COMPILE_MODES[1:])}, or "" for none.'
             )
-        sizes = dict(overrides or {})
-        if stem:
-            if weights == "timm":
-                raise UsageError(
-                    'MODEL.VIT.WEIGHTS is "timm", which has none for a ViT behind MODEL.VIT.STEM '
-                    f'{stem}; set it to "", or to a checkpoint of the same two.'
-                )
-            self.patch_size: int = sizes.pop("patch_size", _STEM_STRIDE)
-            self.vit = _create_vit(name, sizes, build_stem(stem, stem_weights, self.patch_size))
-        else:
-            self.vit = _create_vit(name, sizes)
-            self.patch_size = self.vit.patch_embed.feat_ratio()
+        if stem and weights == "timm":
+            raise UsageError(
+                'MODEL.VIT.WEIGHTS is "timm", which has none for a ViT behind MODEL.VIT.STEM '
+                f'{stem}; set it to "", or to a checkpoint of the same two.'
+            )
+        self.vit, self.patch_size = _create_encoder(name, overrides or {}, stem, stem_weights)
         depth = len(self.vit.blocks)
         if not 1 <= intermediate_block <= depth:
             raise UsageError(
@@ -198,6 +192,18 @@ class TimmViT(Backbone):
     def _as_map(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         patches = tokens[:, self.vit.num_prefix_tokens :]
         return patches.transpose(1, 2).unflatten(2, grid)
+
+
+def _create_encoder(
+    name: str, overrides: dict[str, int], stem: str, stem_weights: str
+) -> tuple[VisionTransformer, int]:
+    """The ViT, behind a CNN if ``stem`` names one, and the side of a token's patch in pixels."""
+    if not stem:
+        vit = _create_vit(name, overrides)
+        return vit, vit.patch_embed.feat_ratio()
+    sizes = dict(overrides)
+    stride = sizes.pop("patch_size", _STEM_STRIDE)
+    return _create_vit(name, sizes, build_stem(stem, stem_weights, stride)), stride
 
 
 def _create_vit(
