@@ -86,9 +86,10 @@ def _add_text(cfg: CN) -> None:
     cfg.MODEL.TEXT.NAME = "ViT-B-16"
     # "openai": OpenAI's weights for NAME, downloaded once; a path to a CLIP checkpoint
     # (.safetensors, .pt, .pth); "untrained": a small seeded tower, whose class embeddings are
-    # fixed codes without meaning; "checkpoint": the embeddings stored in MODEL.WEIGHTS.
+    # fixed codes without meaning; "codes": one random direction each, at right angles to all
+    # others; "checkpoint": the embeddings stored in MODEL.WEIGHTS.
     cfg.MODEL.TEXT.WEIGHTS = "openai"
-    cfg.MODEL.TEXT.SEED = 0  # of the untrained tower
+    cfg.MODEL.TEXT.SEED = 0  # of the untrained tower or the codes
     cfg.MODEL.TEXT.EMBED_DIM = 512  # d_t, width of the text embedding [D]
     cfg.MODEL.TEXT.TEMPLATE = "a photo of {}"  # [P]
     cfg.MODEL.TEXT.BACKGROUND = "background"  # word put into TEMPLATE for t_bg [P]

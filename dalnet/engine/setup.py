@@ -46,7 +46,7 @@ def setup(
     elif cfg.MODEL.TEXT.WEIGHTS == "checkpoint" and not cfg.MODEL.WEIGHTS:
         raise UsageError(
             'MODEL.TEXT.WEIGHTS is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
-            'text embeddings from; train with "openai", "untrained" or a file.'
+            'text embeddings from; train with "openai", "untrained", "codes" or a file.'
         )
     processes = args.num_gpus * args.num_machines
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:

@@ -47,7 +47,8 @@ def build_text_embeddings(
         "checkpoint", to be filled by the loaded checkpoint.
 
     Raises:
-        UsageError: weights missing, unreadable or of another width, or a template without "{}".
+        UsageError: weights missing, unreadable or of another width, a template without "{}", or
+            more prompts than ``EMBED_DIM`` has room for codes.
     """
     text = cfg.MODEL.TEXT
     prompts = _prompts(text.TEMPLATE, [*prompt_names, text.BACKGROUND])
@@ -55,6 +56,8 @@ def build_text_embeddings(
         embeddings = torch.zeros(len(prompts), text.EMBED_DIM)
     elif text.WEIGHTS == "untrained":
         embeddings = encode_prompts(untrained_text_tower(text.EMBED_DIM, text.SEED), prompts)
+    elif text.WEIGHTS == "codes":
+        embeddings = class_codes(len(prompts), text.EMBED_DIM, text.SEED)
     else:
         embeddings = _cached_embeddings(text, prompts, list(prompt_names))
     if embeddings.shape[1] != text.EMBED_DIM:
@@ -80,6 +83,31 @@ def center(embeddings: torch.Tensor) -> torch.Tensor:
         [K, d_t]; a row that equals the mean is zero.
     """
     return unit_vectors(embeddings - embeddings.mean(dim=0))
+
+
+def class_codes(count: int, width: int, seed: int) -> torch.Tensor:
+    """Directions at right angles to each other, drawn once: texts that say nothing.
+
+    What alignment does with them owes nothing to language.
+
+    Args:
+        count: classes and background, at most ``width``.
+        width: d_t.
+        seed: the same for the same directions; the global random state is left as it was.
+
+    Returns:
+        [count, width], float32, orthonormal rows.
+
+    Raises:
+        UsageError: more rows than there are dimensions.
+    """
+    if count > width:
+        raise UsageError(
+            f"MODEL.TEXT.WEIGHTS 'codes' needs a dimension for each of the {count} classes "
+            f"(background included), but MODEL.TEXT.EMBED_DIM is {width}; raise it."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return nn.init.orthogonal_(torch.empty(count, width), generator=generator)
 
 
 @torch.no_grad()

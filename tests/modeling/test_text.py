@@ -170,6 +170,33 @@ def test_untrained_codes(cfg, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_codes_are_orthonormal_and_depend_on_the_seed_alone(cfg, tmp_path):
+    cfg.MODEL.TEXT.WEIGHTS = "codes"
+    before = torch.get_rng_state()
+    codes = torch.cat(build_text_embeddings(cfg, NAMES))
+    assert codes.shape == (4, 32) and not codes.requires_grad
+    torch.testing.assert_close(codes @ codes.T, torch.eye(4), atol=1e-6, rtol=0)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.randn(3)
+    assert torch.equal(codes, torch.cat(build_text_embeddings(cfg, NAMES[::-1])))
+    cfg.MODEL.TEXT.SEED = 1
+    assert not torch.allclose(codes, torch.cat(build_text_embeddings(cfg, NAMES)), atol=1e-2)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_centred_codes_are_the_corners_of_a_simplex(cfg):
+    cfg.MODEL.TEXT.WEIGHTS, cfg.MODEL.TEXT.CENTER = "codes", True
+    codes = torch.cat(build_text_embeddings(cfg, NAMES))
+    expected = torch.full((4, 4), -1 / 3).fill_diagonal_(1)
+    torch.testing.assert_close(codes @ codes.T, expected, atol=1e-6, rtol=0)
+
+
+def test_codes_need_a_dimension_each(cfg):
+    cfg.MODEL.TEXT.WEIGHTS, cfg.MODEL.TEXT.EMBED_DIM = "codes", 3
+    with pytest.raises(UsageError, match=r"each of the 4 classes .*EMBED_DIM is 3"):
+        build_text_embeddings(cfg, NAMES)
+
+
 def test_placeholders_for_a_checkpoint(cfg):
     cfg.MODEL.TEXT.WEIGHTS, cfg.MODEL.TEXT.CENTER = "checkpoint", True
     fg, bg = build_text_embeddings(cfg, NAMES)
