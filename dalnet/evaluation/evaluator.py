@@ -17,6 +17,7 @@ from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores
 from dalnet.numbers import percent
 
+from .confusion import labelled_share
 from .protocol import Source, model_sources
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class LabelMapEvaluator(SemSegEvaluator):
     """``SemSegEvaluator`` for one entry of the model's output.
 
     Ignored pixels of a pseudo label are left out of every count, as the ignored pixels of the
-    truth are; ``labelled`` tells how many percent of the image pixels remain.
+    truth are; ``labelled`` tells how many percent of the pixels with a truth remain.
     """
 
     def __init__(self, dataset_name: str, source: Source, threshold: float) -> None:
@@ -62,8 +63,8 @@ class LabelMapEvaluator(SemSegEvaluator):
         # Detectron2 v0.5 counts classes without ground truth in the denominator; later ones and
         # the field do not.
         values["mIoU"] = float(np.nanmean([values[f"IoU-{c}"] for c in self._class_names]))
-        counts = self._conf_matrix
-        values["labelled"] = 100.0 * float(1 - counts[-1].sum() / max(counts.sum(), 1))
+        # Detectron2's matrix is [prediction, truth], ignored ones last in both.
+        values["labelled"] = labelled_share(self._conf_matrix.T[:-1])
         return OrderedDict({self.source.key: values})
 
     def _scores(self, item: dict, prediction: Tensor) -> Tensor:
