@@ -54,7 +54,11 @@ def test_photos_compares_methods_with_one_encoder_and_one_budget(tmp_path, sweep
     jobs = read_sweep(CONFIGS / "sweeps" / f"{sweep}.yaml", [1], tmp_path)
     assert [job.run for job in jobs][:3] == ["baseline", "toco", "dalnet"]
     for job in jobs:
-        for node, key in ((job.cfg.MODEL, "DALNET"), (job.cfg.INPUT, "MULTI_CROP")):
+        for node, key in (
+            (job.cfg.MODEL, "DALNET"),
+            (job.cfg.MODEL, "TEXT"),
+            (job.cfg.INPUT, "MULTI_CROP"),
+        ):
             node.pop(key)
         job.cfg.OUTPUT_DIR = ""
     assert len({job.cfg.dump() for job in jobs}) == 1
