@@ -110,6 +110,11 @@ class DALNetCheckpointer(DetectionCheckpointer):
             if key.startswith(needed)
         ]
         wrong += [f"{k} is missing" for k in incompatible.missing_keys if k.startswith(needed)]
+        if self._kept is None:
+            # Parts that the model lacks altogether, as texts without alignment, change nothing.
+            parts = tuple(f"{name}." for name, _ in self.model.named_children())
+            left = [k for k in incompatible.unexpected_keys if k.startswith(parts)]
+            wrong += [f"the model has no {key}" for key in left]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise UsageError(

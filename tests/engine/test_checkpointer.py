@@ -75,3 +75,23 @@ def test_elsewhere_everything_has_to_fit(make, saved):
     checkpointer.start_from(path, keep=TEXTS)
     with pytest.raises(UsageError, match="projections"):
         checkpointer.load(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "extra"),
+    [
+        (("MODEL.DALNET.TEXT_PROJECTION", "linear"), (), "projections.text.bias"),
+        ((), ("MODEL.VIT.DEPTH", 1, "MODEL.VIT.INTERMEDIATE_BLOCK", 1), r"backbone\S+1\S+"),
+    ],
+)
+def test_nothing_of_a_part_may_be_left_over(make, saved, before, now, extra):
+    with pytest.raises(UsageError, match=f"does not fit the config: the model has no {extra}"):
+        DALNetCheckpointer(make(2, *now)).load(saved(make(1, *before)))
+
+
+def test_parts_that_the_model_lacks_may_be_left_over(make, saved):
+    source = make(1)
+    model = make(2, "MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False)
+    DALNetCheckpointer(model).load(saved(source))
+    source = source.state_dict()
+    assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items())
