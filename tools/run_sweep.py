@@ -27,6 +27,7 @@ def main() -> None:
     )
     parser.add_argument("sweep", type=Path, help="YAML file, see configs/sweeps")
     parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
+    parser.add_argument("--runs", metavar="RUN,...", help="only these of the file (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--output", type=Path, help="folder (default: output/sweeps/<sweep>)")
     parser.add_argument("--reference", metavar="RUN", help="compare the others with it")
@@ -35,7 +36,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     with one_sentence_errors():
         output = args.output or Path("output/sweeps") / args.sweep.stem
-        jobs = read_sweep(args.sweep, parse_seeds(args.seeds), output, args.opts)
+        chosen = args.runs.split(",") if args.runs else None
+        jobs = read_sweep(args.sweep, parse_seeds(args.seeds), output, args.opts, chosen)
         if args.table_only:
             report_table(jobs, output, args.reference)
         else:

@@ -69,7 +69,11 @@ def check_reference(jobs: Sequence[Job], reference: str | None) -> None:
 
 
 def read_sweep(
-    path: Path, seeds: Sequence[int], output: Path, opts: Sequence[str] = ()
+    path: Path,
+    seeds: Sequence[int],
+    output: Path,
+    opts: Sequence[str] = (),
+    chosen: Sequence[str] | None = None,
 ) -> list[Job]:
     """Read a sweep file.
 
@@ -81,9 +85,10 @@ def read_sweep(
         seeds: of every run.
         output: folder of the sweep; a job's is ``output/<run>/seed<seed>``.
         opts: ``KEY``, ``VALUE``, ... for all runs; they win over those of the file.
+        chosen: names of the runs to take; all where not given.
 
     Returns:
-        All runs with the first seed, then all with the second, ...: a table of what is finished
+        These runs with the first seed, then all with the second, ...: a table of what is finished
         early compares the runs fairly.
 
     Raises:
@@ -94,6 +99,11 @@ def read_sweep(
     runs = content.get("runs")
     if not isinstance(runs, dict) or not runs:
         raise UsageError(f"{path} has no runs; list them below runs:, as in NAME: CONFIG.yaml.")
+    for name in chosen or ():
+        if name not in runs:
+            raise UsageError(
+                f"--runs {name}: {path} has no such run; it has {', '.join(map(str, runs))}."
+            )
     common = _read_opts(content.get("opts"), f"opts of {path}")
     _refuse_reserved(opts, "the command line")
     specs = {name: _read_run(path, name, run, common, list(opts)) for name, run in runs.items()}
@@ -101,6 +111,7 @@ def read_sweep(
         _make_job(name, seed, output / name / f"seed{seed}", *spec)
         for seed in seeds
         for name, spec in specs.items()
+        if chosen is None or name in chosen
     ]
 
 

@@ -383,6 +383,14 @@ def test_bad_sweep_file_is_one_sentence(tmp_path, text, part):
     assert not (tmp_path / "output").exists()
 
 
+def test_runs_are_chosen_by_name(tmp_path):
+    path = CONFIGS / "sweeps" / "ablation_toy.yaml"
+    jobs = read_sweep(path, [1, 2], tmp_path, chosen=["lea", "gia"])
+    assert [(job.run, job.seed) for job in jobs] == [("gia", 1), ("lea", 1), ("gia", 2), ("lea", 2)]
+    with pytest.raises(UsageError, match=r"--runs lae: .*ablation_toy.yaml has no such.* gia, "):
+        read_sweep(path, [1], tmp_path, chosen=["gia", "lae"])
+
+
 def test_missing_sweep_file(tmp_path):
     with pytest.raises(UsageError, match=r"gone.yaml cannot be read"):
         read_sweep(tmp_path / "gone.yaml", [1], tmp_path)
