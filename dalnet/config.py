@@ -20,6 +20,9 @@ def add_dalnet_config(cfg: CN) -> None:
 
 def _add_input(cfg: CN) -> None:
     cfg.INPUT.FORMAT = "RGB"
+    # Training: pixels on the short side before anything else, for photographs much larger than
+    # VOC's; 0 keeps their own size [T].
+    cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     # Training view: the photograph is rescaled by a factor drawn from this range [P], then cut or
     # padded to INPUT.CROP.SIZE = (height, width) [P].
     cfg.INPUT.RESCALE_RANGE = (0.5, 2.0)

@@ -12,6 +12,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 from torchvision.transforms import ColorJitter, v2
 
+from dalnet.errors import UsageError
+
 _FLIP_PROB = 0.5
 
 
@@ -72,6 +74,22 @@ def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
     # The circle has 256 steps, and so has a byte.
     hsv[..., 0] += np.uint8(round(256 * shift) % 256)
     return Image.fromarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
+
+
+def resize_photo(photo: np.ndarray, resize: T.Augmentation) -> np.ndarray:
+    """Resize a photograph, uint8 [H,W,3], by Detectron2's ``ResizeShortestEdge``.
+
+    Raises:
+        UsageError: it is so narrow that nothing would be left of its short side.
+    """
+    transform = resize.get_transform(photo)
+    if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
+        raise UsageError(
+            f"The photograph is {photo.shape[1]} x {photo.shape[0]} pixels, of which "
+            "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST (in training MIN_SIZE_TRAIN and MAX_SIZE_TRAIN) "
+            "leave no whole pixel across; crop it."
+        )
+    return transform.apply_image(photo)
 
 
 def main_view_geometry(

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detectron2's loaders over DALNet's mapper, valid for Detectron2 v0.5 and later."""
 
+import logging
 import os
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,9 +16,15 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 
+from dalnet.data.images import read_photo
 from dalnet.data.labels import filter_unlabeled
 from dalnet.data.mapper import DALNetMapper
 from dalnet.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+# A crop of VOC's recipe spans about one short side of a photograph.
+_MAX_SIDES_TO_CROP = 3.0
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
@@ -34,6 +42,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     check_datasets(cfg, names, "DATASETS.TRAIN")
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
+    _warn_of_large_photos(cfg, [record["file_name"] for record in dicts])
     return build_detection_train_loader(cfg, mapper=DALNetMapper(cfg, True), dataset=dicts)
 
 
@@ -90,6 +99,24 @@ def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
         raise UsageError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head}, but {names[0]} has {len(classes[0])} "
             f"classes with background: set the key to {len(classes[0])} or name another data set."
+        )
+
+
+def _warn_of_large_photos(cfg: CfgNode, paths: Sequence[str], samples: int = 5) -> None:
+    """Crops have all labels of their photograph: warn where they show next to nothing of it."""
+    if any(cfg.INPUT.MIN_SIZE_TRAIN) or not paths:
+        return
+    chosen = paths[:: max(len(paths) // samples, 1)][:samples]
+    side = statistics.median(min(read_photo(path).shape[:2]) for path in chosen)
+    factor = statistics.mean(cfg.INPUT.RESCALE_RANGE)
+    if side * factor > _MAX_SIDES_TO_CROP * min(cfg.INPUT.CROP.SIZE):
+        logger.warning(
+            "the photographs have about %d pixels on the short side, of which a crop of %s after "
+            "INPUT.RESCALE_RANGE %s shows a small part, yet with all labels; INPUT.MIN_SIZE_TRAIN "
+            "'(375,)' and INPUT.MIN_SIZE_TEST 375 bring them to VOC's size.",
+            side,
+            tuple(cfg.INPUT.CROP.SIZE),
+            tuple(cfg.INPUT.RESCALE_RANGE),
         )
 
 

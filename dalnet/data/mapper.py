@@ -16,6 +16,7 @@ from dalnet.data.augmentation import (
     pad_at,
     pad_randomly,
     photometric_chain,
+    resize_photo,
 )
 from dalnet.data.images import read_photo
 from dalnet.data.multi_crop import GlobalViews, LocalViews
@@ -107,13 +108,14 @@ class TrainingViews:
 class DALNetMapper:
     """Read a photograph and make what the model takes.
 
-    In training the views of :class:`TrainingViews`; else ``image`` uint8 [3,h,w], resized as
-    ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST`` say. Both with ``image_labels`` float32 [C]
+    The photograph is resized as ``INPUT.MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN``, at test time
+    ``MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, say. In training it becomes the views of
+    :class:`TrainingViews`, else ``image`` uint8 [3,h,w]. Both with ``image_labels`` float32 [C]
     (multi-hot), ``height`` and ``width`` of the photograph, ``file_name``, ``image_id`` and, at
     test time, ``sem_seg_file_name`` if there is one. Masks are never opened.
 
     Raises:
-        UsageError: on call, where the photograph is missing or unreadable.
+        UsageError: on call, where the photograph is missing, unreadable or too narrow.
     """
 
     @configurable
@@ -122,28 +124,27 @@ class DALNetMapper:
         *,
         num_classes: int,
         training_views: TrainingViews | None,
-        test_resize: T.Augmentation | None,
+        resize: T.Augmentation | None,
     ) -> None:
-        """Take exactly one of ``training_views`` and ``test_resize``.
+        """Make training views or pictures for evaluation.
 
         Args:
             num_classes: C, foreground classes only.
-            training_views: makes the views of a training photograph.
-            test_resize: resizes a photograph for evaluation.
+            training_views: makes the views of a training photograph; None for evaluation.
+            resize: resizes the photograph first; None keeps its size.
         """
         self.num_classes = num_classes
         self.training_views = training_views
-        self.test_resize = test_resize
+        self.resize = resize
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
         """Read the arguments of ``__init__`` from a config."""
         _check_input(cfg)
-        sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
             "training_views": TrainingViews.from_config(cfg) if is_train else None,
-            "test_resize": None if is_train else T.ResizeShortestEdge(*sizes),
+            "resize": _training_resize(cfg) if is_train else _test_resize(cfg),
         }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -153,27 +154,47 @@ class DALNetMapper:
         labels[dataset_dict["image_labels"]] = 1.0
         # Training must not even know where the masks are.
         keys = _PASSED_ON if self.training_views is None else _PASSED_ON[:2]
+        try:
+            seen = photo if self.resize is None else resize_photo(photo, self.resize)
+        except UsageError as error:
+            raise UsageError(f"image {dataset_dict['file_name']}: {error}") from error
         return {
             **{key: dataset_dict[key] for key in keys if key in dataset_dict},
             "height": photo.shape[0],
             "width": photo.shape[1],
             "image_labels": labels,
-            **self._pixels(photo),
+            **self._pixels(seen),
         }
 
     def _pixels(self, photo: np.ndarray) -> dict[str, torch.Tensor]:
         if self.training_views is not None:
             return self.training_views(photo)
-        aug_input = T.AugInput(photo)
-        self.test_resize(aug_input)
-        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
-        return {"image": torch.from_numpy(pixels)}
+        return {"image": torch.from_numpy(np.ascontiguousarray(photo.transpose(2, 0, 1)))}
+
+
+def _training_resize(cfg: CfgNode) -> T.Augmentation | None:
+    sizes = tuple(cfg.INPUT.MIN_SIZE_TRAIN)
+    # Detectron2's would draw a random number for nothing where there is only the size 0.
+    if not any(sizes):
+        return None
+    sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if sampling == "range" and len(sizes) != 2:
+        raise UsageError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}, but MIN_SIZE_TRAIN_SAMPLING 'range' needs the "
+            "smallest and the largest size: give two."
+        )
+    return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
+
+
+def _test_resize(cfg: CfgNode) -> T.Augmentation:
+    return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
 
 def _check_input(cfg: CfgNode) -> None:
     fixed = {
         "INPUT.FORMAT": (cfg.INPUT.FORMAT, ("RGB",)),
         "INPUT.CROP.TYPE": (cfg.INPUT.CROP.TYPE, ("absolute",)),
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": (cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range")),
         "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, ("horizontal", "none")),
         "INPUT.MULTI_CROP.GLOBAL_VIEWS": (cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS, (1, 2)),
         "INPUT.MULTI_CROP.LOCAL_CUT": (cfg.INPUT.MULTI_CROP.LOCAL_CUT, ("random", "uncertain")),

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from torch import Tensor
 
 from dalnet.data import DALNetMapper
+from dalnet.data.augmentation import resize_photo
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol, Row
@@ -55,7 +55,7 @@ class Predictor:
         self._head = Row.from_config(cfg, "seg", self.protocol)
         self._cam = Row.from_config(cfg, "cam", self.protocol)
         self._crf = crf_parameters(cfg) if self.protocol.crf else None
-        self._resize = DALNetMapper(cfg, is_train=False).test_resize
+        self._resize = DALNetMapper(cfg, is_train=False).resize
         self._model = load_model(cfg).eval()
 
     @torch.no_grad()
@@ -98,13 +98,7 @@ class Predictor:
 
     def _pixels(self, photo: np.ndarray) -> Tensor:
         """What the network sees: float [1, 3, h, w] in 0..255, resized as for an evaluation."""
-        transform = self._resize.get_transform(photo)
-        if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
-            raise UsageError(
-                f"The photograph is {photo.shape[1]} x {photo.shape[0]} pixels, of which "
-                "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST leave no whole pixel across; crop it."
-            )
-        pixels = np.ascontiguousarray(transform.apply_image(photo).transpose(2, 0, 1))
+        pixels = np.ascontiguousarray(resize_photo(photo, self._resize).transpose(2, 0, 1))
         return torch.from_numpy(pixels)[None].to(self._model.device).float()
 
     def _cams(

@@ -131,3 +131,17 @@ def test_test_loader_checks_name_and_classes(tree):
         build_test_loader(make_cfg(), "nowhere")
     with pytest.raises(UsageError, match="NUM_CLASSES is 3, but voc_2012_sem_seg_val has 21"):
         build_test_loader(make_cfg(), "voc_2012_sem_seg_val")
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ((), False),
+        (("INPUT.RESCALE_RANGE", (2.0, 4.0)), True),
+        (("INPUT.RESCALE_RANGE", (2.0, 4.0), "INPUT.MIN_SIZE_TRAIN", (20,)), False),
+    ],
+)
+def test_photographs_too_large_for_the_crop_are_named(tree, caplog, options, warned):
+    build_train_loader(make_cfg(*options))
+    assert ("40 pixels on the short side" in caplog.text) == warned
+    assert ("INPUT.MIN_SIZE_TRAIN" in caplog.text) == warned

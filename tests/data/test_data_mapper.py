@@ -216,6 +216,33 @@ def test_test_mapper_keeps_or_resizes_and_passes_on(noise):
     assert (small["height"], small["width"], small["image_labels"].sum()) == (75, 100, 0)
 
 
+def test_large_training_photographs_are_seen_at_the_size_of_small_ones(tmp_path):
+    y, x = np.mgrid[0:75, 0:100]
+    small = np.stack([2 * x, 3 * y, np.full_like(x, 200)], axis=2).astype(np.uint8)
+    large = small.repeat(8, axis=0).repeat(8, axis=1)
+    mapper = DALNetMapper(make_cfg("INPUT.MIN_SIZE_TRAIN", (75,), "INPUT.PHOTOMETRIC", False), True)
+    views = []
+    for name, pixels in (("small", small), ("large", large)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        seed_all_rng(3)
+        views.append(mapper(record_of(tmp_path / f"{name}.png")))
+    assert [(v["height"], v["width"]) for v in views] == [(75, 100), (600, 800)]
+    assert torch.equal(views[0]["image_box"], views[1]["image_box"])
+    for key in ("image", "global_views", "local_views"):
+        difference = (views[0][key].float() - views[1][key].float()).abs()
+        assert difference.mean() < 2, key
+
+
+def test_sizes_of_training_photographs_that_cannot_be_had(tmp_path):
+    Image.new("RGB", (3000, 1)).save(tmp_path / "line.png")
+    mapper = DALNetMapper(make_cfg("INPUT.MIN_SIZE_TRAIN", (75,)), True)
+    with pytest.raises(UsageError, match=r"line.png: .*3000 x 1 pixels.*MIN_SIZE_TRAIN.*crop"):
+        mapper(record_of(tmp_path / "line.png"))
+    ranged = make_cfg("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (75,))
+    with pytest.raises(UsageError, match="INPUT.MIN_SIZE_TRAIN.*give two"):
+        DALNetMapper(ranged, True)
+
+
 def test_exif_orientation_is_respected(tmp_path):
     image = Image.new("RGB", (40, 20))
     image.paste((255, 0, 0), (0, 0, 20, 20))
