@@ -53,11 +53,11 @@ def _add_input(cfg: CN) -> None:
 def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "DALNet"
     cfg.MODEL.BACKBONE.NAME = "TimmViT"
-    # Pixel statistics in RGB, 0..255, of the pre-training (ImageNet; AugReg's ViTs use 127.5).
+    # Pixel statistics in RGB, 0..255, of the pre-training (ImageNet; AugReg's ViTs use 127.5) [D].
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     cfg.MODEL.VIT = CN()
-    # Any timm vision transformer [P: ViT-B/16, names T].
+    # Any timm vision transformer [P: ViT-B/16; this file of it D, DeiT's T].
     cfg.MODEL.VIT.NAME = "vit_base_patch16_224.augreg_in21k"
     # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth (also
     # a training's checkpoint) or .npz (dalnet:// is the folder dalnet/assets); "": random.
@@ -178,9 +178,10 @@ def _add_solver(cfg: CN) -> None:
     # Of mixed precision (SOLVER.AMP.ENABLED, on CUDA): "bfloat16", or "float16" with its loss
     # scaling for GPUs before Ampere [D].
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # Rate, batch, length, warm-up from a rate of 1e-6 and power of the decay: VOC's [P].
     cfg.SOLVER.BASE_LR = 6e-5
     cfg.SOLVER.HEAD_LR_MULTIPLIER = 10.0  # everything but the backbone [T]
-    cfg.SOLVER.BETAS = (0.9, 0.999)
+    cfg.SOLVER.BETAS = (0.9, 0.999)  # [T]
     # Decay acts on norms and biases too [T].
     cfg.SOLVER.WEIGHT_DECAY = 0.01
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.01
