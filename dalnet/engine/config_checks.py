@@ -10,6 +10,7 @@ from functools import reduce
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
@@ -65,8 +66,25 @@ def check_config(cfg: CfgNode) -> None:
         raise UsageError(
             f"MODEL.DALNET.CAM thresholds must be 0 <= LOW <= HIGH <= 1, not {low} and {high}."
         )
+    _check_ignore_value(cfg)
     _check_class_token_contrast(cfg)
     _check_output_dir(cfg.OUTPUT_DIR)
+
+
+def _check_ignore_value(cfg: CfgNode) -> None:
+    value, classes = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        ignored = MetadataCatalog.get(name).get("ignore_label", value)
+        if value != ignored:
+            raise UsageError(
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {value}, but the masks of {name} mark ignored "
+                f"pixels with {ignored}: set the key to it."
+            )
+    if value < classes:
+        raise UsageError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, but label {value} means ignored pixels: "
+            f"at most {value} classes with background can be told apart from it."
+        )
 
 
 def _check_class_token_contrast(cfg: CfgNode) -> None:

@@ -117,7 +117,7 @@ def local_explicit_alignment(
 
     Args:
         patch_tokens: ``[N, P, d]`` projected patch tokens; N may be 0.
-        mask: ``[N, P]`` object-aware mask of 0 and 1.
+        mask: ``[N, P]`` object-aware mask of 0 and 1, or boolean.
         text_fg: ``[C, d]`` projected class texts.
         text_bg: ``[1, d]`` projected background text.
         labels: ``[N, C]`` multi-hot image labels.
@@ -136,6 +136,7 @@ def local_explicit_alignment(
         UsageError: unknown ``normalize`` or ``similarity``.
     """
     tokens = unit_vectors(patch_tokens)
+    mask = mask.to(tokens.dtype)
     # The sum over present classes commutes with the product: [N, d] instead of [N, P, C].
     present = labels.to(tokens.dtype) @ unit_vectors(text_fg)
     to_classes = torch.einsum("npd,nd->np", tokens, present)

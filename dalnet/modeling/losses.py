@@ -26,12 +26,13 @@ _ENERGY_UNIT = 1e-7  # brings the sum over all pixel pairs to the size of the ot
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make ``loss`` run outside autocast, with half-precision tensor arguments as float32.
 
-    The first argument of ``loss`` must be a tensor: its device says which autocast is meant.
+    The device of its first tensor argument says which autocast is meant.
     """
 
     @functools.wraps(loss)
     def wrapper(*args: Any, **kwargs: Any) -> Tensor:
-        with torch.autocast(args[0].device.type, enabled=False):
+        first = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        with torch.autocast(first.device.type, enabled=False):
             kwargs = {name: _at_least_float32(value) for name, value in kwargs.items()}
             return loss(*map(_at_least_float32, args), **kwargs)
 

@@ -125,7 +125,8 @@ class TimmViT(Backbone):
 
         Returns:
             ``cls_token`` [N, D] and ``patch_tokens`` [N, D, h, w], after the last block and its
-            norm; ``inter_tokens`` [N, D, h, w], after the intermediate block, before any norm.
+            norm (which timm's models that pool before it, as EVA, lack); ``inter_tokens``
+            [N, D, h, w], after the intermediate block, before any norm.
         """
         embedded, grid = self._embed(self._fit_to_patches(images))
         tokens = inter = embedded

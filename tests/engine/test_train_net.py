@@ -112,6 +112,7 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("INPUT.CROP.SIZE", [30, 32]), ["INPUT.CROP.SIZE", "multiples of 8"]),
         (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
+        (("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 2), ["IGNORE_VALUE is 2", "with 255"]),
         (("MODEL.DALNET.GIA_SIMILARITY", "cosine"), ["GIA_SIMILARITY", "affine"]),
         (("MODEL.DALNET.REG.METHOD", "latice"), ["REG.METHOD is 'latice'", "'lattice' or 'exact'"]),
         (("MODEL.DALNET.REG.SIGMA_XY", 0.0), ["REG.SIGMA_XY is 0.0"]),

@@ -139,6 +139,12 @@ def test_gradients(batch, cross):
     assert torch.autograd.gradcheck(total, inputs)
 
 
+def test_mask_may_be_boolean(batch):
+    expected = lea(batch)
+    batch["mask"] = batch["mask"] > 0
+    assert lea(batch) == expected
+
+
 def test_masked_out_patch_adds_log_2_and_no_gradient(batch):
     batch["mask"].zero_()
     patch = batch["patch"].requires_grad_()

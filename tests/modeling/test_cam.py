@@ -66,7 +66,6 @@ def test_object_mask():
     # 2 / 4 is the threshold itself and does not exceed it.
     assert mask.tolist() == [[[1, 0, 1, 1]], [[0, 0, 0, 0]]]
     assert mask.dtype == torch.float32
-    assert not mask.requires_grad
 
 
 def raw_maps(images):

@@ -12,6 +12,8 @@ from dalnet.modeling.alignment import global_implicit_alignment, local_explicit_
 from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
 from dalnet.modeling.losses import balanced_cross_entropy, dense_energy, patch_token_contrast
 from dalnet.modeling.pseudo_labels import local_view_labels, refine
+from dalnet.modeling.settings import LabelSettings
+from dalnet.modeling.uncertain_crops import UncertainCrops
 
 ALL_LOSSES = {f"loss_{n}" for n in ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")}
 
@@ -33,7 +35,7 @@ def make_item(seed, labels=(1, 4), box=(0, 32, 4, 32)):
         "image_box": torch.tensor(box),
         "global_views": pixels(1, 3, 32, 32),
         "local_views": pixels(2, 3, 16, 16),
-        "local_boxes": torch.tensor([[0, 16, 4, 20], [10, 26, 8, 24]]),
+        "local_boxes": torch.tensor([[27, 32, 4, 22], [20, 28, 6, 14]]),
         "height": 32,
         "width": 32,
     }
@@ -75,7 +77,7 @@ def view_tokens(model, items, cls_tokens, label_map, normalize):
     for index, item in enumerate(items):
         views.append(model.backbone(normalize(item["global_views"]))["cls_token"])
         view_labels.append(labels[index : index + 1])
-        local = local_view_labels(label_map[[index]], item["local_boxes"][None], 10, 0.2)[0]
+        local = local_view_labels(label_map[[index]], item["local_boxes"][None], 10, 0.1)[0]
         for view, shown in zip(item["local_views"], local, strict=True):
             if shown.any():
                 views.append(model.backbone(normalize(view)[None])["cls_token"])
@@ -85,7 +87,7 @@ def view_tokens(model, items, cls_tokens, label_map, normalize):
 
 def test_losses_are_equations_7_and_8(tiny_cfg):
     """The forward pass equals its parts, called one by one in the paper's order."""
-    model = make_model(tiny_cfg)
+    model = make_model(tiny_cfg, "MODEL.DALNET.LOCAL_MIN_COVERAGE", 0.1)
     items = [make_item(0), make_item(1, labels=(2,), box=(0, 28, 0, 32))]
     losses = losses_of(model, items)
 
@@ -110,6 +112,8 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
 
     label_map = cam_to_label(cams, labels, boxes, 0.25, 0.7)
     views, view_labels = view_tokens(model, items, tokens["cls_token"], label_map, normalize)
+    # Local views of two classes, of one, and of none, which is left out.
+    assert view_labels.sum(dim=1).tolist() == [2, 1, 2, 2, 1, 1, 1]
     token_cams = F.interpolate(inter_cams, size=(4, 4), mode="bilinear", align_corners=False)
     # 8 pixels a token: a box edge at 4 pixels rounds down to token 0.
     token_boxes = torch.tensor([[0, 4, 0, 4], [0, 3, 0, 4]])
@@ -331,4 +335,106 @@ def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
     without = {name for name, p in model.named_parameters() if p.grad is None}
     assert without == {
         name for name, _ in model.named_parameters() if name.startswith("class_contrast.teacher.")
+    }
+
+
+def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
+    """Values unlike each other and unlike the defaults, so that no two can be mixed up."""
+    model = make_model(
+        tiny_cfg,
+        *("MODEL.DALNET.OBJECT_MASK_THRESHOLD", 0.41, "MODEL.DALNET.LOCAL_MIN_COVERAGE", 0.31),
+        *("MODEL.DALNET.CAM.LOW_THRESHOLD", 0.21, "MODEL.DALNET.CAM.HIGH_THRESHOLD", 0.81),
+        *("MODEL.DALNET.CAM.SCALES", (1.0, 0.75), "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 99),
+        *("MODEL.DALNET.LEA_TEMPERATURE", 0.7, "MODEL.DALNET.LEA_BACKGROUND_WEIGHT", 0.03),
+        *("MODEL.DALNET.LEA_NORMALIZE", "region", "MODEL.DALNET.GIA_SIMILARITY", "clamp"),
+        *("MODEL.DALNET.REG.SIGMA_RGB", 14.0, "MODEL.DALNET.REG.SIGMA_XY", 90.0),
+        *("MODEL.DALNET.REG.SCALE", 0.6, "MODEL.DALNET.REG.METHOD", "exact"),
+        *("MODEL.DALNET.PAR.NUM_ITERS", 3, "MODEL.DALNET.PAR.DILATIONS", (1, 3)),
+        *("MODEL.DALNET.SEG_START_ITER", 7),
+    )
+    assert model.label_settings == LabelSettings(
+        object_mask_threshold=0.41,
+        local_min_coverage=0.31,
+        scales=(1.0, 0.75),
+        low=0.21,
+        high=0.81,
+        ignore_value=99,
+    )
+    criterion = model.criterion
+    assert (criterion.lea_temperature, criterion.lea_background_weight) == (0.7, 0.03)
+    assert (criterion.lea_normalize, criterion.gia_similarity) == ("region", "clamp")
+    assert criterion.energy == {"sigma_rgb": 14, "sigma_xy": 90, "scale": 0.6, "method": "exact"}
+    assert criterion.ignore_value == 99
+    assert (model.par.num_iters, model.par.dilations) == (3, (1, 3))
+    assert model.seg_start_iter == 7
+
+
+def test_every_key_of_tocos_contrast_reaches_its_part(tiny_cfg):
+    model = make_model(
+        tiny_cfg,
+        *TOCO,
+        *("MODEL.DALNET.CTC.MOMENTUM", 0.8, "MODEL.DALNET.CTC.TEMPERATURE", 0.6),
+        *("MODEL.DALNET.CTC.MAX_BACKGROUND", 0.3, "MODEL.DALNET.CAM.LOW_THRESHOLD", 0.21),
+        *("MODEL.DALNET.CAM.HIGH_THRESHOLD", 0.81, "INPUT.MULTI_CROP.LOCAL_VIEWS", 3),
+    )
+    contrast = model.class_contrast
+    assert (contrast.momentum, contrast.temperature) == (0.8, 0.6)
+    assert contrast.crops == UncertainCrops(
+        number=3, size=16, low=0.21, high=0.81, max_background=0.3
+    )
+    shapes = [tuple(p.shape) for p in contrast.student.parameters() if p.dim() > 1]
+    assert shapes == [(12, 8), (16, 24), (16, 16), (8, 16)]
+
+
+@pytest.mark.parametrize("key", ["LEA_TEMPERATURE", "LEA_BACKGROUND_WEIGHT", "REG.SIGMA_XY"])
+def test_loss_settings_change_their_own_loss_alone(tiny_cfg, key):
+    before = losses_of(make_model(tiny_cfg), [make_item(0)])
+    after = losses_of(make_model(tiny_cfg, f"MODEL.DALNET.{key}", 0.5), [make_item(0)])
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"loss_reg" if key.startswith("REG") else "loss_lea"}
+
+
+@pytest.mark.parametrize("key, value", [("LEA_NORMALIZE", "region"), ("GIA_SIMILARITY", "clamp")])
+def test_forms_of_the_alignment_change_it_alone(tiny_cfg, key, value):
+    before = losses_of(make_model(tiny_cfg), [make_item(0)])
+    after = losses_of(make_model(tiny_cfg, f"MODEL.DALNET.{key}", value), [make_item(0)])
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"loss_lea" if key == "LEA_NORMALIZE" else "loss_gia"}
+
+
+def test_toco_cuts_where_the_intermediate_cam_is_unsure(tiny_cfg):
+    model = make_model(tiny_cfg, *TOCO)
+    item = {**make_item(0), "local_source": make_item(0)["image"]}
+    seen = []
+    crops = model.class_contrast.crops
+    model.class_contrast.crops = lambda source, cams, shown: (
+        seen.append((cams, shown)) or crops(source, cams, shown)
+    )
+    losses_of(model, [item])
+    (cams, shown), labels = seen[0], item["image_labels"][None]
+    mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
+    std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
+    images = ((item["image"] - mean) / std)[None]
+    expected = multi_scale_cam(lambda x: raw_cams(model, x), images, (1.0, 0.5))[1]
+    assert shown.all()
+    torch.testing.assert_close(cams, expected[labels > 0][None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [(), TOCO])
+def test_passes_for_cams_keep_no_graph(tiny_cfg, options):
+    """The CAMs end in thresholds, so a graph of their passes would be kept for nothing."""
+    model = make_model(tiny_cfg, *options)
+    encode, modes = model.backbone.forward, {}
+
+    def note(images):
+        modes.setdefault(tuple(images.shape[-2:]), []).append(torch.is_grad_enabled())
+        return encode(images)
+
+    model.backbone.forward = note
+    losses_of(model, [{**make_item(0), "local_source": make_item(0)["image"]}])
+    # Main, global and local views learn. The CAMs see the mirror image, and both at half size,
+    # which is that of a local view too.
+    assert {size: sorted(learns) for size, learns in modes.items()} == {
+        (32, 32): [False, True, True],
+        (16, 16): [False, True],
     }

@@ -90,3 +90,15 @@ def test_crf_photographs_are_rounded_and_resized():
     photographs = crf_photographs(pixels, (2, 3))
     assert photographs.shape == (1, 2, 3, 3) and photographs.dtype == torch.uint8
     assert (photographs == 100).all()
+
+
+def test_parts_of_a_batch_are_put_together_in_order(monkeypatch):
+    asked = [(0.5, True), (1.0, False)]
+    whole, _, _ = make_passes()
+    expected = [whole.views("raw", scale, flip) for scale, flip in asked]
+    monkeypatch.setattr("dalnet.modeling.inference._CPU_PIXELS", 1)
+    parted, encoder, _ = make_passes()
+    for (scale, flip), views in zip(asked, expected, strict=True):
+        for one, other in zip(parted.views("raw", scale, flip), views, strict=True):
+            torch.testing.assert_close(one, other)
+    assert encoder.seen == [(8, 1), (8, 1), (16, 1)]

@@ -255,3 +255,11 @@ def test_all_run_in_float32_under_autocast(scene):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(total(probs), expected)
     assert total(probs.bfloat16()).dtype == torch.float32
+
+
+def test_arguments_may_be_named(token_batch):
+    tokens, labels = token_batch
+    named = patch_token_contrast(labels=labels, tokens=tokens)
+    assert named == patch_token_contrast(tokens, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert patch_token_contrast(labels=labels, tokens=tokens) == named
