@@ -48,7 +48,8 @@ def setup(
             'MODEL.TEXT.WEIGHTS is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
             'text embeddings from; train with "openai", "untrained", "codes" or a file.'
         )
-    processes = args.num_gpus * args.num_machines
+    # As for Detectron2's launch, no GPU is one process.
+    processes = max(args.num_gpus, 1) * args.num_machines
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} "
@@ -75,6 +76,8 @@ def use_cpu_without_cuda(cfg: CfgNode) -> bool:
     missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     if missing:
         cfg.MODEL.DEVICE = "cpu"
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        # Detectron2's trainer for mixed precision insists on CUDA.
         cfg.SOLVER.AMP.ENABLED = False
     return missing
 
