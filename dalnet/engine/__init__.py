@@ -4,6 +4,6 @@
 from .launch import run
 from .predictor import Predictor
 from .setup import setup
-from .trainer import DALNetTrainer, evaluate
+from .trainer import DALNetTrainer, evaluate, load_model
 
-__all__ = ["DALNetTrainer", "Predictor", "evaluate", "run", "setup"]
+__all__ = ["DALNetTrainer", "Predictor", "evaluate", "load_model", "run", "setup"]
