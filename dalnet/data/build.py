@@ -4,7 +4,8 @@
 import logging
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -15,6 +16,8 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.data.samplers import TrainingSampler
+from detectron2.utils import comm
 
 from dalnet.data.images import read_photo
 from dalnet.data.labels import filter_unlabeled
@@ -27,7 +30,38 @@ logger = logging.getLogger(__name__)
 _MAX_SIDES_TO_CROP = 3.0
 
 
-def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+class TrainLoader:
+    """Endless batches of one process, which can begin anywhere in the order of the images.
+
+    Attributes:
+        first: number of the first batch, to be set before it is asked for.
+    """
+
+    def __init__(self, cfg: CfgNode, dicts: list[dict[str, Any]]) -> None:
+        """Read ``dicts`` in Detectron2's shuffled order."""
+        self.first = 0
+        self._share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        self._order = _Order(len(dicts))
+        self._loader = build_detection_train_loader(
+            cfg, mapper=DALNetMapper(cfg, True), dataset=dicts, sampler=self._order
+        )
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """Begin with the batch of number ``first``."""
+        self._order.first = self.first * self._share
+        yield from self._loader
+
+
+class _Order(TrainingSampler):
+    """Detectron2's endless shuffle, from this process's index number ``first`` on."""
+
+    first = 0
+
+    def __iter__(self) -> Iterator[int]:
+        yield from islice(super().__iter__(), self.first, None)
+
+
+def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """Build the endless, shuffled loader over ``cfg.DATASETS.TRAIN``.
 
     Returns:
@@ -36,14 +70,20 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
 
     Raises:
         UsageError: no or an unknown data set, a number of classes that does not fit
-            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or unlabelled images that the policy refuses.
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, another sampler, or unlabelled images that the
+            policy refuses.
     """
     names = list(cfg.DATASETS.TRAIN)
     check_datasets(cfg, names, "DATASETS.TRAIN")
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise UsageError(
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; set it to "
+            "'TrainingSampler', the one order that an interrupted training can go on in."
+        )
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
     _warn_of_large_photos(cfg, [record["file_name"] for record in dicts])
-    return build_detection_train_loader(cfg, mapper=DALNetMapper(cfg, True), dataset=dicts)
+    return TrainLoader(cfg, dicts)
 
 
 def build_test_loader(

@@ -11,10 +11,12 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.utils.data import DataLoader
 
 from dalnet.data import build_test_loader, build_train_loader
+from dalnet.data.build import TrainLoader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.evaluation.evaluator import TableEvaluator
@@ -58,7 +60,7 @@ class DALNetTrainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         """See :func:`dalnet.data.build_train_loader`."""
         return build_train_loader(cfg)
 
@@ -87,11 +89,13 @@ class DALNetTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on with the run in ``OUTPUT_DIR``, or start a new one from ``MODEL.WEIGHTS``.
 
-        A resumed run follows the length that its config now states. A new one takes what fits of
+        A resumed run follows the length that its config now states, and goes on in the order of
+        the images; what is drawn besides, as crops, is drawn anew. A new one takes what fits of
         ``MODEL.WEIGHTS``; its texts are those of its own classes.
 
         Raises:
-            UsageError: the weights are missing, unreadable, or of another encoder.
+            UsageError: the weights are missing, unreadable, or of another encoder, or the run is
+                longer already than its config states.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
             computed = self.cfg.MODEL.TEXT.WEIGHTS != "checkpoint"
@@ -99,6 +103,15 @@ class DALNetTrainer(DefaultTrainer):
             self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep=texts)
             return
         super().resume_or_load(resume)
+        if self.start_iter > self.max_iter:
+            raise UsageError(
+                f"The run in {self.cfg.OUTPUT_DIR} has {self.start_iter} iterations already, more "
+                f"than SOLVER.MAX_ITER {self.max_iter}: raise that, or evaluate with --eval-only."
+            )
+        self._trainer.data_loader.first = self.start_iter
+        if self.cfg.SEED >= 0:
+            # The generators stand where they stood at iteration 0: crops would repeat themselves.
+            seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
         if hasattr(self.scheduler, "max_iters"):
             # The states bring back the length of the interrupted run and the rate it ended with.
             self.scheduler.max_iters = self.max_iter
@@ -107,7 +120,15 @@ class DALNetTrainer(DefaultTrainer):
                 group["lr"] = rate
 
     def train(self) -> dict | None:
-        """Train, and return the results of the last evaluation."""
+        """Train, and return the results of the last evaluation.
+
+        Raises:
+            UsageError: a split of ``DATASETS.TEST`` cannot be evaluated.
+        """
+        for name in self.cfg.DATASETS.TEST:
+            # Said now, and not once the training is over.
+            self.build_test_loader(self.cfg, name)
+            self.build_evaluator(self.cfg, name)
         super().train()
         return getattr(self, "_last_eval_results", None)
 

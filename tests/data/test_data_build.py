@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -62,6 +63,21 @@ def test_training_opens_no_mask(tree):
     seen = [d for batch in batches(make_cfg(), 6) for d in batch]
     assert {d["image_id"] for d in seen} == set(IDS[:-1])
     assert not any("sem_seg_file_name" in d for d in seen)
+
+
+def test_order_of_the_images_can_be_entered_anywhere(tree):
+    def names(batches):
+        return [[d["image_id"] for d in batch] for batch in batches]
+
+    seed_all_rng(5)
+    expected = names(batches(make_cfg(), 9))
+    seed_all_rng(5)
+    loader = build_train_loader(make_cfg())
+    loader.first = 4
+    seed_all_rng(6)  # the order does not come from what is drawn later
+    assert names(islice(iter(loader), 5)) == expected[4:]
+    with pytest.raises(UsageError, match="SAMPLER_TRAIN is 'RepeatFactorTrainingSampler'"):
+        build_train_loader(make_cfg("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"))
 
 
 def test_batches_hold_labeled_images_only(tree):

@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
@@ -14,6 +15,7 @@ from dalnet.engine import run, setup
 from dalnet.engine.checkpointer import DALNetCheckpointer, checkpoint_hash
 from dalnet.errors import UsageError
 from dalnet.files import sha256
+from dalnet.modeling.dalnet import DALNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +72,43 @@ def test_train_resume_and_evaluate(job):
     lines = (job.output / "log.txt").read_text().splitlines()
     assert any("voc_2012_sem_seg_val, 4 images" in line for line in lines)
     assert (job.output / "metrics.json").exists()
+
+
+def test_a_resumed_run_goes_on_in_the_order_and_repeats_no_random_numbers(job, monkeypatch):
+    names, states = [], []
+    forward = DALNet.forward
+
+    def note(self, batch):
+        names.append([record["image_id"] for record in batch])
+        _, state, position, *_ = np.random.get_state()
+        states.append((state.tobytes(), position))
+        return forward(self, batch)
+
+    monkeypatch.setattr(DALNet, "forward", note)
+    job("SEED", 1, "SOLVER.MAX_ITER", 4)
+    job("--resume", "SEED", 1, "SOLVER.MAX_ITER", 6)
+    job("SEED", 1, "SOLVER.MAX_ITER", 6, "OUTPUT_DIR", job.output / "whole")
+    assert states[6:10] == states[:4]
+    assert names[6:] == names[:6]
+    assert not set(states[4:6]) & set(states[6:])
+
+
+def test_a_run_longer_than_its_config_says_is_not_resumed(capsys, job):
+    job("SOLVER.MAX_ITER", 3)
+    sentence = refused(capsys, job, "--resume", "SOLVER.MAX_ITER", 2)
+    assert "has 3 iterations already" in sentence and "--eval-only" in sentence
+
+
+def test_a_split_that_cannot_be_evaluated_is_named_before_the_training(capsys, job):
+    shutil.rmtree(job.voc / "SegmentationClass")
+    sentence = refused(capsys, job, "DATASETS.TEST", ("voc_2012_sem_seg_val",))
+    assert "masks missing" in sentence or "has no masks" in sentence
+    assert not list(job.output.glob("*.pth"))
+
+
+def test_mixed_precision_is_left_out_on_a_cpu_that_was_asked_for(job):
+    job("--num-gpus", 0, "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", True)
+    assert (job.output / "model_final.pth").exists()
 
 
 def test_missing_base_config_is_named(job, capsys):
