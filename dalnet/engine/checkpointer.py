@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints that either fit the model or are refused; nothing is ever unpickled."""
 
-import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent, sha256
+from dalnet.modeling.weight_files import fetch, refused_if_unreadable
+
+_KEY = "MODEL.WEIGHTS"
 
 
 def checkpoint_hash(weights: str) -> str:
-    """SHA-256 of the file that ``MODEL.WEIGHTS`` names by a path or an address, hexadecimal."""
-    return sha256(Path(PathManager.get_local_path(weights)))
+    """SHA-256 of the file that ``MODEL.WEIGHTS`` names by a path or an address, hexadecimal.
+
+    Raises:
+        UsageError: an address that nothing can be fetched from.
+    """
+    return sha256(fetch(weights, _KEY))
 
 
 class DALNetCheckpointer(DetectionCheckpointer):
@@ -53,8 +57,8 @@ class DALNetCheckpointer(DetectionCheckpointer):
         Raises:
             UsageError: the file is missing, unreadable or does not fit the model.
         """
-        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
-            raise UsageError(f"MODEL.WEIGHTS {path} does not exist; give the path of a checkpoint.")
+        if path and not fetch(path, _KEY).is_file():
+            raise UsageError(f"{_KEY} {path} does not exist; give the path of a checkpoint.")
         self._loading = path
         try:
             return super().load(path, *args, **kwargs)
@@ -86,16 +90,20 @@ class DALNetCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def _load_file(self, filename: str) -> dict:
-        try:
+        with refused_if_unreadable(
+            f"{filename} is no checkpoint that can be read safely (.pth with tensors only, or "
+            ".safetensors)"
+        ):
             if filename.endswith(".safetensors"):
                 return {"model": load_file(filename)}
             data = torch.load(filename, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        data = data if isinstance(data, dict) and "model" in data else {"model": data}
+        fault = _fault_of_state(data["model"])
+        if fault:
             raise UsageError(
-                f"{filename} is no checkpoint that can be read safely (.pth with tensors only, or "
-                f".safetensors): {str(error).splitlines()[0]}"
-            ) from error
-        return data if "model" in data else {"model": data}
+                f"{filename} is no checkpoint: {fault}; name one that a training has saved."
+            )
+        return data
 
     def _load_model(self, checkpoint: dict) -> Any:
         kept = self._kept or ()
@@ -122,3 +130,13 @@ class DALNetCheckpointer(DetectionCheckpointer):
                 "trained with."
             )
         return incompatible
+
+
+def _fault_of_state(state: Any) -> str:
+    """What keeps ``state`` from being the tensors of a model by their names; empty for nothing."""
+    if not isinstance(state, dict):
+        return f"where a model's tensors belong it holds a {type(state).__name__}"
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            return f"under {key!r} it holds a {type(value).__name__} instead of a named tensor"
+    return ""

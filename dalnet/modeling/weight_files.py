@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outside files of weights: found, and read without running anything they contain."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,40 @@ from detectron2.utils.file_io import PathManager
 
 import dalnet.assets  # noqa: F401  (registers dalnet://)
 from dalnet.errors import UsageError
+
+
+def fetch(weights: str, key: str) -> Path:
+    """Where on disk lies what ``weights`` names, downloaded where it is an address.
+
+    Args:
+        weights: a path, which need not exist, or an address that Detectron2's ``PathManager`` knows
+            (``dalnet://``, ``https://``).
+        key: config key that holds ``weights``, for messages.
+
+    Raises:
+        UsageError: there is nothing at the address, or no connection.
+    """
+    try:
+        return Path(PathManager.get_local_path(weights))
+    except (OSError, RuntimeError) as error:  # the latter of catalog://
+        raise UsageError(
+            f"{key} names {weights}, which cannot be fetched ({error}); correct the address, or "
+            "fetch the file by other means and give its path."
+        ) from error
+
+
+@contextmanager
+def refused_if_unreadable(refusal: str) -> Iterator[None]:
+    """Turn whatever a reader of an outside file raises into ``refusal``, a colon and its reason.
+
+    Raises:
+        UsageError: the reader failed.
+    """
+    try:
+        yield
+    except Exception as error:  # each reader fails with types of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{refusal}: {reason}") from error
 
 
 def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
@@ -20,9 +56,9 @@ def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
         suffixes: accepted endings.
 
     Raises:
-        UsageError: not a file, or of another type.
+        UsageError: not a file, not to be fetched, or of another type.
     """
-    path = Path(PathManager.get_local_path(weights))
+    path = fetch(weights, key)
     if not path.is_file():
         raise UsageError(f"{key} names {weights}, which is not a file; correct the path.")
     if path.suffix not in suffixes:
@@ -42,8 +78,5 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
     Raises:
         UsageError: damaged, or it holds objects other than tensors.
     """
-    try:
+    with refused_if_unreadable(f"{path} ({key}) cannot be read as a file of tensors"):
         return timm.models.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # each reader fails with types of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} ({key}) cannot be read as a file of tensors: {reason}") from error

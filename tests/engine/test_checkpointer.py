@@ -4,8 +4,9 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from safetensors.torch import save_file
 
-from dalnet.engine.checkpointer import DALNetCheckpointer
+from dalnet.engine.checkpointer import DALNetCheckpointer, checkpoint_hash
 from dalnet.errors import UsageError
 
 TEXTS = ("text_fg", "text_bg")
@@ -95,3 +96,56 @@ def test_parts_that_the_model_lacks_may_be_left_over(make, saved):
     DALNetCheckpointer(model).load(saved(source))
     source = source.state_dict()
     assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items())
+
+
+def load_line(path):
+    DALNetCheckpointer(torch.nn.Linear(1, 1)).load(str(path))
+
+
+@pytest.mark.parametrize("kept", [-8, 20, 0])
+def test_cut_safetensors_are_refused(tmp_path, kept):
+    path = tmp_path / "cut.safetensors"
+    save_file(torch.nn.Linear(1, 1).state_dict(), path)
+    load_line(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UsageError, match=r"cut.safetensors is no checkpoint that can be read"):
+        load_line(path)
+
+
+def test_files_of_no_known_format_are_refused(tmp_path):
+    (tmp_path / "text.pkl").write_text("abc")
+    with pytest.raises(UsageError, match=r"text.pkl is no checkpoint that can be read"):
+        load_line(tmp_path / "text.pkl")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (torch.zeros(3), "where a model's tensors belong it holds a Tensor"),
+        ([torch.zeros(3)], "it holds a list"),
+        (None, "it holds a NoneType"),
+        ({"model": [torch.zeros(3)]}, "it holds a list"),
+        ({"model": None}, "it holds a NoneType"),
+        ({"model": "text"}, "it holds a str"),
+        ({"model": {"weight": "text"}}, "under 'weight' it holds a str"),
+        ({"model": {3: torch.zeros(3)}}, "under 3 it holds a Tensor instead of a named tensor"),
+    ],
+)
+def test_what_is_no_models_state_is_refused(tmp_path, content, fault):
+    path = tmp_path / "odd.pth"
+    torch.save(content, path)
+    with pytest.raises(UsageError, match=f"odd.pth is no checkpoint: .*{fault}.*; name one that"):
+        load_line(path)
+
+
+def test_bare_state_dicts_are_taken(tmp_path):
+    torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "bare.pth")
+    load_line(tmp_path / "bare.pth")
+
+
+def test_addresses_with_nothing_behind_them_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    for address in ("http://127.0.0.1:1/x.pth", "catalog://nothing"):
+        for use in (load_line, checkpoint_hash):
+            with pytest.raises(UsageError, match=f"MODEL.WEIGHTS names {address}, which cannot be"):
+                use(address)

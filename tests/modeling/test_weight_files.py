@@ -65,6 +65,13 @@ def test_local_file(tmp_path):
         local_file(str(path), "SOME.KEY", (".npz",))
 
 
+def test_addresses_with_nothing_behind_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    address = "http://127.0.0.1:1/x.pth"
+    with pytest.raises(UsageError, match=f"SOME.KEY names {address}, which cannot be fetched"):
+        local_file(address, "SOME.KEY", SUFFIXES)
+
+
 def test_package_assets(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "ASSETS", tmp_path / "assets")
     (tmp_path / "assets").mkdir()
