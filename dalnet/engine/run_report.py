@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import nn
@@ -29,6 +28,7 @@ from dalnet.visualization.report import Report, save_report
 from dalnet.visualization.report_gallery import Card, make_card
 
 from .checkpointer import checkpoint_hash
+from .config_files import merge_file
 from .trainer import load_model
 
 MAX_IMAGES = 40
@@ -150,14 +150,14 @@ class _RunFiles:
         settings = cfg.clone()
         settings.defrost()
         try:
-            settings.merge_from_file(str(path), allow_unsafe=False)
-            texts, splits = _protocol_texts(settings), settings.DATASETS.TEST
-        except (OSError, KeyError, ValueError, AssertionError, yaml.YAMLError):
+            merge_file(settings, str(path))
+        except UsageError:
             self.notes.append(
                 "Split, protocol and threshold of the mIoU over the iterations are unknown: "
                 f"{path} is missing or cannot be read."
             )
             return {key: key for key in keys}
+        texts, splits = _protocol_texts(settings), settings.DATASETS.TEST
         # Of several test splits each has its own keys: SPLIT/sem_seg/mIoU.
         prefixes = [(f"{split}/", split) for split in splits] + [("", ", ".join(splits))]
         return {

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
@@ -17,6 +16,7 @@ from dalnet.config import add_dalnet_config
 from dalnet.errors import UsageError
 
 from .config_checks import check_config
+from .config_files import merge_file, merge_options
 
 logger = logging.getLogger("dalnet.setup")
 
@@ -86,22 +86,11 @@ def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
     """Merge a config file and then ``KEY, VALUE, ...`` into ``cfg``.
 
     Raises:
-        UsageError: no such file, or a key or value that does not fit.
+        UsageError: no such file, no config, or a key or value that does not fit.
     """
     if not config_file:
         raise UsageError("No config was given; name one with --config-file configs/….yaml.")
     if not os.path.isfile(config_file):
         raise UsageError(f"The config file {config_file} does not exist.")
-    try:
-        # Config files come from anywhere: plain values only, nothing that runs code.
-        cfg.merge_from_file(config_file, allow_unsafe=False)
-        cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
-        # str() puts quotes around the text of a KeyError, but makes the text of the last two.
-        made = isinstance(error, (OSError, yaml.YAMLError))
-        plain = error.args[0] if error.args and not made else error
-        message = str(plain).splitlines()[0]
-        raise UsageError(
-            f"{config_file} or the options behind it cannot be used: {message}; every key is "
-            "listed in dalnet/config.py and Detectron2's documentation."
-        ) from error
+    merge_file(cfg, config_file)
+    merge_options(cfg, opts, config_file)

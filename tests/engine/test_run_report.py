@@ -138,6 +138,17 @@ def test_what_is_missing_is_named(tool):
     assert shown == ["photo", "prediction"] * 4
 
 
+@pytest.mark.parametrize("text", [None, "", "- 1\n", "MODEL: 3\n", "_BASE_: config.yaml\n"])
+def test_settings_that_cannot_be_read_are_noted(tool, text):
+    (tool.run / "metrics.json").write_text(json.dumps({"iteration": 1, "sem_seg/mIoU": 33.3}))
+    if text is not None:
+        (tool.run / "config.yaml").write_text(text)
+    page = tool("--images", 1)
+    (unknown,) = [note for note in notes(page) if "are unknown" in note]
+    assert unknown.endswith(f"{tool.run}/config.yaml is missing or cannot be read.")
+    assert "sem_seg/mIoU: 33.3 at the end" in page
+
+
 def test_numbers_of_something_else_are_called_so(tool, tmp_path):
     write_results(tmp_path / "a.json")
     write_results(tmp_path / "b.json", split="other", weights_sha256=sha256(tool.weights))

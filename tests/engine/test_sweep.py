@@ -359,6 +359,7 @@ def test_no_room_for_a_training(sweep):
         ("runs: {a: TOY}\nrun: {}", "unknown key 'run'"),
         ("runs:\n  a: TOY\n  a: TOY", "'a' occurs twice in line 3"),
         ("runs: {a: gone.yaml}", "gone.yaml does not exist"),
+        ("runs: {a: empty.yaml}", "run a: .*empty.yaml is no config"),
         ("runs: {a: {opts: {SEED: 1}}}", "names no config file"),
         ("runs: {a: {config: TOY, seed: 1}}", "unknown key 'seed'"),
         ("runs: {a: 3}", "run a of"),
@@ -376,6 +377,7 @@ def test_no_room_for_a_training(sweep):
 )
 def test_bad_sweep_file_is_one_sentence(tmp_path, text, part):
     path = tmp_path / "sweep.yaml"
+    (tmp_path / "empty.yaml").touch()
     path.write_text(text.replace("TOY", str(CONFIGS / "toy_dalnet.yaml")))
     with pytest.raises(UsageError, match=part) as error:
         read_sweep(path, [1], tmp_path / "output")
