@@ -5,12 +5,14 @@ import math
 import operator
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
@@ -18,25 +20,99 @@ from dalnet.errors import UsageError
 # Each rule: keys, what is right, what to say else.
 _Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
 _LOSSES = ("CLS", "INTER", "GIA", "LEA", "PTC", "CTC", "SEG", "REG")
+_SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
+
+
+def _are_whole(values: Sequence[Any], least: int) -> bool:
+    return all(isinstance(value, int) and value >= least for value in values)
+
+
+def _are_positive(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and value > 0 for value in values)
+
+
+def _is_range(values: Sequence[Any]) -> bool:
+    return len(values) == 2 and _are_positive(values) and values[0] <= values[1]
+
+
+def _is_device(name: str) -> bool:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        return False
+    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+
+
+def _method(*names: str) -> tuple[str, ...]:
+    return tuple(f"MODEL.DALNET.{name}" for name in names)
+
+
 _RULES: tuple[_Rule, ...] = (
     (
-        (*(f"{loss}_WEIGHT" for loss in _LOSSES), "LEA_BACKGROUND_WEIGHT"),
+        _method(*(f"{loss}_WEIGHT" for loss in _LOSSES), "LEA_BACKGROUND_WEIGHT", "PAR.NUM_ITERS"),
         lambda value: value >= 0,
         "it must be 0, which switches it off, or more",
     ),
     (
-        ("LEA_TEMPERATURE", "CTC.TEMPERATURE", "REG.SIGMA_RGB", "REG.SIGMA_XY", "REG.SCALE"),
+        _method("LEA_TEMPERATURE", "CTC.TEMPERATURE", "REG.SIGMA_RGB", "REG.SIGMA_XY", "REG.SCALE"),
         lambda value: value > 0,
         "it must be above 0",
     ),
     (
-        ("OBJECT_MASK_THRESHOLD", "LOCAL_MIN_COVERAGE", "CAM.BACKGROUND_THRESHOLD", "CTC.MOMENTUM"),
+        ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
+        lambda value: value > 0,
+        "it must be 1 or more",
+    ),
+    (
+        _method("OBJECT_MASK_THRESHOLD", "LOCAL_MIN_COVERAGE")
+        + _method("CAM.BACKGROUND_THRESHOLD", "CTC.MOMENTUM"),
         lambda value: 0 <= value <= 1,
         "it must be from 0 to 1",
     ),
-    (("GIA_SIMILARITY",), ("affine", "clamp").__contains__, "set it to 'affine' or 'clamp'"),
-    (("LEA_NORMALIZE",), ("all", "region").__contains__, "set it to 'all' or 'region'"),
-    (("REG.METHOD",), ("lattice", "exact").__contains__, "set it to 'lattice' or 'exact'"),
+    (
+        (*_method("CAM.SCALES"), "TEST.MULTI_SCALE.SCALES"),
+        lambda values: len(values) > 0 and _are_positive(values),
+        "list positive scales, as (1.0, 0.5)",
+    ),
+    (
+        _method("PAR.DILATIONS"),
+        lambda values: len(values) > 0 and _are_whole(values, least=1),
+        "list whole numbers of pixels, as (1, 2, 4)",
+    ),
+    (
+        ("INPUT.CROP.SIZE",),
+        lambda values: len(values) == 2 and _are_whole(values, least=1),
+        "give height and width in pixels, as [448, 448]",
+    ),
+    (
+        ("INPUT.RESCALE_RANGE",),
+        _is_range,
+        "give the smallest and the largest factor, both above 0, as (0.5, 2.0)",
+    ),
+    (_method("GIA_SIMILARITY"), ("affine", "clamp").__contains__, "set it to 'affine' or 'clamp'"),
+    (_method("LEA_NORMALIZE"), ("all", "region").__contains__, "set it to 'all' or 'region'"),
+    (_method("REG.METHOD"), ("lattice", "exact").__contains__, "set it to 'lattice' or 'exact'"),
+    (
+        ("SOLVER.LR_SCHEDULER_NAME",),
+        _SCHEDULES.__contains__,
+        f"set it to one of {', '.join(_SCHEDULES)}",
+    ),
+    (("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that is there, as 'cuda:0'"),
+    (
+        ("MODEL.META_ARCHITECTURE",),
+        META_ARCH_REGISTRY.__contains__,
+        "no model of this name is registered; set it to 'DALNet'",
+    ),
+    (
+        ("MODEL.BACKBONE.NAME",),
+        BACKBONE_REGISTRY.__contains__,
+        "no backbone of this name is registered; set it to 'TimmViT'",
+    ),
+    (
+        ("MODEL.SEM_SEG_HEAD.NAME",),
+        SEM_SEG_HEADS_REGISTRY.__contains__,
+        "no head of this name is registered; set it to 'LargeFOVHead'",
+    ),
 )
 
 
@@ -44,23 +120,16 @@ def check_config(cfg: CfgNode) -> None:
     """Refuse what would only fail, or silently go wrong, later.
 
     Raises:
-        UsageError: unknown data set, impossible sizes or thresholds, OUTPUT_DIR not writable.
+        UsageError: unknown names, impossible sizes or thresholds, OUTPUT_DIR not writable.
     """
     check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     for name in cfg.DATASETS.TEST:
         check_datasets(cfg, [name], "DATASETS.TEST")
     for keys, is_right, remedy in _RULES:
         for key in keys:
-            value = reduce(operator.getitem, key.split("."), cfg.MODEL.DALNET)
+            value = reduce(operator.getitem, key.split("."), cfg)
             if not is_right(value):
-                raise UsageError(f"MODEL.DALNET.{key} is {value!r}; {remedy}.")
-    scales = {
-        "MODEL.DALNET.CAM.SCALES": cfg.MODEL.DALNET.CAM.SCALES,
-        "TEST.MULTI_SCALE.SCALES": cfg.TEST.MULTI_SCALE.SCALES,
-    }
-    for key, values in scales.items():
-        if not values or min(values) <= 0:
-            raise UsageError(f"{key} is {tuple(values)}; list positive scales, as (1.0, 0.5).")
+                raise UsageError(f"{key} is {value!r}; {remedy}.")
     low, high = cfg.MODEL.DALNET.CAM.LOW_THRESHOLD, cfg.MODEL.DALNET.CAM.HIGH_THRESHOLD
     if not 0 <= low <= high <= 1:
         raise UsageError(

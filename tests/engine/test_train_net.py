@@ -149,6 +149,12 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("NO.SUCH_KEY", 1), ["NO.SUCH_KEY"]),
         (("DATASETS.TRAIN", ("nothing",)), ["nothing", "docs/data.md"]),
         (("INPUT.CROP.SIZE", [30, 32]), ["INPUT.CROP.SIZE", "multiples of 8"]),
+        (("INPUT.CROP.SIZE", [160]), ["INPUT.CROP.SIZE is [160]", "[448, 448]"]),
+        (("INPUT.CROP.SIZE", [0, 32]), ["INPUT.CROP.SIZE is [0, 32]"]),
+        (("INPUT.RESCALE_RANGE", (2.0, -1.0)), ["RESCALE_RANGE is (2.0, -1.0)", "(0.5, 2.0)"]),
+        (("INPUT.RESCALE_RANGE", (2.0, 1.0)), ["RESCALE_RANGE is (2.0, 1.0)"]),
+        (("INPUT.RESCALE_RANGE", (2.0,)), ["RESCALE_RANGE is (2.0,)"]),
+        (("INPUT.RESCALE_RANGE", ("a", "b")), ["RESCALE_RANGE is ('a', 'b')"]),
         (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
         (("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 2), ["IGNORE_VALUE is 2", "with 255"]),
@@ -168,6 +174,16 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("MODEL.DALNET.CAM.LOW_THRESHOLD", 0.9), ["LOW"]),
         (("MODEL.DALNET.CAM.SCALES", ()), ["MODEL.DALNET.CAM.SCALES", "(1.0, 0.5)"]),
         (("TEST.MULTI_SCALE.SCALES", (1.0, 0.0)), ["TEST.MULTI_SCALE.SCALES"]),
+        (("MODEL.DALNET.PAR.DILATIONS", ()), ["PAR.DILATIONS is ()", "(1, 2, 4)"]),
+        (("MODEL.DALNET.PAR.DILATIONS", (0, 1)), ["PAR.DILATIONS is (0, 1)"]),
+        (("MODEL.DALNET.PAR.NUM_ITERS", -1), ["PAR.NUM_ITERS is -1"]),
+        (("SOLVER.IMS_PER_BATCH", 0), ["SOLVER.IMS_PER_BATCH is 0", "1 or more"]),
+        (("SOLVER.MAX_ITER", 0), ["SOLVER.MAX_ITER is 0", "1 or more"]),
+        (("SOLVER.LR_SCHEDULER_NAME", "Poly"), ["SOLVER.LR_SCHEDULER_NAME is", "WarmupPolyLR"]),
+        (("MODEL.DEVICE", "gpu"), ["MODEL.DEVICE is 'gpu'", "'cuda'"]),
+        (("MODEL.META_ARCHITECTURE", "Net"), ["MODEL.META_ARCHITECTURE is 'Net'", "'DALNet'"]),
+        (("MODEL.BACKBONE.NAME", "ViT"), ["MODEL.BACKBONE.NAME is 'ViT'", "'TimmViT'"]),
+        (("MODEL.SEM_SEG_HEAD.NAME", "FOV"), ["SEM_SEG_HEAD.NAME is 'FOV'", "'LargeFOVHead'"]),
         (("MODEL.VIT.NAME", "vit_of_nobody"), ["vit_of_nobody"]),
         (("MODEL.VIT.WEIGHTS", "gone.pth"), ["gone.pth"]),
         (("MODEL.VIT.STEM", "cnn_of_nobody"), ["MODEL.VIT.STEM", "cnn_of_nobody"]),
@@ -184,6 +200,12 @@ def test_bad_option_is_one_sentence(capsys, job, options, parts):
     sentence = refused(capsys, job, *options)
     for part in parts:
         assert part in sentence
+
+
+def test_gpu_that_is_not_there(capsys, job, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "MODEL.DEVICE is 'cuda:1'; set it" in refused(capsys, job, "MODEL.DEVICE", "cuda:1")
 
 
 def test_batch_that_processes_cannot_share(job):
