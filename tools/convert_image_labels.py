@@ -8,7 +8,7 @@ from pathlib import Path
 from dalnet.data.datasets.coco import COCO_CLASSES
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.data.prepare.image_labels import convert_image_labels
-from dalnet.errors import UsageError
+from dalnet.engine.launch import one_sentence_errors
 
 CLASSES = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 
@@ -21,11 +21,9 @@ def main() -> None:
         "--classes", choices=CLASSES, required=True, help="class list the vectors follow"
     )
     args = parser.parse_args()
-    try:
+    with one_sentence_errors():
         count = convert_image_labels(args.source, args.target, CLASSES[args.classes])
-    except UsageError as e:
-        raise SystemExit(f"error: {e}") from e
-    print(f"{args.target}: labels of {count:,} images")
+        print(f"{args.target}: labels of {count:,} images")
 
 
 if __name__ == "__main__":

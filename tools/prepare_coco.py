@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.data.prepare.coco_masks import prepare_coco
-from dalnet.errors import UsageError
+from dalnet.engine.launch import one_sentence_errors
 
 
 def main() -> None:
@@ -21,11 +21,9 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=("train", "val"))
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     args = parser.parse_args()
-    try:
+    with one_sentence_errors():
         for split in args.splits:
             print(f"{split}2014: {prepare_coco(args.root, split, args.workers)}")
-    except UsageError as e:
-        raise SystemExit(f"error: {e}") from e
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.data.prepare.sbd import prepare_sbd
-from dalnet.errors import UsageError
+from dalnet.engine.launch import one_sentence_errors
 
 
 def main() -> None:
@@ -23,12 +23,10 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     args = parser.parse_args()
-    try:
+    with one_sentence_errors():
         summary, listed = prepare_sbd(args.sbd, args.voc, args.workers)
-    except UsageError as e:
-        raise SystemExit(f"error: {e}") from e
-    print(f"SegmentationClassAug: {summary}")
-    print(f"train_aug.txt: {listed:,} images (10,582 for the full releases)")
+        print(f"SegmentationClassAug: {summary}")
+        print(f"train_aug.txt: {listed:,} images (10,582 for the full releases)")
 
 
 if __name__ == "__main__":

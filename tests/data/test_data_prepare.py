@@ -4,6 +4,7 @@
 import json
 import pickle
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.io import savemat
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.data.datasets.voc_layout import load_voc_layout
 from dalnet.data.prepare.image_labels import convert_image_labels, read_label_file
+from dalnet.data.prepare.masks import write_masks
 from dalnet.data.prepare.sbd import prepare_sbd
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
@@ -30,6 +32,18 @@ def run_tool(monkeypatch):
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         runpy.run_path(str(TOOLS / name), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def last_words(run_tool, capsys):
+    """Run a command that has to fail; returns the exit status and the last line on stderr."""
+
+    def run(name, *arguments):
+        with pytest.raises(SystemExit) as error:
+            run_tool(name, *arguments)
+        return error.value.code, capsys.readouterr().err.splitlines()[-1]
 
     return run
 
@@ -69,7 +83,7 @@ def test_sbd_fills_up_the_official_split(releases):
     assert prepare_sbd(sbd, voc, workers=1)[0].kept == 4
 
 
-def test_sbd_that_is_incomplete_or_foreign_is_named(releases, run_tool):
+def test_sbd_that_is_incomplete_or_foreign_is_named(releases, last_words):
     sbd, voc = releases
     write_mat(sbd, "s1", np.full((2, 2), 21))
     with pytest.raises(UsageError, match="s1.mat holds the value 21"):
@@ -78,8 +92,8 @@ def test_sbd_that_is_incomplete_or_foreign_is_named(releases, run_tool):
     with pytest.raises(UsageError, match="s1.mat cannot be read"):
         prepare_sbd(sbd, voc, workers=1)
     (sbd / "cls" / "s1.mat").unlink()
-    with pytest.raises(SystemExit, match="^error: mask .*s1.mat"):
-        run_tool("prepare_sbd.py", sbd, "--voc", voc, "--workers", 1)
+    status, sentence = last_words("prepare_sbd.py", sbd, "--voc", voc, "--workers", 1)
+    assert status == 1 and sentence.startswith("error: mask ") and "s1.mat" in sentence
     assert not (voc / "ImageSets/Segmentation/train_aug.txt").exists()
     (sbd / "val.txt").unlink()
     with pytest.raises(UsageError, match="val.txt"):
@@ -170,14 +184,14 @@ def test_files_that_are_no_label_files_are_refused(tmp_path):
             read_label_file(tmp_path / f"{name}.npy")
 
 
-def test_converter_command(tmp_path, run_tool, capsys):
+def test_converter_command(tmp_path, run_tool, last_words, capsys):
     source = save_labels(tmp_path / "in.npy", {12: one_hot(79, count=80)})
     target = tmp_path / "image_tags.json"
     run_tool("convert_image_labels.py", source, target, "--classes", "coco")
     assert "labels of 1 images" in capsys.readouterr().out
     assert json.loads(target.read_text()) == {"12": ["toothbrush"]}
-    with pytest.raises(SystemExit, match="^error: image 12 in"):
-        run_tool("convert_image_labels.py", source, target, "--classes", "voc")
+    status, sentence = last_words("convert_image_labels.py", source, target, "--classes", "voc")
+    assert status == 1 and sentence.startswith("error: image 12 in")
 
 
 def test_sbd_command(releases, run_tool, capsys):
@@ -185,6 +199,42 @@ def test_sbd_command(releases, run_tool, capsys):
     run_tool("prepare_sbd.py", sbd, "--voc", voc, "--workers", 1)
     output = capsys.readouterr().out
     assert "4 masks (4 written, 0 kept), sha256 " in output and "train_aug.txt: 3 images" in output
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_masks_without_workers_are_refused(releases, last_words, workers):
+    sbd, voc = releases
+    status, sentence = last_words("prepare_sbd.py", sbd, "--voc", voc, "--workers", workers)
+    assert status == 1 and sentence.startswith(f"error: --workers is {workers}; masks need")
+
+
+@pytest.mark.parametrize(
+    ("function", "command"),
+    [
+        ("coco_masks.prepare_coco", ("prepare_coco.py",)),
+        ("sbd.prepare_sbd", ("prepare_sbd.py", "sbd")),
+        (
+            "image_labels.convert_image_labels",
+            ("convert_image_labels.py", "a", "b", "--classes=voc"),
+        ),
+    ],
+)
+def test_interrupted_commands_print_no_traceback(last_words, monkeypatch, function, command):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"dalnet.data.prepare.{function}", interrupt)
+    assert last_words(*command) == (130, "error: interrupted")
+
+
+def interrupts_ignored(_):
+    """A mask that says whether Ctrl-C leaves the process that makes it alone."""
+    return np.full((1, 1), signal.getsignal(signal.SIGINT) is signal.SIG_IGN, np.uint8)
+
+
+def test_workers_leave_an_interrupt_to_their_parent(tmp_path):
+    write_masks({tmp_path / "a.png": None}, interrupts_ignored, workers=1)
+    assert np.array(Image.open(tmp_path / "a.png")).item() == 1
 
 
 def test_coco_command_exits_with_one_sentence(tmp_path):

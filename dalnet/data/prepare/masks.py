@@ -2,6 +2,7 @@
 """Label masks as palette PNGs, many at a time."""
 
 import hashlib
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dalnet.data.images import write_mask
+from dalnet.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,19 @@ def write_masks(
     Args:
         sources: target file -> what ``render`` needs for it.
         render: makes a mask, uint8 [H,W]; a function of a module, as other processes call it.
-        workers: number of processes; all cores where not given.
+        workers: number of processes, at least 1; all cores where not given.
 
     Returns:
         Counts and checksum over all targets.
 
     Raises:
-        UsageError: from ``render``, or where a file cannot be written.
+        UsageError: from ``render``, without workers, or where a file cannot be written.
     """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}; masks need at least 1, or all cores without it.")
     digests, written = {}, 0
-    with Pool(workers) as pool:
+    # Ctrl-C reaches the workers too; this process ends them, and each would print a traceback.
+    with Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         done = pool.imap_unordered(partial(_finish, render), sources.items(), chunksize=8)
         for name, digest, is_new in tqdm(done, total=len(sources), unit="mask"):
             digests[name] = digest
