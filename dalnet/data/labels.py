@@ -85,6 +85,24 @@ def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str,
     return labeled
 
 
+def warn_of_unlabeled(split: str, dicts: Sequence[Mapping[str, Any]]) -> None:
+    """Say in the log on how many images of a split only the segmentation head is scored.
+
+    Args:
+        split: its name.
+        dicts: its data set dicts with ``image_labels``.
+    """
+    unlabeled = sum(not record["image_labels"] for record in dicts)
+    if unlabeled:
+        logger.warning(
+            "%d of %d images of %s have no image-level label: CAMs and pseudo labels are not "
+            "scored on them.",
+            unlabeled,
+            len(dicts),
+            split,
+        )
+
+
 def _enumerate(names: Sequence[str]) -> str:
     rest = len(names) - _NAMED_IN_LOG
     return ", ".join(names[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")

@@ -111,8 +111,9 @@ class DALNetMapper:
     The photograph is resized as ``INPUT.MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN``, at test time
     ``MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, say. In training it becomes the views of
     :class:`TrainingViews`, else ``image`` uint8 [3,h,w]. Both with ``image_labels`` float32 [C]
-    (multi-hot), ``height`` and ``width`` of the photograph, ``file_name``, ``image_id`` and, at
-    test time, ``sem_seg_file_name`` if there is one. Masks are never opened.
+    (multi-hot; left out at test time where the image has no label), ``height`` and ``width`` of
+    the photograph, ``file_name``, ``image_id`` and, at test time, ``sem_seg_file_name`` if there
+    is one. Masks are never opened.
 
     Raises:
         UsageError: on call, where the photograph is missing, unreadable or too narrow.
@@ -150,8 +151,6 @@ class DALNetMapper:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map one dict of the data set; the dict itself stays as it is."""
         photo = read_photo(dataset_dict["file_name"])
-        labels = torch.zeros(self.num_classes)
-        labels[dataset_dict["image_labels"]] = 1.0
         # Training must not even know where the masks are.
         keys = _PASSED_ON if self.training_views is None else _PASSED_ON[:2]
         try:
@@ -162,9 +161,17 @@ class DALNetMapper:
             **{key: dataset_dict[key] for key in keys if key in dataset_dict},
             "height": photo.shape[0],
             "width": photo.shape[1],
-            "image_labels": labels,
+            **self._labels(dataset_dict["image_labels"]),
             **self._pixels(seen),
         }
+
+    def _labels(self, shown: list[int]) -> dict[str, torch.Tensor]:
+        # No known label is not the label "background only", which the zero vector would say.
+        if not shown and self.training_views is None:
+            return {}
+        labels = torch.zeros(self.num_classes)
+        labels[shown] = 1.0
+        return {"image_labels": labels}
 
     def _pixels(self, photo: np.ndarray) -> dict[str, torch.Tensor]:
         if self.training_views is not None:

@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from dalnet.data import build_test_loader
+from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 from dalnet.evaluation.crf_pool import CRFPool, choose_backend
 from dalnet.evaluation.dump import Dump
@@ -112,7 +113,7 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
         return None
     result = summarise(cfg, job.split, class_names, total, weights)
     if dump is not None:
-        dump.write_lists(rows, job.split, total.done)
+        _write_lists(dump, job.split, rows, dicts)
     _report(job, result)
     progress.forget()
     return result
@@ -154,11 +155,23 @@ def _check_split(split: str, dicts: list[dict[str, Any]], rows: Iterable[Row]) -
             len(dicts),
             split,
         )
-    if any(row.needs_labels for row in rows) and not any(d["image_labels"] for d in dicts):
+    if not any(row.needs_labels for row in rows):
+        return
+    if not any(record["image_labels"] for record in dicts):
         raise UsageError(
             f"{split} has no image-level labels, which CAMs and pseudo labels need; ask for "
             "--sources seg, or for another split."
         )
+    warn_of_unlabeled(split, dicts)
+
+
+def _write_lists(
+    dump: Dump, split: str, rows: Iterable[Row], dicts: Iterable[dict[str, Any]]
+) -> None:
+    """List for each row the images that it has files of."""
+    for row in rows:
+        listed = (d for d in dicts if d["image_labels"] or not row.needs_labels)
+        dump.write_list(row, split, map(image_name, listed))
 
 
 def _run(

@@ -236,8 +236,6 @@ def _make_cards(
     cards = []
     bar = tqdm(_items(cfg, job.split, chosen), "drawing", len(chosen), unit="image")
     for index, item in zip(groups, bar, strict=True):
-        if not item["image_labels"].any():
-            del item["image_labels"]  # CAMs of no class would only be blue
         (row,) = collect_rows(model, [item])
         score = scores[index] if math.isfinite(scores[index]) else None
         ious = _image_ious(row, len(colors))

@@ -41,13 +41,12 @@ class Dump:
         with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
 
-    def write_lists(self, rows: Sequence[Row], split: str, names: Iterable[str]) -> None:
-        """Write the list of images of every row, so that its folder is a VOC-layout tree."""
+    def write_list(self, row: Row, split: str, names: Iterable[str]) -> None:
+        """Write the list of the images of a row, so that its folder is a VOC-layout tree."""
         text = "".join(f"{name}\n" for name in sorted(names))
-        for row in rows:
-            path = self.folder(row) / "ImageSets" / "Segmentation" / f"{split}.txt"
-            with complete_or_absent(path) as unfinished:
-                unfinished.write_text(text, encoding="utf-8")
+        path = self.folder(row) / "ImageSets" / "Segmentation" / f"{split}.txt"
+        with complete_or_absent(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
     def folder(self, row: Row) -> Path:
         """The folder of a row."""

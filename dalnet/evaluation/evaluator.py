@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from dalnet.data.images import read_mask
+from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores
 from dalnet.numbers import percent
@@ -43,7 +44,7 @@ class LabelMapEvaluator(SemSegEvaluator):
         self.threshold = threshold
 
     def process(self, inputs: list[dict], outputs: list[dict[str, Tensor]]) -> None:
-        """Count the pixels of a batch; skips images for which the model has no such entry."""
+        """Count the pixels of a batch; skips outputs without the entry: images without labels."""
         for item, output in zip(inputs, outputs, strict=True):
             if self.source.key not in output:
                 continue
@@ -131,10 +132,14 @@ class TableEvaluator(DatasetEvaluator):
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
     """Evaluator of the segmentation head and, if ``TEST.EVAL_CAM``, CAMs and pseudo labels.
 
+    These two count the images with image-level labels only; where no image has any, they are
+    left out. A warning tells how many lack them.
+
     Raises:
         UsageError: the split has no masks.
     """
-    if any("sem_seg_file_name" not in record for record in DatasetCatalog.get(dataset_name)):
+    dicts = DatasetCatalog.get(dataset_name)
+    if any("sem_seg_file_name" not in record for record in dicts):
         raise UsageError(
             f"{dataset_name} has no masks, so nothing can be measured on it; choose another split "
             "in DATASETS.TEST."
@@ -142,7 +147,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
     if not hasattr(MetadataCatalog.get(dataset_name), "stuff_classes"):
         raise UsageError(f"{dataset_name} has no stuff_classes in its metadata; register them.")
     threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
-    sources = [s for s in model_sources(cfg) if s.key == "sem_seg" or cfg.TEST.EVAL_CAM]
+    if cfg.TEST.EVAL_CAM:
+        warn_of_unlabeled(dataset_name, dicts)
+    with_cams = cfg.TEST.EVAL_CAM and any(record["image_labels"] for record in dicts)
+    sources = [s for s in model_sources(cfg) if s.key == "sem_seg" or with_cams]
     return TableEvaluator(
         dataset_name, [LabelMapEvaluator(dataset_name, source, threshold) for source in sources]
     )

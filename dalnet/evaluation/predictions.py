@@ -54,9 +54,13 @@ class RowPredictor:
 
     @torch.no_grad()
     def __call__(self, item: dict[str, Any]) -> list[Prediction]:
-        """Predict what ``DALNetMapper`` made of one photograph at test time."""
+        """Predict what ``DALNetMapper`` made of one photograph at test time.
+
+        Rows that need image-level labels are left out where the photograph has none.
+        """
         photo = _Photograph(self.model, item)
-        return [self._predict(photo, row) for row in self.rows]
+        possible = [row for row in self.rows if photo.present or not row.needs_labels]
+        return [self._predict(photo, row) for row in possible]
 
     def _predict(self, photo: "_Photograph", row: Row) -> Prediction:
         if row.source == "seg":
@@ -81,7 +85,7 @@ class RowPredictor:
         if not row.protocol.crf:
             return Prediction(row, _label_map(labels))
         hits = photo.values[:, None, None] == labels
-        rest = (1 - _LABEL_CONFIDENCE) / max(len(photo.present), 1)
+        rest = (1 - _LABEL_CONFIDENCE) / len(photo.present)
         # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
         probs = torch.where(hits, _LABEL_CONFIDENCE, rest)
         return Prediction(row, crf=photo.crf_job(probs / probs.sum(dim=0)))
@@ -94,7 +98,7 @@ class _Photograph:
         self.model = model
         self.pixels = item["image"].to(model.device).float()[None]
         self.size = (item["height"], item["width"])
-        self.labels: Tensor = item["image_labels"]
+        self.labels: Tensor = item.get("image_labels", torch.zeros(model.num_classes))
         shown = self.labels.nonzero().flatten()
         self.present: tuple[int, ...] = tuple(shown.tolist())
         # The labels that the photograph can have, by its image-level labels, in a label map.
@@ -112,8 +116,6 @@ class _Photograph:
     def cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
         """CAMs [P, height, width] of the present classes."""
         cams = self._input_cams(source, scales, flip)
-        if not self.present:
-            return cams.new_zeros(0, *self.size)
         return F.interpolate(cams, size=self.size, mode="bilinear", align_corners=False)[0]
 
     def pseudo_label(self, scales: tuple[float, ...], flip: bool) -> Tensor:
@@ -134,12 +136,8 @@ class _Photograph:
         """CAMs [1, P, h, w] of the present classes at the size that the network saw."""
         key = source, scales, flip
         if key not in self._kept:
-            if self.present:
-                classes = PresentClasses.of(self.labels[None]).to(self.pixels.device)
-                cams = self.passes.cams(source, scales, flip, classes)
-            else:
-                cams = self.pixels.new_zeros(1, 0, *self.pixels.shape[-2:])
-            self._kept[key] = cams
+            classes = PresentClasses.of(self.labels[None]).to(self.pixels.device)
+            self._kept[key] = self.passes.cams(source, scales, flip, classes)
         return self._kept[key]
 
     def crf_job(self, probs: Tensor, values: Sequence[int] | None = None) -> CRFJob:

@@ -60,8 +60,8 @@ class Tally:
         Args:
             name: of the image.
             truth: integers [H, W]; None for an image without a mask, which is only noted.
-            labels: label map, integers [H, W], of every row.
-            curves: CAMs of every row that has a curve; nothing without a mask.
+            labels: label map, integers [H, W], of every row that the image has.
+            curves: CAMs of those rows that have a curve; nothing without a mask.
         """
         if truth is not None:
             self.scored += 1

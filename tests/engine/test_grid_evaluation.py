@@ -181,6 +181,32 @@ def test_cams_of_a_split_without_labels_are_refused(tool, capsys):
     assert "has no image-level labels" in line and "--sources seg" in line
 
 
+def test_cams_are_scored_on_labelled_images_only(tool, tmp_path, caplog):
+    tags_file, val = tool.voc / "image_tags.json", tool.voc / "ImageSets/Segmentation/val.txt"
+    arguments = (*ALL, "--protocols", "ms+flip,ss+crf", "TEST.CRF.ITERS", 1)
+    whole = tool(*arguments)
+    assert "image-level label" not in caplog.text
+    tags = json.loads(tags_file.read_text())
+    labelled, names = list(tags)[:2], val.read_text()
+    tags_file.write_text(json.dumps({name: tags[name] for name in labelled}))
+    found = tool("--dump", tmp_path / "dump", *arguments)
+    assert f"2 of 4 images of {SPLIT} have no image-level label" in caplog.text
+    assert (found["num_images"], found["num_scored"]) == (4, 4)
+    cfg = tool.config
+    cfg.MODEL.WEIGHTS, cfg.DATASETS.TEST = str(tool.weights), (SPLIT,)
+    training = DALNetTrainer.test(cfg, load_model(cfg))
+    val.write_text("\n".join(labelled))
+    part = tool(*arguments)
+    for row, of_all, of_part in zip(found["rows"], whole["rows"], part["rows"], strict=True):
+        assert row == (of_all if row["source"] == "seg" else of_part)
+        if row["source"] == "cam" and row["protocol"] == "ms+flip":
+            assert training["cam"]["mIoU"] == pytest.approx(row["miou"])
+    for row, listed in (("seg/ms+flip", names.split()), ("pseudo/ms+flip", labelled)):
+        folder = tmp_path / "dump" / row
+        text = (folder / "ImageSets/Segmentation" / f"{SPLIT}.txt").read_text()
+        assert text.split() == listed == sorted(p.stem for p in folder.glob("Seg*/*"))
+
+
 def test_mask_of_another_size_is_named_and_nothing_is_lost(tool, capsys):
     name = (tool.voc / "ImageSets/Segmentation/val.txt").read_text().split()[2]
     mask = tool.voc / "SegmentationClass" / f"{name}.png"

@@ -62,7 +62,10 @@ if run != "early":
 @pytest.fixture(autouse=True)
 def split():
     """A registered data set of three images; nothing opens them."""
-    dicts = [{"file_name": f"{i}.jpg", "sem_seg_file_name": f"{i}.png"} for i in range(3)]
+    dicts = [
+        {"file_name": f"{i}.jpg", "sem_seg_file_name": f"{i}.png", "image_labels": [i]}
+        for i in range(3)
+    ]
     register(SPLIT, lambda: dicts, TOY_CLASSES)
     yield
     DatasetCatalog.pop(SPLIT)
@@ -265,7 +268,8 @@ def test_trainings_share_cores_and_gpus(sweep, monkeypatch):
 
 
 def test_several_splits_are_told_apart(sweep, tmp_path):
-    register("sweep_other", lambda: [{"file_name": "x", "sem_seg_file_name": "y"}], TOY_CLASSES)
+    record = {"file_name": "x", "sem_seg_file_name": "y", "image_labels": [0]}
+    register("sweep_other", lambda: [record], TOY_CLASSES)
     script = tmp_path / "training.py"
     script.write_text(
         TRAINING.replace('f"{source}/', f'f"{SPLIT}/{{source}}/')

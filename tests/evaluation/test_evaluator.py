@@ -27,7 +27,7 @@ def split(tmp_path):
                 "file_name": f"{index}.jpg",
                 "image_id": str(index),
                 "sem_seg_file_name": str(tmp_path / f"{index}.png"),
-                "image_labels": torch.tensor([1.0, 1.0, 0.0]),
+                "image_labels": [0, 1],
             }
         )
     name = f"evaluator_{tmp_path.name}"
@@ -36,6 +36,16 @@ def split(tmp_path):
     yield name, records
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+def make_inputs(records):
+    """As the mapper's: multi-hot labels, and none where an image has none."""
+    inputs = [dict(record) for record in records]
+    for item in inputs:
+        shown = item.pop("image_labels")
+        if shown:
+            item["image_labels"] = torch.zeros(3).index_fill(0, torch.tensor(shown), 1.0)
+    return inputs
 
 
 def make_outputs(count):
@@ -85,8 +95,9 @@ def test_all_sources_match_counts_by_hand(split, tiny_cfg):
     outputs = make_outputs(3)
     evaluator = build_evaluator(tiny_cfg, name)
     evaluator.reset()
-    evaluator.process(records[:2], outputs[:2])
-    evaluator.process(records[2:], outputs[2:])
+    inputs = make_inputs(records)
+    evaluator.process(inputs[:2], outputs[:2])
+    evaluator.process(inputs[2:], outputs[2:])
     results = evaluator.evaluate()
     truths = [np.array(Image.open(record["sem_seg_file_name"])) for record in records]
     assert list(results) == ["sem_seg", "cam", "cam_inter", "pseudo_label"]
@@ -103,11 +114,51 @@ def test_all_sources_match_counts_by_hand(split, tiny_cfg):
         assert values["labelled"] == pytest.approx(100 * labelled.mean())
 
 
+def evaluate(name, records, cfg):
+    evaluator = build_evaluator(cfg, name)
+    evaluator.reset()
+    inputs, outputs = make_inputs(records), make_outputs(3)
+    for item, output in zip(inputs, outputs, strict=True):
+        if "image_labels" not in item:
+            del output["cam"], output["cam_inter"], output["pseudo_label"]  # as the model
+    evaluator.process(inputs, outputs)
+    return evaluator.evaluate()
+
+
+def test_unlabelled_images_count_for_the_head_only(split, tiny_cfg, caplog):
+    name, records = split
+    complete = evaluate(name, records, tiny_cfg)
+    assert "image-level label" not in caplog.text
+    records[1]["image_labels"] = []
+    found = evaluate(name, records, tiny_cfg)
+    assert f"1 of 3 images of {name} have no image-level label: CAMs and pseudo" in caplog.text
+    assert repr(found["sem_seg"]) == repr(complete["sem_seg"])  # nan is not equal to itself
+    outputs = [output for i, output in enumerate(make_outputs(3)) if i != 1]
+    truths = [np.array(Image.open(r["sem_seg_file_name"])) for r in (records[0], records[2])]
+    for key in ("cam", "cam_inter", "pseudo_label"):
+        expected = iou_by_hand(truths, [labels_by_hand(key, output) for output in outputs])
+        for label, value in expected.items():
+            assert found[key][f"IoU-{label}"] == pytest.approx(value)
+
+
+def test_no_row_claims_labels_that_no_image_has(split, tiny_cfg, caplog):
+    name, records = split
+    for record in records:
+        record["image_labels"] = []
+    with caplog.at_level("INFO", logger="dalnet"):
+        assert list(evaluate(name, records, tiny_cfg)) == ["sem_seg"]
+    assert "3 of 3 images" in caplog.text and "image labels given" not in caplog.text
+    caplog.clear()
+    tiny_cfg.TEST.EVAL_CAM = False
+    evaluate(name, records, tiny_cfg)
+    assert "image-level label" not in caplog.text, "nobody asked for CAMs"
+
+
 def test_table_states_split_images_and_protocol(split, tiny_cfg, caplog):
     name, records = split
     evaluator = build_evaluator(tiny_cfg, name)
     evaluator.reset()
-    evaluator.process(records, make_outputs(3))
+    evaluator.process(make_inputs(records), make_outputs(3))
     with caplog.at_level("INFO", logger="dalnet"):
         evaluator.evaluate()
     assert f"{name}, 3 images" in caplog.text
@@ -129,7 +180,7 @@ def test_unusable_mask_is_named(split, tiny_cfg, mask, part):
     evaluator = build_evaluator(tiny_cfg, name)
     evaluator.reset()
     with pytest.raises(UsageError, match=part) as error:
-        evaluator.process(records, make_outputs(3))
+        evaluator.process(make_inputs(records), make_outputs(3))
     assert records[1]["sem_seg_file_name"] in str(error.value)
 
 
@@ -139,7 +190,7 @@ def test_missing_mask_is_named(split, tiny_cfg, tmp_path):
     evaluator = build_evaluator(tiny_cfg, name)
     evaluator.reset()
     with pytest.raises(UsageError, match="0.png cannot be read"):
-        evaluator.process(records, make_outputs(3))
+        evaluator.process(make_inputs(records), make_outputs(3))
 
 
 def test_split_without_masks_is_refused(split, tiny_cfg):

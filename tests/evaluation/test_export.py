@@ -37,7 +37,7 @@ def dumped(tmp_path):
 
 def test_dumped_label_maps_are_a_voc_tree(dumped):
     dump, _, labels = dumped
-    dump.write_lists([ROW], "val", ["8", "7"])
+    dump.write_list(ROW, "val", ["8", "7"])
     folder = dump.root / "seg" / "ms+flip"
     assert (folder / "ImageSets" / "Segmentation" / "val.txt").read_text() == "7\n8\n"
     for name, expected in labels.items():
