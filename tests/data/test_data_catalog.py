@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is read from Detectron2's catalogues."""
 
-from detectron2.data import MetadataCatalog
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from dalnet.data.datasets.catalog import class_table
+from dalnet.data.datasets.catalog import class_table, register
 from dalnet.data.palette import voc_palette
+from dalnet.errors import UsageError
 
 
 def test_classes_registered_without_colours_get_those_of_voc(request):
@@ -14,3 +16,10 @@ def test_classes_registered_without_colours_get_those_of_voc(request):
     assert class_table("catalog_own") == (["background", "cat"], voc_palette(2))
     metadata.set(stuff_colors=[[1, 2, 3], [4, 5, 6]])
     assert class_table("catalog_own")[1] == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("classes", [("cat", "background"), ("owl", "cat", "dog", "owl")])
+def test_classes_of_one_name_are_refused(classes):
+    with pytest.raises(UsageError, match=f"catalog_own has 2 classes called '{classes[-1]}'"):
+        register("catalog_own", list, classes)
+    assert "catalog_own" not in DatasetCatalog

@@ -80,6 +80,8 @@ def test_no_data_root(root, monkeypatch):
         (b" \n\n", "is empty"),
         (b"fox\nowl\nfox: red fox\n", "'fox: red fox'; each class needs a name of its own"),
         (b"fox\n: owl\n", "': owl'"),
+        (b"background\nfox\n", "'background'; it is class 0 by itself, so leave it out"),
+        (b"fox\nBackground: ground\n", "'Background: ground'; it is class 0"),
         (b"f\xff\xfe", "cannot be read as text"),
     ],
 )

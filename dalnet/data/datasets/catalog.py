@@ -2,6 +2,7 @@
 """What every data set of this package puts into Detectron2's two catalogues."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from dalnet.data.palette import voc_palette
+from dalnet.errors import UsageError
 
 IGNORE_LABEL = 255
 
@@ -33,13 +35,24 @@ def register(
         load: returns the list of data set dicts; called whenever the list is asked for.
         classes: the C foreground classes, in the order of labels and mask values.
         prompt_names: the C words for the text prompts; ``classes`` where not given.
+
+    Raises:
+        UsageError: a class that occurs twice, or that is called ``background``, which is class 0.
     """
+    stuff_classes = ["background", *classes]
+    (most_common, times), *_ = Counter(stuff_classes).most_common(1)
+    if times > 1:
+        # Results go by these names.
+        raise UsageError(
+            f"{name} has {times} classes called {most_common!r}, counting the background, which is "
+            "class 0 by itself: give each class one name of its own."
+        )
     DatasetCatalog.pop(name, None)
     DatasetCatalog.register(name, load)
     MetadataCatalog.pop(name, None)
     MetadataCatalog.get(name).set(
-        stuff_classes=["background", *classes],
-        stuff_colors=voc_palette(len(classes) + 1),
+        stuff_classes=stuff_classes,
+        stuff_colors=voc_palette(len(stuff_classes)),
         prompt_names=list(prompt_names or classes),
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",

@@ -55,7 +55,8 @@ def read_classes(path: Path) -> dict[str, str]:
         Words by name, in that order.
 
     Raises:
-        UsageError: unreadable, empty, a line without a name or a name that occurs twice.
+        UsageError: unreadable, empty, a line without a name, a name that occurs twice, or the
+            background as a class.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -66,6 +67,10 @@ def read_classes(path: Path) -> dict[str, str]:
         name, _, words = (part.strip() for part in line.partition(":"))
         if not name or name in classes:
             raise UsageError(f"{path} has the line {line!r}; each class needs a name of its own.")
+        if name.casefold() == "background":
+            raise UsageError(
+                f"{path} has the line {line!r}; it is class 0 by itself, so leave it out."
+            )
         classes[name] = words or name
     if not classes:
         raise UsageError(f"{path} is empty; write one class a line.")
