@@ -113,7 +113,8 @@ def _labels_from_xml(path: Path, index: Mapping[str, int]) -> list[int]:
         tree = ElementTree.parse(path)
     except FileNotFoundError:
         return []
-    except (ElementTree.ParseError, OSError) as e:
+    # The last two: encodings that the parser cannot read (GB 2312, say) or does not know.
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as e:
         raise UsageError(f"{path} is not a readable VOC annotation ({e}): restore it.") from e
     names = [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
     return _indices(names, index, str(path))
@@ -125,9 +126,13 @@ def _read_tags(path: Path) -> dict[str, list[str]]:
         tags = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise UsageError(f"{path} is not readable JSON ({e}): expected {expected}.") from e
-    if not isinstance(tags, dict) or not all(isinstance(v, list) for v in tags.values()):
+    if not isinstance(tags, dict) or not all(map(_is_list_of_names, tags.values())):
         raise UsageError(f"{path} does not hold image-level labels: expected {expected}.")
     return tags
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _indices(names: Iterable[str], index: Mapping[str, int], where: str) -> list[int]:

@@ -110,6 +110,30 @@ def break_json_content(root):
     return ["image_tags.json"]
 
 
+def break_json_names(root):
+    (root / "image_tags.json").write_text('{"b": [["cat"]]}')
+    return ["image_tags.json", "expected"]
+
+
+def break_list_encoding(root):
+    (root / "ImageSets/Segmentation/train.txt").write_bytes("Kätzchen".encode("latin-1"))
+    return ["train.txt", "UTF-8"]
+
+
+def break_xml_encoding(root):
+    (root / "Annotations").mkdir()
+    text = '<?xml version="1.0" encoding="gb2312"?><annotation/>'
+    (root / "Annotations" / "a.xml").write_text(text)
+    return ["a.xml"]
+
+
+def break_xml_unknown_encoding(root):
+    (root / "Annotations").mkdir()
+    text = '<?xml version="1.0" encoding="no-such-code"?><annotation/>'
+    (root / "Annotations" / "a.xml").write_text(text)
+    return ["a.xml"]
+
+
 def break_xml_class(root):
     write_tree(root / "other", xml={"c": ["dragon"]})
     (root / "other" / "Annotations").rename(root / "Annotations")

@@ -105,6 +105,10 @@ def _read_split(path: Path, how_to_get: str) -> list[str]:
             f"no list of images {path}: expected a text file with one image id a line; "
             f"{how_to_get or 'write it or choose another split'}."
         ) from e
+    except ValueError as e:
+        raise UsageError(
+            f"the list of images {path} is no UTF-8 text ({e}): save it as such."
+        ) from e
     image_ids = [line.strip() for line in lines if line.strip()]
     if not image_ids:
         raise UsageError(f"the list of images {path} is empty: write one image id a line.")
