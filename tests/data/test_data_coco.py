@@ -148,3 +148,49 @@ def test_broken_releases_are_named(root, tmp_path):
     (root / "annotations" / "instances_val2014.json").write_text("{")
     with pytest.raises(UsageError, match="instances_val2014.json"):
         load_coco(root, "val")
+
+
+def edit(root, change):
+    path = root / "annotations" / "instances_val2014.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+FAULTS = [
+    (lambda c: c["annotations"][3].update(category_id=2), "annotation 4 .*unknown category 2"),
+    (
+        lambda c: c["annotations"][3].update(category_id=None),
+        "annotation 4 .*no usable 'category_id'",
+    ),
+    (lambda c: c["annotations"][3].pop("image_id"), "not a readable COCO .*image_id"),
+    (lambda c: c.update(annotations=None), "not a readable COCO"),
+    (lambda c: c["images"][1].pop("file_name"), "image 4 .*no usable 'file_name'"),
+    (lambda c: c["images"][1].update(file_name=None), "image 4 .*no usable 'file_name'"),
+    (lambda c: c["categories"][0].pop("name"), "category 1 .*no usable 'name'"),
+]
+FAULTS_OF_MASKS = [
+    (lambda c: c["images"][1].pop("height"), "image 4 .*no usable 'height'"),
+    (lambda c: c["annotations"][3].pop("area"), "annotation 4 .*no usable 'area'"),
+    (lambda c: c["annotations"][3].pop("segmentation"), "annotation 4 .*'segmentation'"),
+    (lambda c: c["annotations"][3].update(segmentation=[]), "annotation 4 .*neither polygons"),
+    (lambda c: c["annotations"][3].update(segmentation=[[]]), "annotation 4 .*neither polygons"),
+    (lambda c: c["annotations"][3].update(segmentation=[1, 2]), "annotation 4 .*neither polygons"),
+    (lambda c: c["annotations"][2].update(segmentation={}), "annotation 3 .*neither polygons"),
+]
+
+
+@pytest.mark.parametrize(("change", "part"), FAULTS)
+def test_incomplete_entries_are_named(root, change, part):
+    edit(root, change)
+    with pytest.raises(UsageError, match=part) as error:
+        load_coco(root, "val")
+    assert "instances_val2014.json" in str(error.value)
+
+
+@pytest.mark.parametrize(("change", "part"), FAULTS + FAULTS_OF_MASKS)
+def test_incomplete_entries_are_named_before_a_mask_is_drawn(root, change, part):
+    edit(root, change)
+    with pytest.raises(UsageError, match=part):
+        prepare_coco(root, "val", workers=1)
+    assert not (root / "SegmentationClass").exists()

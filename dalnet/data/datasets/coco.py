@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["i
 # COCO's own ids of these classes, 1..90 with gaps.
 COCO_CATEGORY_IDS: tuple[int, ...] = tuple(c["id"] for c in COCO_CATEGORIES if c["isthing"])
 MASK_FOLDER = "SegmentationClass"
+
+# What an entry of an annotation file must have, and of which type.
+Keys = Mapping[str, type | tuple[type, ...]]
+_IMAGE_KEYS: Keys = {"file_name": str}
+_ANNOTATION_KEYS: Keys = {"category_id": int}
 
 _HOW_TO_GET = (
     "unpack train2014.zip, val2014.zip and annotations_trainval2014.zip of "
@@ -70,28 +76,61 @@ def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
     ]
 
 
-def open_annotations(path: Path) -> COCO:
-    """Open an ``instances_*.json`` without the prints of pycocotools."""
+def open_annotations(
+    path: Path, image_keys: Keys = _IMAGE_KEYS, annotation_keys: Keys = _ANNOTATION_KEYS
+) -> COCO:
+    """Open an ``instances_*.json`` without the prints of pycocotools.
+
+    Args:
+        path: of the file.
+        image_keys, annotation_keys: what each image and annotation must have, and its type.
+
+    Raises:
+        UsageError: it is unreadable, or an image, annotation or category lacks something.
+    """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return COCO(str(path))
-    except (OSError, ValueError, KeyError, AssertionError) as e:
+            coco = COCO(str(path))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as e:
         raise UsageError(
             f"{path} is not a readable COCO annotation file ({e}): {_HOW_TO_GET}."
         ) from e
+    _check_keys(path, "image", coco.imgs, image_keys)
+    _check_keys(path, "annotation", coco.anns, annotation_keys)
+    _check_keys(path, "category", coco.cats, {"name": str})
+    return coco
+
+
+def _check_keys(path: Path, kind: str, entries: dict[int, dict[str, Any]], keys: Keys) -> None:
+    for number, entry in entries.items():
+        wrong = next(
+            (key for key, type_ in keys.items() if not isinstance(entry.get(key), type_)), None
+        )
+        if wrong is not None:
+            raise UsageError(
+                f"{kind} {number} in {path} has no usable {wrong!r}: use the official annotations "
+                "of COCO 2014."
+            )
 
 
 def category_indices(coco: COCO, path: Path) -> dict[int, int]:
     """Map the category ids of an annotation file (1..90, with gaps) to 0..79.
 
     Raises:
-        UsageError: a category that is not among COCO's 80 classes.
+        UsageError: a category that is not among COCO's 80 classes, or an annotation of a
+            category that the file does not list.
     """
     index = {name: i for i, name in enumerate(COCO_CLASSES)}
     unknown = [c["name"] for c in coco.cats.values() if c["name"] not in index]
     if unknown:
         raise UsageError(
             f"unknown class {unknown[0]!r} in {path}: use the official annotations of COCO 2014."
+        )
+    stray = next((a for a in coco.anns.values() if a["category_id"] not in coco.cats), None)
+    if stray is not None:
+        raise UsageError(
+            f"annotation {stray['id']} in {path} is of the unknown category "
+            f"{stray['category_id']}: use the official annotations of COCO 2014."
         )
     return {c["id"]: index[c["name"]] for c in coco.cats.values()}
 

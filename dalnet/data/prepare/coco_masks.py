@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle_tools
+from pycocotools.coco import COCO
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.coco import MASK_FOLDER, category_indices, open_annotations
 from dalnet.data.prepare.masks import MaskSummary, write_masks
+from dalnet.errors import UsageError
+
+_IMAGE_KEYS = {"file_name": str, "height": int, "width": int}
+_ANNOTATION_KEYS = {"category_id": int, "segmentation": (list, dict), "area": (int, float)}
+_MIN_NUMBERS = 4  # of a polygon; pycocotools knows nothing shorter
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,13 @@ def prepare_coco(root: Path, split: str, workers: int | None = None) -> MaskSumm
         workers: number of processes; all cores where not given.
 
     Raises:
-        UsageError: annotations missing or of other classes, or a mask cannot be written.
+        UsageError: annotations missing, incomplete or of other classes, or a mask cannot be
+            written.
     """
     annotations = root / "annotations" / f"instances_{split}2014.json"
-    coco = open_annotations(annotations)
+    coco = open_annotations(annotations, _IMAGE_KEYS, _ANNOTATION_KEYS)
     index = category_indices(coco, annotations)
+    _check_segmentations(coco, annotations)
     folder = root / MASK_FOLDER / f"{split}2014"
     sources = {
         folder / f"{Path(image['file_name']).stem}.png": _scene(image, anns, index)
@@ -67,6 +75,23 @@ def render_scene(scene: Scene) -> np.ndarray:
     for region in order:
         mask[_pixels(region.segmentation, scene.height, scene.width)] = region.value
     return mask
+
+
+def _check_segmentations(coco: COCO, path: Path) -> None:
+    for number, annotation in coco.anns.items():
+        if not _is_drawable(annotation["segmentation"]):
+            raise UsageError(
+                f"annotation {number} in {path} has a segmentation that is neither polygons nor "
+                "run lengths: use the official annotations of COCO 2014."
+            )
+
+
+def _is_drawable(segmentation: list[Any] | dict[str, Any]) -> bool:
+    if isinstance(segmentation, dict):
+        return "counts" in segmentation and "size" in segmentation
+    return bool(segmentation) and all(
+        isinstance(polygon, list) and len(polygon) >= _MIN_NUMBERS for polygon in segmentation
+    )
 
 
 def _scene(image: dict[str, Any], anns: list[dict[str, Any]], index: dict[int, int]) -> Scene:
