@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: writing that leaves either the whole file or nothing, and hashes."""
+"""Files: what cannot be read in a sentence, writing the whole file or nothing, and hashes."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dalnet.errors import UsageError
+
+
+@contextlib.contextmanager
+def reading_errors() -> Iterator[None]:
+    """Turn what the operating system refuses into a sentence; also a decorator.
+
+    Raises:
+        UsageError: a file or folder cannot be read or looked into.
+    """
+    try:
+        yield
+    except OSError as e:
+        raise UsageError(
+            f"{e.filename} cannot be read ({e.strerror}): give yourself the right to read it, or "
+            "name another place."
+        ) from e
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from dalnet.data.images import read_photo
 from dalnet.data.labels import filter_unlabeled
 from dalnet.data.mapper import DALNetMapper
 from dalnet.errors import UsageError
+from dalnet.files import reading_errors
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ def build_test_loader(
 
     Raises:
         UsageError: an unknown data set, a number of classes that does not fit
-            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or a missing mask.
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, a missing mask, or a folder of masks that cannot
+            be read.
     """
     check_datasets(cfg, [dataset_name], "DATASETS.TEST")
     if dicts is None:
@@ -160,6 +162,7 @@ def _warn_of_large_photos(cfg: CfgNode, paths: Sequence[str], samples: int = 5) 
         )
 
 
+@reading_errors()
 def _check_masks(dicts: Sequence[dict[str, Any]]) -> None:
     masks = [d["sem_seg_file_name"] for d in dicts if "sem_seg_file_name" in d]
     present = {

@@ -124,6 +124,12 @@ def test_missing_masks_stop_the_evaluation_at_once(tree):
         build_test_loader(make_cfg(), "built_tree")
 
 
+def test_unreadable_masks_are_named(tree, lock):
+    lock(tree / "SegmentationClass")
+    with pytest.raises(UsageError, match="SegmentationClass cannot be read .Permission"):
+        build_test_loader(make_cfg(), "built_tree")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

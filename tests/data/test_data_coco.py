@@ -150,6 +150,13 @@ def test_broken_releases_are_named(root, tmp_path):
         load_coco(root, "val")
 
 
+@pytest.mark.parametrize("part", [".", "val2014"])
+def test_unreadable_folder_is_named(root, lock, part):
+    lock(root / part)
+    with pytest.raises(UsageError, match="val2014 cannot be read .Permission"):
+        load_coco(root, "val")
+
+
 def edit(root, change):
     path = root / "annotations" / "instances_val2014.json"
     content = json.loads(path.read_text())

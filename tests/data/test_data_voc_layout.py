@@ -156,6 +156,14 @@ def test_damaged_tree_is_named_in_one_sentence(tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", [".", "JPEGImages"])
+def test_unreadable_folder_is_named(tmp_path, lock, part):
+    root = write_tree(tmp_path / "t", {"a": ["cat"]})
+    lock(root / part)
+    with pytest.raises(UsageError, match=f"{root / 'JPEGImages'} cannot be read .Permission"):
+        load_voc_layout(root, "train", CLASSES)
+
+
 def test_images_without_labels_are_skipped_by_name_or_refused(caplog):
     dicts = [{"image_id": "a", "image_labels": [1]}, {"image_id": "b", "image_labels": []}]
     with caplog.at_level(logging.WARNING, "dalnet.data.labels"):

@@ -69,6 +69,16 @@ def test_unusable_folder_is_named_and_the_others_are_kept(root, caplog):
     assert str(root / "broken") in message
 
 
+@pytest.mark.parametrize("part", ["ImageSets", "ImageSets/Segmentation"])
+def test_unreadable_lists_stop_no_other_data_set(root, lock, caplog, part):
+    write_photos(root / "foreign")
+    write_photos(root / "mine")
+    lock(root / "foreign" / part)
+    assert register_own_folders() == ["mine_train", "mine_val"]
+    (message,) = caplog.messages
+    assert f"{root / 'foreign'} are left out" in message and "Permission denied" in message
+
+
 def test_no_data_root(root, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
     assert register_own_folders() == []

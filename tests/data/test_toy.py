@@ -112,6 +112,12 @@ def test_other_peoples_files_are_refused(tmp_path):
         toy.ensure_toy_dataset(str(tmp_path / "thesis.txt" / "toy"))
 
 
+def test_unreadable_folder_is_named(tmp_path, lock):
+    lock(tmp_path)
+    with pytest.raises(UsageError, match="dataset.json cannot be read .Permission"):
+        toy.ensure_toy_dataset(str(tmp_path))
+
+
 def test_scenes_are_mostly_ground_with_visible_objects():
     shares, seen = [], set()
     for i in range(80):

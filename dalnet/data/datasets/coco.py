@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from dalnet.data.datasets.catalog import datasets_root, register
 from dalnet.errors import UsageError
+from dalnet.files import reading_errors
 
 COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["isthing"])
 # COCO's own ids of these classes, 1..90 with gaps.
@@ -38,6 +39,7 @@ def register_coco() -> None:
         register(f"coco_2014_sem_seg_{split}", partial(_load_split, split), COCO_CLASSES)
 
 
+@reading_errors()
 def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
     """List the images of a COCO split that have at least one annotation.
 
@@ -50,7 +52,8 @@ def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
         annotation counts, crowds too), ``sem_seg_file_name`` (made by tools/prepare_coco.py).
 
     Raises:
-        UsageError: no data set at ``root``, a listed image missing, or an unknown class.
+        UsageError: no data set at ``root``, a listed image missing, an unknown class, or a
+            folder that cannot be read.
     """
     images, masks = root / f"{split}2014", root / MASK_FOLDER / f"{split}2014"
     annotations = root / "annotations" / f"instances_{split}2014.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.data.datasets.voc_layout import register_voc_layout
 from dalnet.errors import UsageError
+from dalnet.files import reading_errors
 
 CLASSES_FILE = "classes.txt"
 _MASKS = "SegmentationClass"
@@ -17,8 +18,8 @@ logger = logging.getLogger(__name__)
 def register_own_folders() -> list[str]:
     """Register each list of images of each such folder as ``{folder}_{list}``.
 
-    A folder with an unusable ``classes.txt`` is named in a warning and left out: this runs on
-    import, where only one of many data sets is wanted.
+    A folder with an unusable ``classes.txt`` or lists that cannot be read is named in a warning
+    and left out: this runs on import, where only one of many data sets is wanted.
 
     Returns:
         The names of the data sets.
@@ -26,22 +27,28 @@ def register_own_folders() -> list[str]:
     names = []
     for path in sorted(datasets_root().glob(f"*/{CLASSES_FILE}")):
         try:
-            classes = read_classes(path)
+            names += _register_folder(path.parent.absolute())
         except UsageError as error:
             logger.warning("The data sets of %s are left out: %s", path.parent, error)
-            continue
-        root = path.parent.absolute()
-        for image_list in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
-            names.append(f"{root.name}_{image_list.stem}")
-            register_voc_layout(
-                names[-1],
-                root,
-                list(classes),
-                split=image_list.stem,
-                mask_folder=_MASKS if (root / _MASKS).is_dir() else None,
-                prompt_names=list(classes.values()),
-            )
     return names
+
+
+@reading_errors()
+def _register_folder(root: Path) -> list[str]:
+    classes, lists = read_classes(root / CLASSES_FILE), root / "ImageSets" / "Segmentation"
+    # Unlike glob, iterdir does not take a folder that it may not list for an empty one.
+    files = sorted(lists.iterdir()) if lists.is_dir() else []
+    splits = [path.stem for path in files if path.suffix == ".txt"]
+    for split in splits:
+        register_voc_layout(
+            f"{root.name}_{split}",
+            root,
+            list(classes),
+            split=split,
+            mask_folder=_MASKS if (root / _MASKS).is_dir() else None,
+            prompt_names=list(classes.values()),
+        )
+    return [f"{root.name}_{split}" for split in splits]
 
 
 def read_classes(path: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dalnet.data.datasets.toy_drawing import Appearance, add_grain, draw_object
 from dalnet.data.images import write_mask
 from dalnet.data.labels import TAGS_FILE
 from dalnet.errors import UsageError
+from dalnet.files import reading_errors
 
 # Raised whenever a picture changes: a folder of another version is generated anew.
 VERSION = 2
@@ -122,7 +123,7 @@ def ensure_toy_dataset(root: str) -> None:
             ``image_tags.json`` (names as in PASCAL VOC).
 
     Raises:
-        UsageError: ``root`` holds something else, or cannot be written.
+        UsageError: ``root`` holds something else, or cannot be read or written.
     """
     target = Path(root)
     if _found_version(target) == VERSION:
@@ -142,6 +143,7 @@ def ensure_toy_dataset(root: str) -> None:
         ) from e
 
 
+@reading_errors()
 def _found_version(target: Path) -> int | None:
     """The version of the data set at ``target``; ``None`` where there is nothing yet."""
     try:

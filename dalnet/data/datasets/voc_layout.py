@@ -17,6 +17,7 @@ from typing import Any
 from dalnet.data.datasets.catalog import register
 from dalnet.data.labels import TAGS_FILE, read_image_labels
 from dalnet.errors import UsageError
+from dalnet.files import reading_errors
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -53,6 +54,7 @@ def register_voc_layout(
     register(name, load, classes, prompt_names)
 
 
+@reading_errors()
 def load_voc_layout(
     root: Path,
     split: str,
@@ -74,7 +76,8 @@ def load_voc_layout(
         where nothing is known) and, with masks, ``sem_seg_file_name``. No mask is opened.
 
     Raises:
-        UsageError: no data set at ``root``, no such list, a listed image or the labels missing.
+        UsageError: no data set at ``root``, no such list, a listed image or the labels missing,
+            or a folder that cannot be read.
     """
     if not (root / "JPEGImages").is_dir():
         raise UsageError(
