@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dalnet.data import DALNetMapper
+from dalnet.data import DALNetMapper, check_datasets
 from dalnet.data.augmentation import resize_photo
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
@@ -41,13 +41,15 @@ class Predictor:
         """Load the model.
 
         Args:
-            cfg: of the model; left as it is. Neither its data sets nor its pre-trained weights
-                need to exist, and without CUDA the CPU is used.
+            cfg: of the model; left as it is. Of ``DATASETS.TRAIN`` only the registered classes
+                are read; neither its photographs nor pre-trained weights need to exist. Without
+                CUDA the CPU is used.
             protocol: scales, mirror image and dense CRF; what ``TEST.MULTI_SCALE`` and
                 ``TEST.CRF`` say where not given.
 
         Raises:
-            UsageError: there are no weights, or they do not fit.
+            UsageError: there are no weights, they do not fit, or the data set is not registered
+                here or of another number of classes.
         """
         cfg = _for_prediction(cfg)
         self.class_names = class_table(cfg.DATASETS.TRAIN[0])[0]
@@ -131,6 +133,8 @@ def _for_prediction(cfg: CfgNode) -> CfgNode:
             "There is no model to predict with: name its checkpoint as MODEL.WEIGHTS "
             "(--opts MODEL.WEIGHTS output/…/model_final.pth)."
         )
+    # It names the classes.
+    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     cfg = cfg.clone()
     cfg.defrost()
     expect_checkpoint(cfg)

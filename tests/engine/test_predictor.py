@@ -68,6 +68,20 @@ def test_same_result_as_the_evaluation(trained, tmp_path, crf):
         np.testing.assert_allclose(cam, expected["cam"][label - 1].numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (("photos_elsewhere_train",), "DATASETS.TRAIN names the unknown data set 'photos_else"),
+        ((), "DATASETS.TRAIN is empty"),
+        (("voc_2012_sem_seg_train",), "NUM_CLASSES is 11, but voc_2012_sem_seg_train has 21"),
+    ],
+)
+def test_data_sets_that_name_other_classes_or_none(trained, names, part):
+    trained.DATASETS.TRAIN = names
+    with pytest.raises(UsageError, match=part):
+        Predictor(trained)
+
+
 def test_protocol_and_found_classes(trained):
     photo = make_photo(40, 40)
     single, several = Predictor(trained), Predictor(trained, Protocol.parse("ms+flip"))
