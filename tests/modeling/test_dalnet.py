@@ -12,8 +12,6 @@ from dalnet.modeling.alignment import global_implicit_alignment, local_explicit_
 from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
 from dalnet.modeling.losses import balanced_cross_entropy, dense_energy, patch_token_contrast
 from dalnet.modeling.pseudo_labels import local_view_labels, refine
-from dalnet.modeling.settings import LabelSettings
-from dalnet.modeling.uncertain_crops import UncertainCrops
 
 ALL_LOSSES = {f"loss_{n}" for n in ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")}
 
@@ -94,11 +92,9 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
     pixels = torch.stack([item["image"] for item in items]).float()
     labels = torch.stack([item["image_labels"] for item in items])
     boxes = torch.stack([item["image_box"] for item in items])
-    mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
-    std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
 
     def normalize(values):
-        return (values.float() - mean) / std
+        return (values.float() - model.pixel_mean) / model.pixel_std
 
     images = normalize(pixels)
     tokens = model.backbone(images)
@@ -112,7 +108,7 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
 
     label_map = cam_to_label(cams, labels, boxes, 0.25, 0.7)
     views, view_labels = view_tokens(model, items, tokens["cls_token"], label_map, normalize)
-    # Local views of two classes, of one, and of none, which is left out.
+    # Local views of two classes, one and none.
     assert view_labels.sum(dim=1).tolist() == [2, 1, 2, 2, 1, 1, 1]
     token_cams = F.interpolate(inter_cams, size=(4, 4), mode="bilinear", align_corners=False)
     # 8 pixels a token: a box edge at 4 pixels rounds down to token 0.
@@ -336,54 +332,6 @@ def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
     assert without == {
         name for name, _ in model.named_parameters() if name.startswith("class_contrast.teacher.")
     }
-
-
-def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
-    """Values unlike each other and unlike the defaults, so that no two can be mixed up."""
-    model = make_model(
-        tiny_cfg,
-        *("MODEL.DALNET.OBJECT_MASK_THRESHOLD", 0.41, "MODEL.DALNET.LOCAL_MIN_COVERAGE", 0.31),
-        *("MODEL.DALNET.CAM.LOW_THRESHOLD", 0.21, "MODEL.DALNET.CAM.HIGH_THRESHOLD", 0.81),
-        *("MODEL.DALNET.CAM.SCALES", (1.0, 0.75), "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 99),
-        *("MODEL.DALNET.LEA_TEMPERATURE", 0.7, "MODEL.DALNET.LEA_BACKGROUND_WEIGHT", 0.03),
-        *("MODEL.DALNET.LEA_NORMALIZE", "region", "MODEL.DALNET.GIA_SIMILARITY", "clamp"),
-        *("MODEL.DALNET.REG.SIGMA_RGB", 14.0, "MODEL.DALNET.REG.SIGMA_XY", 90.0),
-        *("MODEL.DALNET.REG.SCALE", 0.6, "MODEL.DALNET.REG.METHOD", "exact"),
-        *("MODEL.DALNET.PAR.NUM_ITERS", 3, "MODEL.DALNET.PAR.DILATIONS", (1, 3)),
-        *("MODEL.DALNET.SEG_START_ITER", 7),
-    )
-    assert model.label_settings == LabelSettings(
-        object_mask_threshold=0.41,
-        local_min_coverage=0.31,
-        scales=(1.0, 0.75),
-        low=0.21,
-        high=0.81,
-        ignore_value=99,
-    )
-    criterion = model.criterion
-    assert (criterion.lea_temperature, criterion.lea_background_weight) == (0.7, 0.03)
-    assert (criterion.lea_normalize, criterion.gia_similarity) == ("region", "clamp")
-    assert criterion.energy == {"sigma_rgb": 14, "sigma_xy": 90, "scale": 0.6, "method": "exact"}
-    assert criterion.ignore_value == 99
-    assert (model.par.num_iters, model.par.dilations) == (3, (1, 3))
-    assert model.seg_start_iter == 7
-
-
-def test_every_key_of_tocos_contrast_reaches_its_part(tiny_cfg):
-    model = make_model(
-        tiny_cfg,
-        *TOCO,
-        *("MODEL.DALNET.CTC.MOMENTUM", 0.8, "MODEL.DALNET.CTC.TEMPERATURE", 0.6),
-        *("MODEL.DALNET.CTC.MAX_BACKGROUND", 0.3, "MODEL.DALNET.CAM.LOW_THRESHOLD", 0.21),
-        *("MODEL.DALNET.CAM.HIGH_THRESHOLD", 0.81, "INPUT.MULTI_CROP.LOCAL_VIEWS", 3),
-    )
-    contrast = model.class_contrast
-    assert (contrast.momentum, contrast.temperature) == (0.8, 0.6)
-    assert contrast.crops == UncertainCrops(
-        number=3, size=16, low=0.21, high=0.81, max_background=0.3
-    )
-    shapes = [tuple(p.shape) for p in contrast.student.parameters() if p.dim() > 1]
-    assert shapes == [(12, 8), (16, 24), (16, 16), (8, 16)]
 
 
 @pytest.mark.parametrize("key", ["LEA_TEMPERATURE", "LEA_BACKGROUND_WEIGHT", "REG.SIGMA_XY"])
