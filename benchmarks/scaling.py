@@ -24,9 +24,9 @@ from benchmarks.memory import cpu_peak_mb, cuda_peak_mb
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.layers import PixelAdaptiveRefinement, bilateral_filter
 from dalnet.modeling import DALNet
+from dalnet.modeling.backbone.vit import TimmViT
 from dalnet.modeling.losses import patch_token_contrast
 from dalnet.modeling.pseudo_labels import refine
-from dalnet.modeling.vit import TimmViT
 
 Call = Callable[[], object]
 _PATCH = 16

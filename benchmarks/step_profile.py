@@ -21,7 +21,7 @@ from benchmarks.plain.cam import materialised_attention
 from benchmarks.plain.train_step import PublishedDALNet
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.modeling import DALNet
-from dalnet.modeling.inference import Passes
+from dalnet.modeling.multi_scale import Passes
 
 _FORMS = {"ours": DALNet, "plain": PublishedDALNet}
 PARTS = (

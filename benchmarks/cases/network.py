@@ -7,9 +7,9 @@ from torch import Tensor
 from benchmarks.harness import Case, Pair
 from benchmarks.inputs import photographs
 from benchmarks.plain.cam import materialised_attention, published_multi_scale_cam
-from dalnet.modeling.cam import CAMClassifier
-from dalnet.modeling.inference import Passes
-from dalnet.modeling.vit import TimmViT
+from dalnet.modeling.backbone.vit import TimmViT
+from dalnet.modeling.heads import CAMClassifier
+from dalnet.modeling.multi_scale import Passes
 
 _SCALES = (1.0, 0.5, 1.5)
 

@@ -11,12 +11,12 @@ from benchmarks.plain.cam import materialised_attention, published_multi_scale_c
 from benchmarks.plain.par import published_par, published_refine
 from benchmarks.plain.patch_contrast import published_patch_contrast
 from dalnet.modeling import DALNet
-from dalnet.modeling.criterion import DALNetCriterion
+from dalnet.modeling.losses.criterion import DALNetCriterion
 
 
 @dataclass
 class _CAMs:
-    """What ``dalnet.modeling.inference.PresentCAMs`` offers, computed beforehand."""
+    """What ``dalnet.modeling.multi_scale.PresentCAMs`` offers, computed beforehand."""
 
     last: Tensor
     intermediate: Tensor

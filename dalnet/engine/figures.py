@@ -23,7 +23,7 @@ from dalnet.evaluation.predictions import Prediction, RowPredictor
 from dalnet.evaluation.protocol import CAM_PROTOCOL, Protocol, Row
 from dalnet.evaluation.similarity import similarity_maps
 from dalnet.modeling import DALNet
-from dalnet.modeling.inference import crf_probabilities
+from dalnet.modeling.multi_scale import crf_probabilities
 from dalnet.modeling.settings import crf_parameters
 from dalnet.visualization.colors import Appearance
 from dalnet.visualization.figures import (

@@ -33,8 +33,8 @@ from dalnet.config import add_dalnet_config
 from dalnet.data.images import read_photo
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent, sha256
+from dalnet.modeling.backbone.vit import TimmViT
 from dalnet.modeling.masked_autoencoder import MaskedAutoencoder, random_orders
-from dalnet.modeling.vit import TimmViT
 
 from .pretrainer import (
     Pretrainer,

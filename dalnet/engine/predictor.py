@@ -16,7 +16,7 @@ from dalnet.data.augmentation import resize_photo
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol, Row
-from dalnet.modeling.inference import Passes, crf_probabilities
+from dalnet.modeling.multi_scale import Passes, crf_probabilities
 from dalnet.modeling.settings import crf_parameters
 
 from .setup import expect_checkpoint, use_cpu_without_cuda

@@ -30,7 +30,7 @@ from dalnet.data.datasets.toy_collages import (
 )
 from dalnet.errors import UsageError
 from dalnet.modeling.attribute_classifier import AttributeClassifier
-from dalnet.modeling.vit import TimmViT
+from dalnet.modeling.backbone.vit import TimmViT
 
 from .pretrainer import (
     Pretrainer,

@@ -13,8 +13,8 @@ from torch import Tensor
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.modeling import DALNet
 from dalnet.modeling.cam import cam_scores
-from dalnet.modeling.inference import Passes, crf_photographs
-from dalnet.modeling.present import PresentClasses
+from dalnet.modeling.image_classes import PresentClasses
+from dalnet.modeling.multi_scale import Passes, crf_photographs
 
 from .crf_pool import CRFJob
 from .protocol import Row

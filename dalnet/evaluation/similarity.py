@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dalnet.errors import UsageError
 from dalnet.modeling import DALNet
-from dalnet.modeling.alignment import text_similarity
+from dalnet.modeling.losses import text_similarity
 
 
 @torch.no_grad()

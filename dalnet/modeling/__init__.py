@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network. Importing this package registers its parts with Detectron2."""
 
-from .dalnet import DALNet
-from .segmentation_head import LargeFOVHead
-from .vit import TimmViT
+from .backbone import TimmViT
+from .heads import LargeFOVHead
+from .meta_arch import DALNet
 
 __all__ = ["DALNet", "LargeFOVHead", "TimmViT"]

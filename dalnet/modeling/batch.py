@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .present import PresentClasses
+from dalnet.modeling.image_classes import PresentClasses
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class activation maps: classifier, Eq. 1, object-aware mask, multi-scale CAM, label map.
+"""Class activation maps: Eq. 1, object-aware mask, multi-scale CAM, label map.
 
 Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
 """
@@ -9,32 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dalnet.errors import UsageError
+from dalnet.modeling.boxes import box_mask
 
 _PEAK_EPS = 1e-5
-
-
-class CAMClassifier(nn.Module):
-    """Image classifier over patch tokens whose weight also gives the CAM.
-
-    Global max pooling per channel, then a linear layer without bias (ToCo, CVPR 2023; the DALNet
-    paper says max pooling). The same weight as a 1x1 convolution is the raw CAM.
-    """
-
-    def __init__(self, in_channels: int, num_classes: int) -> None:
-        """Take the width D of the tokens and the number C of foreground classes."""
-        super().__init__()
-        self.linear = nn.Linear(in_channels, num_classes, bias=False)
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Classify patch tokens ``[N, D, h, w]``; returns logits ``[N, C]``."""
-        return self.linear(tokens.amax(dim=(2, 3)))
-
-    def cam(self, tokens: Tensor) -> Tensor:
-        """Return the raw CAMs ``[N, C, h, w]``, of any sign, of tokens ``[N, D, h, w]``."""
-        return F.conv2d(tokens, self.linear.weight[:, :, None, None])
 
 
 def normalize_cam(raw: Tensor) -> Tensor:
@@ -139,25 +119,6 @@ def fuse_raw_cams(per_scale: Iterable[Sequence[Tensor]], size: tuple[int, int]) 
 def _to_unit_range(cam: Tensor) -> Tensor:
     cam = cam - cam.amin(dim=(2, 3), keepdim=True)
     return cam / (cam.amax(dim=(2, 3), keepdim=True) + _PEAK_EPS)
-
-
-def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Rasterise one box per image.
-
-    Args:
-        boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in pixels, ends excluded.
-        height: H of the raster.
-        width: W of the raster.
-
-    Returns:
-        Boolean ``[N, H, W]``, true inside the box.
-    """
-    y0, y1, x0, x1 = boxes[:, :, None].unbind(1)
-    rows = torch.arange(height, device=boxes.device)
-    columns = torch.arange(width, device=boxes.device)
-    inside_rows = (rows >= y0) & (rows < y1)
-    inside_columns = (columns >= x0) & (columns < x1)
-    return inside_rows[:, :, None] & inside_columns[:, None, :]
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from .losses import full_precision
-from .uncertain_crops import UncertainCrops
+from dalnet.modeling.precision import full_precision
+from dalnet.modeling.uncertain_crops import UncertainCrops
 
 _WEIGHT_STD = 0.02
 _EPS = 1e-4  # in both denominators, as published

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cam import box_mask
-from .present import PresentClasses
+from dalnet.modeling.boxes import box_mask
+from dalnet.modeling.image_classes import PresentClasses
 
 
 @torch.no_grad()
@@ -94,26 +94,6 @@ def refine_shown(
 def _with_background(scores: Tensor, background: float) -> Tensor:
     """Softmax over {background, classes} of ``scores [N, K, h, w]``; returns ``[N, K+1, h, w]``."""
     return F.pad(scores, (0, 0, 0, 0, 1, 0), value=background).softmax(dim=1)
-
-
-def token_grid_boxes(boxes: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Boxes on the token grid, for label maps at token resolution.
-
-    A token belongs to the box if the centre of its patch does: the pixel coordinates are divided
-    by the stride and rounded, halves downwards.
-
-    Args:
-        boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in pixels.
-        image_size: (H, W) of the image in pixels.
-        grid: (h, w) of the token grid.
-
-    Returns:
-        ``[N, 4]`` integers (y0, y1, x0, x1) in tokens.
-    """
-    (height, width), (rows, columns) = image_size, grid
-    tokens = boxes.new_tensor([rows, rows, columns, columns])
-    pixels = boxes.new_tensor([height, height, width, width])
-    return torch.div(2 * boxes * tokens + pixels - 1, 2 * pixels, rounding_mode="floor")
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent, sha256
-from dalnet.modeling.losses import unit_vectors
+from dalnet.modeling.precision import unit_vectors
 from dalnet.modeling.text_tower import find_weights, load_text_tower, untrained_text_tower
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,12 @@ from benchmarks.plain.dense_energy import published_dense_energy
 from benchmarks.plain.par import published_par, published_refine
 from benchmarks.plain.patch_contrast import published_patch_contrast
 from dalnet.layers import PixelAdaptiveRefinement, bilateral_filter, dense_crf
-from dalnet.modeling.cam import CAMClassifier, multi_scale_cam
-from dalnet.modeling.inference import Passes
+from dalnet.modeling.backbone.vit import TimmViT
+from dalnet.modeling.cam import multi_scale_cam
+from dalnet.modeling.heads import CAMClassifier
 from dalnet.modeling.losses import dense_energy, patch_token_contrast
+from dalnet.modeling.multi_scale import Passes
 from dalnet.modeling.pseudo_labels import refine
-from dalnet.modeling.vit import TimmViT
 
 DTYPES = (torch.float64, torch.float32)
 SHAPES = [(2, 3, 13, 17), (1, 1, 9, 8), (1, 81, 7, 11)]

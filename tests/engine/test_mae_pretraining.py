@@ -27,7 +27,7 @@ from dalnet.engine.mae_pretraining import (
     read_photographs,
 )
 from dalnet.errors import UsageError
-from dalnet.modeling.vit import TimmViT
+from dalnet.modeling.backbone.vit import TimmViT
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 TINY = Recipe(

@@ -15,7 +15,7 @@ from dalnet.engine import run, setup
 from dalnet.engine.checkpointer import DALNetCheckpointer, checkpoint_hash
 from dalnet.errors import UsageError
 from dalnet.files import sha256
-from dalnet.modeling.dalnet import DALNet
+from dalnet.modeling.meta_arch.dalnet import DALNet
 
 ROOT = Path(__file__).parents[2]
 

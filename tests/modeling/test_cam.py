@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from dalnet.errors import UsageError
+from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.cam import (
-    CAMClassifier,
-    box_mask,
     cam_scores,
     cam_to_label,
     multi_scale_cam,
     normalize_cam,
     object_mask,
 )
+from dalnet.modeling.heads import CAMClassifier
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from dalnet.errors import UsageError
+from dalnet.modeling.backbone.vit import TimmViT
 from dalnet.modeling.masked_autoencoder import (
     MaskedAutoencoder,
     random_orders,
     to_images,
     to_patches,
 )
-from dalnet.modeling.vit import TimmViT
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 SIDE, PATCH, PATCHES, VISIBLE = 32, 8, 16, 4

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dalnet.layers import PixelAdaptiveRefinement
-from dalnet.modeling.pseudo_labels import local_view_labels, refine, token_grid_boxes
+from dalnet.modeling.boxes import token_grid_boxes
+from dalnet.modeling.pseudo_labels import local_view_labels, refine
 
 IGNORE = 255
 

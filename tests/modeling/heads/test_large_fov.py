@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_sem_seg_head
 
 from dalnet.config import add_dalnet_config
-from dalnet.modeling.segmentation_head import LargeFOVHead
+from dalnet.modeling.heads.large_fov import LargeFOVHead
 
 
 @pytest.fixture

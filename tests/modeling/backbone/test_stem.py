@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from dalnet.config import add_dalnet_config
 from dalnet.engine.setup import expect_checkpoint
 from dalnet.errors import UsageError
-from dalnet.modeling.hybrid_stem import build_stem
-from dalnet.modeling.vit import TimmViT
+from dalnet.modeling.backbone.stem import build_stem
+from dalnet.modeling.backbone.vit import TimmViT
 
 CNN = "test_efficientnet"  # timm's smallest
 SIZES = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2}

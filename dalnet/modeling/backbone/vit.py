@@ -17,9 +17,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dalnet.errors import UsageError
-
-from .hybrid_stem import build_stem
-from .vit_weights import load_vit_weights
+from dalnet.modeling.backbone.stem import build_stem
+from dalnet.modeling.backbone.weights import load_vit_weights
 
 _STEM_STRIDE = 16  # pixels of a token behind a stem, where PATCH_SIZE does not say
 _COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
@@ -54,14 +53,14 @@ class TimmViT(Backbone):
         """
         Args:
             name: timm's name of the model, with or without its pre-training tag.
-            weights: "timm", a file or "", see :func:`dalnet.modeling.vit_weights.load_vit_weights`.
+            weights: "timm", a file or "", see :func:`.weights.load_vit_weights`.
             intermediate_block: block, counted from 1, after which ``inter_tokens`` are read.
             grad_checkpointing: recompute each block in the backward pass to save memory.
             compile_mode: of ``torch.compile`` for the blocks; "" leaves them as they are.
             overrides: timm's constructor arguments to change (``img_size``, ``patch_size``,
                 ``embed_dim``, ``depth``, ``num_heads``).
             stem: timm's name of a CNN that takes the place of the patch embedding, or "".
-            stem_weights: its weights, see :func:`dalnet.modeling.hybrid_stem.build_stem`.
+            stem_weights: its weights, see :func:`.stem.build_stem`.
 
         Raises:
             UsageError: unknown or unsuitable model, bad block number, weights missing or misfit,

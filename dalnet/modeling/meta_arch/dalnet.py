@@ -10,17 +10,17 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from dalnet.layers import PixelAdaptiveRefinement
-
-from .alignment import AlignmentProjections
-from .batch import TrainingBatch
-from .cam import CAMClassifier, cam_to_label, object_mask
-from .class_token_contrast import ClassTokenContrast, build_class_contrast
-from .criterion import DALNetCriterion
-from .inference import Passes, PresentCAMs, crf_probabilities
-from .present import PresentClasses
-from .pseudo_labels import local_view_labels, refine_shown, token_grid_boxes
-from .settings import InferenceSettings, LabelSettings, amp_dtype
-from .text import build_text_embeddings
+from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.boxes import token_grid_boxes
+from dalnet.modeling.cam import cam_to_label, object_mask
+from dalnet.modeling.class_token_contrast import ClassTokenContrast, build_class_contrast
+from dalnet.modeling.heads import AlignmentProjections, CAMClassifier
+from dalnet.modeling.image_classes import PresentClasses
+from dalnet.modeling.losses.criterion import DALNetCriterion
+from dalnet.modeling.multi_scale import Passes, PresentCAMs, crf_probabilities
+from dalnet.modeling.pseudo_labels import local_view_labels, refine_shown
+from dalnet.modeling.settings import InferenceSettings, LabelSettings, amp_dtype
+from dalnet.modeling.text import build_text_embeddings
 
 
 @META_ARCH_REGISTRY.register()

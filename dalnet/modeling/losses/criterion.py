@@ -6,7 +6,8 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from .alignment import global_implicit_alignment, local_explicit_alignment
-from .losses import balanced_cross_entropy, dense_energy, patch_token_contrast
+from .patch_contrast import patch_token_contrast
+from .segmentation import balanced_cross_entropy, dense_energy
 
 
 class DALNetCriterion(nn.Module):

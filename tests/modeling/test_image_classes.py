@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from dalnet.modeling.present import PresentClasses
+from dalnet.modeling.image_classes import PresentClasses
 
 LABELS = torch.tensor([[0.0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
 

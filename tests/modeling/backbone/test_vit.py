@@ -13,7 +13,7 @@ from detectron2.modeling import build_backbone
 
 from dalnet.config import add_dalnet_config
 from dalnet.errors import UsageError
-from dalnet.modeling.vit import TimmViT
+from dalnet.modeling.backbone.vit import TimmViT
 
 # One of each way in which timm's vision transformers treat prefix tokens and positions.
 FAMILIES = {

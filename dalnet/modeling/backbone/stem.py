@@ -15,9 +15,8 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from dalnet.errors import UsageError
-
-from .vit_weights import load_from_hub
-from .weight_files import local_file, read_state
+from dalnet.modeling.backbone.weights import load_from_hub
+from dalnet.modeling.weight_files import local_file, read_state
 
 logger = logging.getLogger(__name__)
 

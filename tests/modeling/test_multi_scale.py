@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dalnet.modeling.cam import multi_scale_cam
-from dalnet.modeling.inference import Passes, crf_photographs
+from dalnet.modeling.multi_scale import Passes, crf_photographs
 
 SCALES = (1.0, 0.5, 1.5)
 
@@ -96,7 +96,7 @@ def test_parts_of_a_batch_are_put_together_in_order(monkeypatch):
     asked = [(0.5, True), (1.0, False)]
     whole, _, _ = make_passes()
     expected = [whole.views("raw", scale, flip) for scale, flip in asked]
-    monkeypatch.setattr("dalnet.modeling.inference._CPU_PIXELS", 1)
+    monkeypatch.setattr("dalnet.modeling.multi_scale._CPU_PIXELS", 1)
     parted, encoder, _ = make_passes()
     for (scale, flip), views in zip(asked, expected, strict=True):
         for one, other in zip(parted.views("raw", scale, flip), views, strict=True):

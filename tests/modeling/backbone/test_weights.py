@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dalnet.errors import UsageError
-from dalnet.modeling.vit_weights import load_vit_weights
+from dalnet.modeling.backbone.weights import load_vit_weights
 
 NAME = "vit_tiny_patch16_224.augreg_in21k"
 

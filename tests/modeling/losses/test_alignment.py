@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dalnet.errors import UsageError
-from dalnet.modeling.alignment import (
-    AlignmentProjections,
+from dalnet.modeling.heads import AlignmentProjections
+from dalnet.modeling.losses import (
     global_implicit_alignment,
     local_explicit_alignment,
     text_similarity,

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dalnet.layers import dense_crf
-
-from .cam import fuse_raw_cams, resize_by
-from .present import PresentClasses
+from dalnet.modeling.cam import fuse_raw_cams, resize_by
+from dalnet.modeling.image_classes import PresentClasses
 
 Tokens = dict[str, Tensor]
 

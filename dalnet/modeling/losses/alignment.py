@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense image-text alignment (DALNet paper, Eq. 2 to 6): projections, GIA, LEA, similarity maps.
+"""Dense image-text alignment (DALNet paper, Eq. 2 to 6): GIA, LEA, similarity maps.
 
 Similarities are cosines in the common space, computed in float32 (float64 stays float64) also
 under autocast. Each loss is a value per image, then the mean over the images.
@@ -7,49 +7,12 @@ under autocast. Each loss is a value per image, then the mean over the images.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dalnet.errors import UsageError
-
-from .losses import full_precision, unit_vectors
+from dalnet.modeling.precision import full_precision, unit_vectors
 
 _CLAMP_MARGIN = 1e-4  # CLIMS (CVPR 2022) keeps cosines this far from 0 and 1
-
-
-class AlignmentProjections(nn.Module):
-    """Linear maps of visual tokens and of text embeddings into the common space.
-
-    ``visual(tokens [..., d_v])`` serves class and patch tokens, ``text(embeddings [..., d_t])``
-    foreground and background texts; both return ``[..., d]``.
-    """
-
-    def __init__(
-        self, visual_dim: int, text_dim: int, dim: int, text_projection: str = "orthogonal"
-    ) -> None:
-        """Take the widths and how texts are projected.
-
-        Args:
-            visual_dim: d_v, width of the tokens.
-            text_dim: d_t, width of the text embeddings.
-            dim: d, width of the common space.
-            text_projection: "orthogonal", fixed orthogonal rows or columns, which for d >= d_t
-                keep all cosines; or "linear", learned, with bias.
-
-        Raises:
-            UsageError: unknown ``text_projection``.
-        """
-        super().__init__()
-        if text_projection not in ("orthogonal", "linear"):
-            raise UsageError(
-                f"MODEL.DALNET.TEXT_PROJECTION is '{text_projection}'; set it to 'orthogonal' or "
-                "'linear'."
-            )
-        fixed = text_projection == "orthogonal"
-        self.visual = nn.Linear(visual_dim, dim)
-        self.text = nn.Linear(text_dim, dim, bias=not fixed)
-        if fixed:
-            nn.init.orthogonal_(self.text.weight)
-            self.text.requires_grad_(False)
 
 
 @full_precision

@@ -11,13 +11,13 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from test_dalnet import TOCO, make_item
+from helpers import TOCO, make_item
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from dalnet.modeling import DALNet
 from dalnet.modeling.batch import TrainingBatch
-from dalnet.modeling.segmentation_head import LargeFOVHead
+from dalnet.modeling.heads.large_fov import LargeFOVHead
 
 
 def fake(value, device):

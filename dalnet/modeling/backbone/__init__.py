@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The visual encoder and its pre-trained weights."""
+
+from .vit import TimmViT
+
+__all__ = ["TimmViT"]
