@@ -35,7 +35,7 @@ def make_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     add_dalnet_config(cfg)
     merge_config(cfg, config_file, opts)
     cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
-    cfg.MODEL.TEXT.WEIGHTS = "untrained"
+    cfg.MODEL.CLIP.SOURCE = "untrained"
     use_cpu_without_cuda(cfg)
     return cfg
 

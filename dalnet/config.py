@@ -13,6 +13,7 @@ def add_dalnet_config(cfg: CN) -> None:
     _add_input(cfg)
     _add_backbone(cfg)
     _add_text(cfg)
+    add_clip_config(cfg)
     _add_method(cfg)
     _add_solver(cfg)
     _add_test(cfg)
@@ -101,6 +102,41 @@ def _add_text(cfg: CN) -> None:
     cfg.MODEL.TEXT.CENTER = True
     # Where embeddings are kept between runs; "" is $DALNET_CACHE or ~/.cache/dalnet.
     cfg.MODEL.TEXT.CACHE_DIR = ""
+
+
+def add_clip_config(cfg: CN) -> None:
+    """Add the names of the classes and what their text embeddings are made of, in place."""
+    # Filled from DATASETS.TRAIN: the C + 1 class names, background first, and the C words for the
+    # foreground classes in prompts ("dining table" for VOC's diningtable [D]).
+    cfg.MODEL.CLASS_NAMES = ()
+    cfg.MODEL.PROMPT_NAMES = ()
+    cfg.MODEL.CLIP = CN()
+    # Where the embeddings of the classes come from: "tower", CLIP's text tower [P]; "embeddings",
+    # ready ones in a file; "untrained", a small seeded tower, whose embeddings are fixed codes
+    # without meaning; "codes", one random direction each, at right angles to all others;
+    # "checkpoint", those stored in MODEL.WEIGHTS.
+    cfg.MODEL.CLIP.SOURCE = "tower"
+    # Package that builds CLIP's towers: "open_clip", or "clip", OpenAI's own (not installed with
+    # this package); the embeddings are the same.
+    cfg.MODEL.CLIP.PROVIDER = "open_clip"
+    # CLIP model in OpenCLIP's spelling [D]; with a local copy of OpenAI's weights other than their
+    # original archive, "ViT-B-16-quickgelu": their activation is not written in the file.
+    cfg.MODEL.CLIP.NAME = "ViT-B-16"
+    # SOURCE tower: "openai", OpenAI's weights for NAME, downloaded once; or a path to a CLIP
+    # checkpoint (.safetensors, .pt, .pth). SOURCE embeddings: X.npy [K, EMBED_DIM] with X.txt
+    # beside it (UTF-8, the K names, one a line), or .safetensors with "embeddings" and, in its
+    # metadata, a JSON list "names". Rows are found by class name, then by prompt word.
+    cfg.MODEL.CLIP.WEIGHTS = "openai"
+    cfg.MODEL.CLIP.SEED = 0  # of the untrained tower or the codes
+    cfg.MODEL.CLIP.EMBED_DIM = 512  # d_t, width of the text embedding [D]
+    cfg.MODEL.CLIP.TEMPLATE = "a photo of {}"  # [P]
+    # Word put into TEMPLATE for t_bg [P], or name of its row.
+    cfg.MODEL.CLIP.BACKGROUND = "background"
+    # Take the mean over all prompts off their embeddings: prompts of one template are so alike that
+    # their cosines hardly tell the classes apart [D].
+    cfg.MODEL.CLIP.CENTER = True
+    # Where embeddings are kept between runs; "" is $DALNET_CACHE or ~/.cache/dalnet.
+    cfg.MODEL.CLIP.CACHE_DIR = ""
 
 
 def _add_method(cfg: CN) -> None:

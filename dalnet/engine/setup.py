@@ -43,10 +43,10 @@ def setup(
     last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
     if args.eval_only or (args.resume and os.path.isfile(last_checkpoint)):
         expect_checkpoint(cfg)
-    elif cfg.MODEL.TEXT.WEIGHTS == "checkpoint" and not cfg.MODEL.WEIGHTS:
+    elif cfg.MODEL.CLIP.SOURCE == "checkpoint" and not cfg.MODEL.WEIGHTS:
         raise UsageError(
-            'MODEL.TEXT.WEIGHTS is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
-            'text embeddings from; train with "openai", "untrained", "codes" or a file.'
+            'MODEL.CLIP.SOURCE is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
+            'text embeddings from; train with "tower", "embeddings", "untrained" or "codes".'
         )
     # As for Detectron2's launch, no GPU is one process.
     processes = max(args.num_gpus, 1) * args.num_machines
@@ -68,7 +68,7 @@ def setup(
 def expect_checkpoint(cfg: CfgNode) -> None:
     """Load no pre-trained weights: a checkpoint carries the backbone and the text embeddings."""
     cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
-    cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+    cfg.MODEL.CLIP.SOURCE = "checkpoint"
 
 
 def use_cpu_without_cuda(cfg: CfgNode) -> bool:

@@ -98,7 +98,7 @@ class DALNetTrainer(DefaultTrainer):
                 longer already than its config states.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
-            computed = self.cfg.MODEL.TEXT.WEIGHTS != "checkpoint"
+            computed = self.cfg.MODEL.CLIP.SOURCE != "checkpoint"
             texts = ("text_fg", "text_bg") if computed else ()
             self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep=texts)
             return

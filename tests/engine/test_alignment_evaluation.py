@@ -42,7 +42,7 @@ def test_counts_what_the_model_gives(tool, voc_model):
     result = tool()
     assert (result["split"], result["num_images"]) == (SPLIT, 4)
     cfg = voc_model.cfg
-    cfg.MODEL.WEIGHTS, cfg.MODEL.TEXT.WEIGHTS = str(voc_model.weights), "checkpoint"
+    cfg.MODEL.WEIGHTS, cfg.MODEL.CLIP.SOURCE = str(voc_model.weights), "checkpoint"
     cfg.DATASETS.TEST = (SPLIT,)
     model, expected = load_model(cfg).eval(), AlignmentQuality(21)
     with torch.no_grad():

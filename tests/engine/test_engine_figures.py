@@ -27,7 +27,7 @@ def trained(voc_model):
     """The tree's config, with fresh weights as MODEL.WEIGHTS."""
     cfg = voc_model.cfg
     cfg.MODEL.WEIGHTS = str(voc_model.weights)
-    cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+    cfg.MODEL.CLIP.SOURCE = "checkpoint"
     cfg.DATASETS.TEST = (SPLIT,)
     return cfg
 

@@ -25,13 +25,14 @@ ROOT = Path(__file__).parents[2]
 def trained(tiny_cfg, tmp_path):
     """A config that names the checkpoint of a tiny network whose labels vary."""
     # Whoever predicts has no files of text tower and encoder nor, perhaps, a GPU.
-    tiny_cfg.MODEL.TEXT.WEIGHTS = "checkpoint"
+    tiny_cfg.MODEL.CLIP.SOURCE = "checkpoint"
     torch.manual_seed(0)
     model = build_model(tiny_cfg)
     torch.nn.init.normal_(model.sem_seg_head.predictor.weight)
     torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
     tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
-    tiny_cfg.MODEL.VIT.WEIGHTS, tiny_cfg.MODEL.TEXT.WEIGHTS = "gone.pth", "gone.pt"
+    tiny_cfg.MODEL.VIT.WEIGHTS, tiny_cfg.MODEL.CLIP.WEIGHTS = "gone.pth", "gone.pt"
+    tiny_cfg.MODEL.CLIP.SOURCE = "tower"
     if not torch.cuda.is_available():
         tiny_cfg.MODEL.DEVICE = "cuda"
     return tiny_cfg

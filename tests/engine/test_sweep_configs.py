@@ -56,7 +56,7 @@ def test_photos_compares_methods_with_one_encoder_and_one_budget(tmp_path, sweep
     for job in jobs:
         for node, key in (
             (job.cfg.MODEL, "DALNET"),
-            (job.cfg.MODEL, "TEXT"),
+            (job.cfg.MODEL, "CLIP"),
             (job.cfg.INPUT, "MULTI_CROP"),
         ):
             node.pop(key)

@@ -139,7 +139,8 @@ def test_configs_run_no_code(job, capsys, tmp_path):
 def test_evaluation_needs_no_pretrained_file(job):
     job()
     weights = job.output / "model_final.pth"
-    options = ("MODEL.VIT.WEIGHTS", "gone.pth", "MODEL.TEXT.WEIGHTS", "gone.pt")
+    encoder, texts = ("MODEL.VIT.WEIGHTS", "gone.pth"), ("MODEL.CLIP.WEIGHTS", "gone.pt")
+    options = (*encoder, "MODEL.CLIP.SOURCE", "tower", *texts)
     job("--eval-only", "MODEL.WEIGHTS", weights, *options)
 
 
@@ -187,9 +188,9 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("MODEL.VIT.NAME", "vit_of_nobody"), ["vit_of_nobody"]),
         (("MODEL.VIT.WEIGHTS", "gone.pth"), ["gone.pth"]),
         (("MODEL.VIT.STEM", "cnn_of_nobody"), ["MODEL.VIT.STEM", "cnn_of_nobody"]),
-        (("MODEL.TEXT.WEIGHTS", "gone.pt"), ["gone.pt"]),
+        (("MODEL.CLIP.SOURCE", "tower", "MODEL.CLIP.WEIGHTS", "gone.pt"), ["gone.pt"]),
         (("MODEL.WEIGHTS", "gone.pth"), ["gone.pth", "does not exist"]),
-        (("MODEL.TEXT.WEIGHTS", "checkpoint"), ["MODEL.TEXT.WEIGHTS", "MODEL.WEIGHTS"]),
+        (("MODEL.CLIP.SOURCE", "checkpoint"), ["MODEL.CLIP.SOURCE", "MODEL.WEIGHTS"]),
         (("--eval-only",), ["There is no model to load", "MODEL.WEIGHTS"]),
         (("--eval-only", "--resume"), ["no checkpoint in OUTPUT_DIR"]),
         (("--num-gpus", 99), ["--num-gpus 99"]),

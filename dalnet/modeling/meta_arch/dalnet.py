@@ -14,13 +14,13 @@ from dalnet.modeling.batch import TrainingBatch
 from dalnet.modeling.boxes import token_grid_boxes
 from dalnet.modeling.cam import cam_to_label, object_mask
 from dalnet.modeling.class_token_contrast import ClassTokenContrast, build_class_contrast
+from dalnet.modeling.clip import build_text_embeddings
 from dalnet.modeling.heads import AlignmentProjections, CAMClassifier
 from dalnet.modeling.image_classes import PresentClasses
 from dalnet.modeling.losses.criterion import DALNetCriterion
 from dalnet.modeling.multi_scale import Passes, PresentCAMs, crf_probabilities
 from dalnet.modeling.pseudo_labels import local_view_labels, refine_shown
 from dalnet.modeling.settings import InferenceSettings, LabelSettings, amp_dtype
-from dalnet.modeling.text import build_text_embeddings
 
 
 @META_ARCH_REGISTRY.register()
@@ -95,11 +95,10 @@ class DALNet(nn.Module):
         criterion = DALNetCriterion(cfg)
         projections = text_embeddings = None
         if criterion.aligns:
-            prompt_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).prompt_names
-            text_embeddings = build_text_embeddings(cfg, prompt_names)
+            text_embeddings = build_text_embeddings(_with_class_names(cfg))
             projections = AlignmentProjections(
                 backbone.embed_dim,
-                cfg.MODEL.TEXT.EMBED_DIM,
+                cfg.MODEL.CLIP.EMBED_DIM,
                 method.PROJECTION_DIM,
                 method.TEXT_PROJECTION,
             )
@@ -354,3 +353,13 @@ class DALNet(nn.Module):
         cam, cam_inter = (present.spread(m[None], self.num_classes)[0] for m in maps)
         pseudo_label = F.interpolate(pseudo_label, size=size, mode="nearest")[0, 0].long()
         return {"cam": cam, "cam_inter": cam_inter, "pseudo_label": pseudo_label}
+
+
+def _with_class_names(cfg: CfgNode) -> CfgNode:
+    """Copy ``cfg`` and fill in the class names and prompt words of ``DATASETS.TRAIN``."""
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.CLASS_NAMES = list(metadata.stuff_classes)
+    cfg.MODEL.PROMPT_NAMES = list(metadata.prompt_names)
+    return cfg

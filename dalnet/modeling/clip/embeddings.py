@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The class embeddings of a config (paper, section 3.2): computed once, cached, or read.
+
+They never change in training: no tower stays in memory.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from open_clip import SimpleTokenizer
+from open_clip.transformer import TextTransformer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent, sha256
+from dalnet.modeling.precision import unit_vectors
+
+from .embedding_files import read_class_embeddings
+from .prompts import embed_names
+from .towers import load_clip
+from .weights import find_weights
+
+logger = logging.getLogger(__name__)
+
+
+def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of the classes and of the background.
+
+    Args:
+        cfg: whose ``MODEL.CLIP`` says where they come from, and whose ``MODEL.PROMPT_NAMES`` (C
+            words) and ``MODEL.CLASS_NAMES`` (C + 1 names, background first) name the classes.
+
+    Returns:
+        t_fg ``[C, EMBED_DIM]`` and t_bg ``[1, EMBED_DIM]``, float32 on the CPU, rows of length
+        one, centered (:func:`center`) if ``MODEL.CLIP.CENTER``; zeros where ``MODEL.CLIP.SOURCE``
+        is "checkpoint", to be filled by the loaded checkpoint.
+
+    Raises:
+        UsageError: an unknown source, weights missing, unreadable, without a class or of another
+            width, a template without "{}", or more classes than ``EMBED_DIM`` has room for codes.
+    """
+    clip = cfg.MODEL.CLIP
+    words = [*cfg.MODEL.PROMPT_NAMES, clip.BACKGROUND]
+    if clip.SOURCE == "checkpoint":
+        embeddings = torch.zeros(len(words), clip.EMBED_DIM)
+    elif clip.SOURCE == "untrained":
+        tower = untrained_text_tower(clip.EMBED_DIM, clip.SEED)
+        embeddings = embed_names(words, [clip.TEMPLATE], SimpleTokenizer(), tower)
+    elif clip.SOURCE == "codes":
+        embeddings = class_codes(len(words), clip.EMBED_DIM, clip.SEED)
+    elif clip.SOURCE == "embeddings":
+        foreground = zip(cfg.MODEL.CLASS_NAMES[1:], cfg.MODEL.PROMPT_NAMES, strict=True)
+        embeddings = read_class_embeddings(clip.WEIGHTS, [*foreground, (clip.BACKGROUND,)])
+    elif clip.SOURCE == "tower":
+        embeddings = _cached_embeddings(clip, words)
+    else:
+        raise UsageError(
+            f"MODEL.CLIP.SOURCE is {clip.SOURCE!r}; it must be 'tower', 'embeddings', 'codes', "
+            "'untrained' or 'checkpoint'."
+        )
+    if embeddings.shape[1] != clip.EMBED_DIM:
+        raise UsageError(
+            f"MODEL.CLIP.EMBED_DIM is {clip.EMBED_DIM}, but the text embeddings of {clip.NAME} "
+            f"({clip.WEIGHTS}) have the width {embeddings.shape[1]}; set EMBED_DIM to that."
+        )
+    if clip.CENTER:
+        embeddings = center(embeddings)
+    return embeddings[:-1], embeddings[-1:]
+
+
+def center(embeddings: Tensor) -> Tensor:
+    """Subtract the mean row of ``[K, d]`` and bring each row back to length one.
+
+    Sentences of one template share most of their direction. What is left of them is what tells
+    one class, or the background, from the others. A row that equals the mean becomes zero.
+    """
+    return unit_vectors(embeddings - embeddings.mean(dim=0))
+
+
+def class_codes(count: int, width: int, seed: int) -> Tensor:
+    """Return ``[count, width]`` random orthonormal rows, the same for the same seed.
+
+    What alignment does with them owes nothing to language. The global random state is left as it
+    was.
+
+    Raises:
+        UsageError: more rows than there are dimensions.
+    """
+    if count > width:
+        raise UsageError(
+            f"MODEL.CLIP.SOURCE 'codes' needs a dimension for each of the {count} classes "
+            f"(background included), but MODEL.CLIP.EMBED_DIM is {width}; raise it."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return nn.init.orthogonal_(torch.empty(count, width), generator=generator)
+
+
+def untrained_text_tower(embed_dim: int, seed: int) -> TextTransformer:
+    """Return a small random tower, the same for the same seed: fixed codes without meaning.
+
+    The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA as well
+        tower = TextTransformer(width=128, heads=2, layers=2, output_dim=embed_dim)
+    return tower.eval().requires_grad_(False)
+
+
+def _cached_embeddings(clip: CfgNode, words: Sequence[str]) -> Tensor:
+    weights = find_weights(clip.NAME, clip.WEIGHTS)
+    openai = clip.WEIGHTS == "openai"  # decides on the activation, as does the name
+    identity = [clip.PROVIDER, clip.NAME, openai, sha256(weights), clip.TEMPLATE, list(words)]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    folder = Path(clip.CACHE_DIR or os.environ.get("DALNET_CACHE") or "~/.cache/dalnet")
+    file = folder.expanduser() / f"text-{key}.safetensors"
+    embeddings = _read_cache(file, len(words))
+    if embeddings is None:
+        towers = load_clip(clip.NAME, clip.WEIGHTS, clip.PROVIDER)
+        embeddings = embed_names(words, [clip.TEMPLATE], towers.tokenize, towers.encode_text)
+        _write_cache(file, embeddings)
+    return embeddings
+
+
+def _read_cache(file: Path, rows: int) -> Tensor | None:
+    if not os.path.isfile(file):  # False, not an error, also for a folder that may not be read
+        return None
+    try:
+        embeddings = load_file(file)["embeddings"]
+        if embeddings.ndim != 2 or len(embeddings) != rows or not embeddings.isfinite().all():
+            raise ValueError(f"holds {tuple(embeddings.shape)}")
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        logger.warning("Cached text embeddings %s are unusable (%s): computed anew.", file, error)
+        return None
+    logger.info("Text embeddings read from %s.", file)
+    return embeddings
+
+
+def _write_cache(file: Path, embeddings: Tensor) -> None:
+    # Several processes may write the same key: the last one wins.
+    try:
+        with complete_or_absent(file) as unfinished:
+            save_file({"embeddings": embeddings}, unfinished)
+    except (SafetensorError, UsageError) as error:
+        logger.warning("Text embeddings cannot be cached in %s (%s).", file.parent, error)
+    else:
+        logger.info("Text embeddings kept in %s.", file)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names to prompts, and prompts to embeddings."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from dalnet.errors import UsageError
+
+_BATCH = 16  # prompts encoded at a time: a step of the progress bar
+
+
+@torch.no_grad()
+def embed_names(
+    names: Sequence[str],
+    templates: Sequence[str],
+    tokenize: Callable[[Sequence[str]], Tensor],
+    encode_text: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Return the mean over the templates of each name's embedding, rows of length one.
+
+    Args:
+        names: K classes, background words or phrases.
+        templates: sentences with one "{}" for the name; CLIP's tokenizer lowers them.
+        tokenize: from sentences to token ids ``[N, L]``.
+        encode_text: from token ids to embeddings ``[N, d]``, brought to length one before the mean.
+
+    Returns:
+        ``[K, d]``, float32.
+
+    Raises:
+        UsageError: a template without "{}", or with several.
+    """
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UsageError(
+                f"The prompt template {template!r} (MODEL.CLIP.TEMPLATE) needs one {{}} for the "
+                "class name, as in 'a photo of {}'."
+            )
+    prompts = [template.replace("{}", name) for template in templates for name in names]
+    batches = tqdm(tokenize(prompts).split(_BATCH), desc="Embedding the prompts", leave=False)
+    rows = F.normalize(torch.cat([encode_text(batch) for batch in batches]).float(), dim=1)
+    if len(templates) == 1:
+        return rows
+    return F.normalize(rows.view(len(templates), len(names), -1).mean(dim=0), dim=1)
