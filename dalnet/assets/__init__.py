@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that come with the package, readable wherever Detectron2 reads a path: ``dalnet://NAME``.
+"""Files that come with the package, readable wherever Detectron2 reads a path.
 
-Importing this package registers the prefix with Detectron2's ``PathManager``, as Detectron2 does
-for ``detectron2://``.
+``dalnet://NAME`` is a file of this folder, ``dalnet://configs/NAME.yaml`` a recipe. Importing this
+package registers the prefix with Detectron2's ``PathManager``, as Detectron2 does for
+``detectron2://``.
 """
 
 from pathlib import Path
@@ -13,10 +14,11 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from dalnet.errors import UsageError
 
 ASSETS = Path(__file__).resolve().parent
+CONFIGS = ASSETS.parent / "configs"
 
 
 class AssetHandler(PathHandler):
-    """Resolves ``dalnet://NAME`` to the file NAME in ``dalnet/assets``; read-only."""
+    """Resolves ``dalnet://`` to the files of the package; read-only."""
 
     PREFIX = "dalnet://"
 
@@ -25,11 +27,13 @@ class AssetHandler(PathHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         file = self._resolve(path)
-        if not file.is_file() or ASSETS not in file.parents:
-            shipped = sorted(p.name for p in ASSETS.iterdir() if p.is_file() and p.suffix != ".py")
+        if file is None or not file.is_file():
+            shipped = [p for p in ASSETS.iterdir() if p.is_file() and p.suffix != ".py"]
+            names = [p.name for p in shipped]
+            names += [f"configs/{p.relative_to(CONFIGS)}" for p in CONFIGS.rglob("*.yaml")]
             raise UsageError(
                 f"{path} is not a file that comes with DALNet; shipped are: "
-                f"{', '.join(self.PREFIX + name for name in shipped) or 'none'}."
+                f"{', '.join(self.PREFIX + name for name in sorted(names))}."
             )
         return str(file)
 
@@ -39,13 +43,19 @@ class AssetHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering, **kwargs)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
-        return self._resolve(path).is_file()
+        file = self._resolve(path)
+        return file is not None and file.is_file()
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
-        return self._resolve(path).exists()
+        file = self._resolve(path)
+        return file is not None and file.exists()
 
-    def _resolve(self, path: str) -> Path:
-        return (ASSETS / path[len(self.PREFIX) :]).resolve()
+    def _resolve(self, path: str) -> Path | None:
+        """Return the place of a path; None if it leads out of the package's two folders."""
+        name = path[len(self.PREFIX) :]
+        folder, name = (CONFIGS, name[8:]) if name.startswith("configs/") else (ASSETS, name)
+        file, folder = (folder / name).resolve(), folder.resolve()
+        return file if folder in file.parents else None
 
 
 PathManager.register_handler(AssetHandler())

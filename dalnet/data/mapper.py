@@ -64,7 +64,7 @@ class TrainingViews:
         size = tuple(cfg.INPUT.CROP.SIZE)
         colours = cfg.INPUT.PHOTOMETRIC
         flip = cfg.INPUT.RANDOM_FLIP == "horizontal"
-        by_model = crop.LOCAL_CUT == "uncertain"
+        by_model = cfg.INPUT.DATASET_MAPPER_NAME == "ToCoMapper"
         number = 0 if by_model else crop.LOCAL_VIEWS
         return cls(
             geometry=main_view_geometry(cfg.INPUT.RESCALE_RANGE, size, flip),
@@ -204,7 +204,6 @@ def _check_input(cfg: CfgNode) -> None:
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": (cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range")),
         "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, ("horizontal", "none")),
         "INPUT.MULTI_CROP.GLOBAL_VIEWS": (cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS, (1, 2)),
-        "INPUT.MULTI_CROP.LOCAL_CUT": (cfg.INPUT.MULTI_CROP.LOCAL_CUT, ("random", "uncertain")),
     }
     for key, (value, allowed) in fixed.items():
         if value not in allowed:

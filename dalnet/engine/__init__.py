@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training, evaluation and prediction as programs: set-up, trainer, hooks, launch."""
+"""Training: set-up, trainer, optimizer, launch."""
 
 from .launch import run
-from .predictor import Predictor
 from .setup import setup
-from .trainer import DALNetTrainer, evaluate, load_model
+from .trainer import Trainer, evaluate
 
-__all__ = ["DALNetTrainer", "Predictor", "evaluate", "load_model", "run", "setup"]
+__all__ = ["Trainer", "evaluate", "run", "setup"]

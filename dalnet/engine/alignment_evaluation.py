@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_context
 from tqdm import tqdm
 
+from dalnet.checkpoint import load_model
 from dalnet.data import build_test_loader
 from dalnet.data.images import read_mask
 from dalnet.errors import UsageError
@@ -20,8 +21,6 @@ from dalnet.evaluation.similarity import encode_photo, patch_similarities
 from dalnet.files import complete_or_absent
 from dalnet.modeling import DALNet
 from dalnet.modeling.cam import object_mask
-
-from .trainer import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def _count(quality: AlignmentQuality, model: DALNet, item: dict[str, Any]) -> No
     truth = torch.from_numpy(read_mask(item["sem_seg_file_name"], size, quality.num_classes))
     tokens, labels = encode_photo(model, item), item["image_labels"]
     raw = model.inter_classifier.cam(tokens["inter_tokens"])
-    threshold = model.label_settings.object_mask_threshold
+    threshold = model.object_mask_threshold
     mask = object_mask(raw, labels[None].to(model.device), threshold)[0]
     aligned = model.projections is not None
     quality.count(truth, mask, patch_similarities(model, tokens, labels) if aligned else None)

@@ -22,6 +22,7 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from dalnet.checkpoint import checkpoint_hash, load_model
 from dalnet.data import build_test_loader
 from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
@@ -39,10 +40,7 @@ from dalnet.evaluation.results import (
 from dalnet.evaluation.streaming import Stream, image_name
 from dalnet.evaluation.tally import Tally, load_tallies
 from dalnet.evaluation.threshold_curve import thresholds_with
-from dalnet.modeling.settings import crf_parameters
-
-from .checkpointer import checkpoint_hash
-from .trainer import load_model
+from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
     class_names = MetadataCatalog.get(job.split).stuff_classes
     model = load_model(cfg)
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
-    threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
+    threshold = cfg.MODEL.CAM.BACKGROUND_THRESHOLD
     tally = Tally(rows, len(class_names), thresholds_with(threshold))
     progress = _Progress(job, [cfg.dump(), weights, backend], tally)
     remaining = progress.resume(dicts)
@@ -104,7 +102,7 @@ def evaluate_grid(cfg: CfgNode, job: GridJob) -> Result | None:
             pool = stack.enter_context(CRFPool(job.workers, crf_parameters(cfg), backend))
             stack.enter_context(_threads_beside(job.workers))
         dump = Dump(job.dump) if job.dump is not None else None
-        predictor = RowPredictor(model, rows, threshold)
+        predictor = RowPredictor(model, rows)
         stream = Stream(predictor, progress.tally, pool, dump)
         _run(cfg, job, stream, remaining, progress)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with a lower learning rate for the pre-trained backbone than for everything else."""
+"""An optimizer with a lower learning rate for the pre-trained backbone than for the rest."""
 
 import torch
 from detectron2.config import CfgNode
@@ -8,10 +8,11 @@ from torch import nn
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW on all trainable parameters of ``model``, which has a ``backbone``.
+    """Return ``SOLVER.OPTIMIZER`` over all trainable parameters of ``model``.
 
-    The backbone learns at ``SOLVER.BASE_LR``, everything else at ``HEAD_LR_MULTIPLIER`` times
-    that (ToCo's setting; the paper names only the base rate, Sec. 4.1).
+    The model's ``backbone`` learns at ``SOLVER.BASE_LR``, everything else at
+    ``HEAD_LR_MULTIPLIER`` times that (ToCo's setting; the paper names only the base rate,
+    Sec. 4.1).
     """
     solver = cfg.SOLVER
     heads = nn.ModuleDict({k: m for k, m in model.named_children() if k != "backbone"})
@@ -24,6 +25,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             weight_decay_norm=solver.WEIGHT_DECAY_NORM,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         )
-    return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
-        groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), weight_decay=solver.WEIGHT_DECAY
-    )
+    shared = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    if solver.OPTIMIZER == "SGD":
+        kind, own = torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    else:
+        kind, own = torch.optim.AdamW, {"betas": tuple(solver.BETAS)}
+    return maybe_add_gradient_clipping(cfg, kind)(groups, **shared, **own)

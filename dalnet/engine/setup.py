@@ -1,96 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a config file and the command line to a checked, frozen config."""
+"""From a config to one that is checked and frozen, with its output folder and log."""
 
 import argparse
 import logging
 import os
-from collections.abc import Callable, Sequence
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
 
-import dalnet.modeling  # noqa: F401  registers the network's parts
-from dalnet.config import add_dalnet_config
+from dalnet.checkpoint import expect_checkpoint
+from dalnet.config import installed_systems
+from dalnet.config.base import BASE_RULES, check_base
+from dalnet.config.checks import check_rules
+from dalnet.data import check_datasets
 from dalnet.errors import UsageError
-
-from .config_checks import check_config
-from .config_files import merge_file, merge_options
 
 logger = logging.getLogger("dalnet.setup")
 
 
 def setup(
-    args: argparse.Namespace, adjust: Callable[[CfgNode], None] = lambda cfg: None
+    cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, num_processes: int = 1
 ) -> CfgNode:
-    """Read ``args.config_file`` and ``args.opts``, check them, start logging.
+    """Check a config, freeze it, make its output folder and start logging.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
-        adjust: changes what was read, in place, before it is checked.
+        cfg: of :func:`dalnet.config.load_config`; changed in place.
+        eval_only: only a checkpoint is to be used, nothing trained.
+        resume: a training goes on where it was interrupted.
+        num_processes: over all machines.
 
     Returns:
-        The frozen config. Without CUDA its device is the CPU.
+        The config. Without CUDA its device is the CPU.
 
     Raises:
         UsageError: the config or the machine cannot do what is asked.
     """
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    merge_config(cfg, args.config_file, args.opts)
-    adjust(cfg)
-    last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if args.eval_only or (args.resume and os.path.isfile(last_checkpoint)):
+    is_resumed = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    if eval_only or is_resumed:
         expect_checkpoint(cfg)
     elif cfg.MODEL.CLIP.SOURCE == "checkpoint" and not cfg.MODEL.WEIGHTS:
         raise UsageError(
             'MODEL.CLIP.SOURCE is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
             'text embeddings from; train with "tower", "embeddings", "untrained" or "codes".'
         )
-    # As for Detectron2's launch, no GPU is one process.
-    processes = max(args.num_gpus, 1) * args.num_machines
-    if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
+    parts = num_processes * cfg.SOLVER.ACCUMULATION_STEPS
+    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
         raise UsageError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} "
-            "processes cannot share evenly; make it a multiple of them."
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {num_processes} "
+            f"processes with SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} cannot "
+            f"share evenly; make it a multiple of {parts}."
         )
     no_cuda = use_cpu_without_cuda(cfg)
     check_config(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
+    _make_output_dir(cfg.OUTPUT_DIR)
+    default_setup(cfg, argparse.Namespace(eval_only=eval_only))
     setup_logger(cfg.OUTPUT_DIR, name="dalnet")
     if no_cuda:
         logger.info("CUDA is not available: running on the CPU (MODEL.DEVICE cpu, no AMP).")
     return cfg
 
 
-def expect_checkpoint(cfg: CfgNode) -> None:
-    """Load no pre-trained weights: a checkpoint carries the backbone and the text embeddings."""
-    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
-    cfg.MODEL.CLIP.SOURCE = "checkpoint"
-
-
 def use_cpu_without_cuda(cfg: CfgNode) -> bool:
-    """Set the device to the CPU where CUDA is wanted but missing; returns whether it was."""
+    """Set the device to the CPU where CUDA is wanted but missing; return whether it was."""
     missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     if missing:
         cfg.MODEL.DEVICE = "cpu"
     if not cfg.MODEL.DEVICE.startswith("cuda"):
-        # Detectron2's trainer for mixed precision insists on CUDA.
+        # Mixed precision is switched on for CUDA alone.
         cfg.SOLVER.AMP.ENABLED = False
     return missing
 
 
-def merge_config(cfg: CfgNode, config_file: str, opts: Sequence[str]) -> None:
-    """Merge a config file and then ``KEY, VALUE, ...`` into ``cfg``.
+def check_config(cfg: CfgNode) -> None:
+    """Refuse what would only fail, or silently go wrong, later.
 
     Raises:
-        UsageError: no such file, no config, or a key or value that does not fit.
+        UsageError: unknown names, data sets that do not fit, impossible values.
     """
-    if not config_file:
-        raise UsageError("No config was given; name one with --config-file configs/….yaml.")
-    if not os.path.isfile(config_file):
-        raise UsageError(f"The config file {config_file} does not exist.")
-    merge_file(cfg, config_file)
-    merge_options(cfg, opts, config_file)
+    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    for name in cfg.DATASETS.TEST:
+        check_datasets(cfg, [name], "DATASETS.TEST")
+    check_rules(cfg, BASE_RULES)
+    check_base(cfg)
+    system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
+    check_rules(cfg, system.rules)
+    system.check(cfg)
+    value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        ignored = MetadataCatalog.get(name).get("ignore_label", value)
+        if value != ignored:
+            raise UsageError(
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {value}, but the masks of {name} mark ignored "
+                f"pixels with {ignored}: set the key to it."
+            )
+
+
+def _make_output_dir(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); choose another folder."
+        ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detectron2's ``DefaultTrainer`` with DALNet's data, optimizer, schedule and evaluation."""
+"""Detectron2's ``DefaultTrainer`` with our data, optimizer, schedule and evaluation."""
 
 import logging
 import weakref
@@ -15,52 +15,54 @@ from detectron2.utils.env import seed_all_rng
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
 from dalnet.data import build_test_loader, build_train_loader
-from dalnet.data.build import TrainLoader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.evaluation.evaluator import TableEvaluator
+from dalnet.modeling.meta_arch.segmentor import amp_dtype
 
-from .checkpointer import DALNetCheckpointer
-from .config_checks import check_crop_size
-from .hooks import SnapshotHook
 from .optimizer import build_optimizer
+from .step import StepTrainer
 
 
-class DALNetTrainer(DefaultTrainer):
-    """Trains and evaluates what the config describes."""
+class Trainer(DefaultTrainer):
+    """Trains and evaluates the system that the config describes."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything that ``cfg`` describes."""
         super().__init__(cfg)
-        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "bfloat16":
-            # It has the range of float32, so there is nothing to scale; and the scaler's question
-            # whether a gradient is infinite would have the GPU waited for.
-            self._trainer.grad_scaler = torch.amp.GradScaler(enabled=False)
+        plain = self._trainer
+        self._trainer = StepTrainer(
+            plain.model,
+            plain.data_loader,
+            plain.optimizer,
+            parts=cfg.SOLVER.ACCUMULATION_STEPS,
+            amp_dtype=amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None,
+        )
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the model and log its size rather than its whole structure."""
         model = build_model(cfg)
-        check_crop_size(cfg, model.backbone.patch_size)
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         logging.getLogger(__name__).info(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
         return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW in two groups, see :mod:`dalnet.engine.optimizer`."""
+        """See :func:`dalnet.engine.optimizer.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(
         cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Detectron2's schedules and ``WarmupPolyLR`` of its DeepLab project."""
+        """Return one of Detectron2's schedules, or ``WarmupPolyLR`` of its DeepLab project."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
         """See :func:`dalnet.data.build_train_loader`."""
         return build_train_loader(cfg)
 
@@ -75,16 +77,15 @@ class DALNetTrainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, with safe checkpoints, and the pictures of the training."""
+        """Return Detectron2's hooks, with checkpoints that describe themselves."""
         # Replaced here because DefaultTrainer makes its own just before it asks for the hooks.
-        self.checkpointer = DALNetCheckpointer(
-            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        self.checkpointer = Checkpointer(
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            info=CheckpointInfo.of_training(self.cfg),
+            trainer=weakref.proxy(self),
         )
-        hooks = super().build_hooks()
-        if self.cfg.VIS_PERIOD > 0:
-            # Before the writers, which come last.
-            hooks.insert(-1, SnapshotHook(self.cfg.VIS_PERIOD, self.cfg.DATASETS.TRAIN[0]))
-        return hooks
+        return super().build_hooks()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on with the run in ``OUTPUT_DIR``, or start a new one from ``MODEL.WEIGHTS``.
@@ -98,9 +99,7 @@ class DALNetTrainer(DefaultTrainer):
                 longer already than its config states.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
-            computed = self.cfg.MODEL.CLIP.SOURCE != "checkpoint"
-            texts = ("text_fg", "text_bg") if computed else ()
-            self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep=texts)
+            self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS)
             return
         super().resume_or_load(resume)
         if self.start_iter > self.max_iter:
@@ -133,31 +132,12 @@ class DALNetTrainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
 
-def load_model(cfg: CfgNode, resume: bool = False) -> nn.Module:
-    """Build the model with ``MODEL.WEIGHTS`` or, with ``resume``, ``OUTPUT_DIR``'s newest weights.
-
-    Raises:
-        UsageError: there are no weights, or they do not fit.
-    """
-    model = DALNetTrainer.build_model(cfg)
-    checkpointer = DALNetCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
-        raise UsageError(
-            f"There is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}) to go on with; train first, "
-            "or give one as MODEL.WEIGHTS."
-            if resume
-            else "There is no model to load: give its checkpoint as MODEL.WEIGHTS."
-        )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return model
-
-
 def evaluate(cfg: CfgNode, resume: bool) -> dict:
     """Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint in ``OUTPUT_DIR``.
 
     Raises:
         UsageError: there are no weights.
     """
-    results = DALNetTrainer.test(cfg, load_model(cfg, resume))
+    results = Trainer.test(cfg, load_model(cfg, resume))
     comm.synchronize()
     return results

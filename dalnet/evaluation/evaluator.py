@@ -146,7 +146,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
         )
     if not hasattr(MetadataCatalog.get(dataset_name), "stuff_classes"):
         raise UsageError(f"{dataset_name} has no stuff_classes in its metadata; register them.")
-    threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
+    threshold = cfg.MODEL.CAM.BACKGROUND_THRESHOLD
     if cfg.TEST.EVAL_CAM:
         warn_of_unlabeled(dataset_name, dicts)
     with_cams = cfg.TEST.EVAL_CAM and any(record["image_labels"] for record in dicts)

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dalnet.data.datasets.catalog import IGNORE_LABEL
-from dalnet.modeling import DALNet
+from dalnet.layers.argmax import fast_argmax
 from dalnet.modeling.cam import cam_scores
-from dalnet.modeling.image_classes import PresentClasses
-from dalnet.modeling.multi_scale import Passes, crf_photographs
+from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .crf_pool import CRFJob
 from .protocol import Row
@@ -43,115 +41,61 @@ class Prediction:
 
 
 class RowPredictor:
-    """Computes several rows for a photograph; what they share is computed once."""
+    """Computes several rows for an image; what they share is computed once."""
 
-    def __init__(self, model: DALNet, rows: Sequence[Row], threshold: float) -> None:
-        """Take the model in evaluation mode, the rows and the background score of CAMs."""
+    def __init__(self, model: WeakSegmentor, rows: Sequence[Row]) -> None:
+        """Take the model in evaluation mode and the rows."""
         self.model = model
-        # Rows with the mirror image first: both then go through the encoder as one batch.
+        # Rows with the flip first: both copies then go through the encoder as one batch.
         self.rows = sorted(rows, key=lambda row: not row.protocol.flip)
-        self.threshold = threshold
 
     @torch.no_grad()
     def __call__(self, item: dict[str, Any]) -> list[Prediction]:
-        """Predict what ``DALNetMapper`` made of one photograph at test time.
+        """Predict what the mapper made of one image at test time.
 
-        Rows that need image-level labels are left out where the photograph has none.
+        Rows that need image-level labels are left out where the image has none.
         """
-        photo = _Photograph(self.model, item)
-        possible = [row for row in self.rows if photo.present or not row.needs_labels]
-        return [self._predict(photo, row) for row in possible]
-
-    def _predict(self, photo: "_Photograph", row: Row) -> Prediction:
-        if row.source == "seg":
-            return self._head(photo, row)
-        if row.source == "pseudo":
-            return self._pseudo(photo, row)
-        cams = photo.cams(row.source, row.scales, row.protocol.flip)
-        scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), self.threshold)[0]
-        if not row.protocol.crf:
-            labels = photo.values[_best(scores)]
-            return Prediction(row, _label_map(labels), cams, photo.present)
-        return Prediction(row, crf=photo.crf_job(scores / scores.sum(dim=0)))
-
-    def _head(self, photo: "_Photograph", row: Row) -> Prediction:
-        probs = photo.head(row.scales, row.protocol.flip)
-        if row.protocol.crf:
-            return Prediction(row, crf=photo.crf_job(probs, range(len(probs))))
-        return Prediction(row, _label_map(_best(probs)))
-
-    def _pseudo(self, photo: "_Photograph", row: Row) -> Prediction:
-        labels = photo.pseudo_label(row.scales, row.protocol.flip)
-        if not row.protocol.crf:
-            return Prediction(row, _label_map(labels))
-        hits = photo.values[:, None, None] == labels
-        rest = (1 - _LABEL_CONFIDENCE) / len(photo.present)
-        # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
-        probs = torch.where(hits, _LABEL_CONFIDENCE, rest)
-        return Prediction(row, crf=photo.crf_job(probs / probs.sum(dim=0)))
-
-
-class _Photograph:
-    """One photograph and what the network says about it, each part computed when first asked."""
-
-    def __init__(self, model: DALNet, item: dict[str, Any]) -> None:
-        self.model = model
-        self.pixels = item["image"].to(model.device).float()[None]
-        self.size = (item["height"], item["width"])
-        self.labels: Tensor = item.get("image_labels", torch.zeros(model.num_classes))
-        shown = self.labels.nonzero().flatten()
-        self.present: tuple[int, ...] = tuple(shown.tolist())
-        # The labels that the photograph can have, by its image-level labels, in a label map.
-        self.values = F.pad(shown + 1, (1, 0)).to(model.device)
-        self.passes: Passes = model.passes(self.pixels)
-        self._kept: dict[tuple, Tensor] = {}
-
-    def head(self, scales: tuple[float, ...], flip: bool) -> Tensor:
-        key = "seg", scales, flip
-        if key not in self._kept:
-            probs = self.passes.probabilities("sem_seg", self.size, scales, flip)
-            self._kept[key] = probs[0]
-        return self._kept[key]
-
-    def cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
-        """CAMs [P, height, width] of the present classes."""
-        cams = self._input_cams(source, scales, flip)
-        return F.interpolate(cams, size=self.size, mode="bilinear", align_corners=False)[0]
-
-    def pseudo_label(self, scales: tuple[float, ...], flip: bool) -> Tensor:
-        key = "pseudo", scales, flip
-        if key not in self._kept:
-            height, width = self.pixels.shape[-2:]
-            boxes = torch.tensor([[0, height, 0, width]], device=self.pixels.device)
-            cams = self._input_cams("cam", scales, flip)
-            labels = cams.new_ones(1, len(self.present))
-            found = self.model.pseudo_labels(self.pixels, cams, labels, boxes)
-            large = F.interpolate(found[:, None].double(), size=self.size, mode="nearest")[0, 0]
-            # Numbers among the present classes become labels, and all others are ignored.
-            names = F.pad(self.values, (0, 256 - len(self.values)), value=IGNORE_LABEL)
-            self._kept[key] = names[large.long()]
-        return self._kept[key]
-
-    def _input_cams(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
-        """CAMs [1, P, h, w] of the present classes at the size that the network saw."""
-        key = source, scales, flip
-        if key not in self._kept:
-            classes = PresentClasses.of(self.labels[None]).to(self.pixels.device)
-            self._kept[key] = self.passes.cams(source, scales, flip, classes)
-        return self._kept[key]
-
-    def crf_job(self, probs: Tensor, values: Sequence[int] | None = None) -> CRFJob:
-        photograph = crf_photographs(self.pixels, self.size)[0]
-        return CRFJob(
-            photograph.cpu().numpy(),
-            probs.float().cpu().numpy(),
-            tuple(self.values.tolist() if values is None else values),
+        labels = item.get("image_labels", torch.zeros(self.model.num_classes))
+        image = self.model.infer(
+            item["image"].to(self.model.device).float()[None],
+            (item["height"], item["width"]),
+            labels.nonzero().flatten().tolist(),
         )
+        possible = [row for row in self.rows if image.image_classes or not row.needs_labels]
+        return [self._predict(image, row) for row in possible]
+
+    def _predict(self, image: ImageInference, row: Row) -> Prediction:
+        # The labels that the image can have, by its image-level labels, in a label map.
+        values = torch.tensor(
+            [0, *(c + 1 for c in image.image_classes)], device=image.images.device
+        )
+        if row.source == "seg":
+            probabilities = image.probabilities(row.scales, row.protocol.flip)
+            if row.protocol.crf:
+                return Prediction(
+                    row, crf=_crf_job(image, probabilities, range(len(probabilities)))
+                )
+            return Prediction(row, _label_map(fast_argmax(probabilities, dim=0)))
+        if row.source == "pseudo":
+            labels = image.pseudo_label(row.scales, row.protocol.flip)
+            if not row.protocol.crf:
+                return Prediction(row, _label_map(labels))
+            hits = values[:, None, None] == labels
+            rest = (1 - _LABEL_CONFIDENCE) / len(image.image_classes)
+            # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
+            probs = torch.where(hits, _LABEL_CONFIDENCE, rest)
+            return Prediction(row, crf=_crf_job(image, probs / probs.sum(dim=0), values.tolist()))
+        cams = image.cams(row.source, row.scales, row.protocol.flip)
+        threshold = self.model.cam_settings.background
+        scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+        if not row.protocol.crf:
+            labels = values[fast_argmax(scores, dim=0)]
+            return Prediction(row, _label_map(labels), cams, image.image_classes)
+        return Prediction(row, crf=_crf_job(image, scores / scores.sum(dim=0), values.tolist()))
 
 
-def _best(scores: Tensor) -> Tensor:
-    """Index of the largest score per pixel: as argmax, which takes ten times as long on the CPU."""
-    return scores.max(dim=0).indices
+def _crf_job(image: ImageInference, probs: Tensor, values: Sequence[int]) -> CRFJob:
+    return CRFJob(image.crf_images()[0].cpu().numpy(), probs.float().cpu().numpy(), tuple(values))
 
 
 def _label_map(labels: Tensor) -> np.ndarray:

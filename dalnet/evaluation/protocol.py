@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from detectron2.config import CfgNode
 
 from dalnet.errors import UsageError
-from dalnet.modeling.settings import InferenceSettings
+from dalnet.modeling.meta_arch.segmentor import InferenceSettings
 
 # Key on the command line -> name in tables. Also the order of the rows.
 SOURCES = {
@@ -79,7 +79,7 @@ class Row:
         Multi-scale means ``TEST.MULTI_SCALE.SCALES`` for the head and ``MODEL.DALNET.CAM.SCALES``
         for CAMs and the pseudo labels made of them.
         """
-        several = cfg.TEST.MULTI_SCALE.SCALES if source == "seg" else cfg.MODEL.DALNET.CAM.SCALES
+        several = cfg.TEST.MULTI_SCALE.SCALES if source == "seg" else cfg.MODEL.CAM.SCALES
         return cls(source, protocol, tuple(several) if protocol.multi_scale else (1.0,))
 
     @property
@@ -142,7 +142,7 @@ def model_sources(cfg: CfgNode) -> list[Source]:
 
 def _describe(cfg: CfgNode, source: str) -> str:
     protocol = Protocol.from_config(cfg) if source == "seg" else CAM_PROTOCOL
-    row, cam = Row.from_config(cfg, source, protocol), cfg.MODEL.DALNET.CAM
+    row, cam = Row.from_config(cfg, source, protocol), cfg.MODEL.CAM
     scales = ", ".join(map(str, row.scales))
     text = f"scales {scales}" if protocol.multi_scale else "single scale"
     text += " + mirror" * protocol.flip + " + CRF" * protocol.crf

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from dalnet.files import complete_or_absent
-from dalnet.modeling.settings import crf_parameters
+from dalnet.modeling.meta_arch.segmentor import crf_parameters
 from dalnet.numbers import finite_or_none, percent, threshold_text
 
 from .confusion import class_ious, labelled_share, mean_iou
@@ -85,7 +85,7 @@ def _summarise_row(cfg: CfgNode, row: Row, class_names: Sequence[str], tally: Ta
 
 
 def _threshold(cfg: CfgNode, row: Row) -> float | list[float] | None:
-    settings = cfg.MODEL.DALNET.CAM
+    settings = cfg.MODEL.CAM
     if row.is_cam:
         return settings.BACKGROUND_THRESHOLD
     return [settings.LOW_THRESHOLD, settings.HIGH_THRESHOLD] if row.source == "pseudo" else None

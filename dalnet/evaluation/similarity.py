@@ -24,8 +24,7 @@ def encode_photo(model: DALNet, item: dict[str, Any]) -> dict[str, Tensor]:
     Returns:
         The backbone's ``patch_tokens`` and ``inter_tokens``, each [1, D, h, w], and ``cls_token``.
     """
-    passes = model.passes(item["image"].to(model.device).float()[None])
-    return passes.encode(passes.images)
+    return model.encode(model.normalize(item["image"].to(model.device).float()[None]))
 
 
 @torch.no_grad()

@@ -1,57 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training batch: the mapper's per-image dicts as stacked tensors."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from dalnet.modeling.image_classes import PresentClasses
+from dalnet.modeling.image_classes import ImageClasses
+
+# What a mapper calls the fields that have another name here.
+_MAPPER_KEYS = {"images": "image", "boxes": "image_box"}
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """N training images with their image-level labels and extra views, on one device.
+    """N training images with their image-level labels, on one device.
+
+    A system that needs more of its mapper adds fields, named as the mapper's keys.
 
     Attributes:
-        pixels: main views [N, 3, H, W], float32 RGB in 0..255.
-        labels: image-level labels [N, C], float32, 1 where the image shows the class.
-        present: the classes of ``labels``, few beside C.
-        boxes: the photograph inside each padded view [N, 4], (y0, y1, x0, x1) in pixels.
-        global_views: further views [N, G - 1, 3, H, W], float32 RGB in 0..255.
-        local_views: small views [N, L, 3, S, S], float32 RGB in 0..255.
-        local_boxes: where the small views lie in ``pixels`` [N, L, 4].
-        local_source: ``pixels`` in other colours [N, 3, H, W], to cut small views from; None where
-            the mapper has cut them.
+        images: main views ``[N, 3, H, W]``, float32 RGB in 0..255.
+        image_labels: multi-hot ``[N, C]``, float32, 1 where the image shows the class.
+        image_classes: the classes of ``image_labels``, few beside C.
+        boxes: the image inside each padded view ``[N, 4]``, (y0, y1, x0, x1) in pixels.
     """
 
-    pixels: Tensor
-    labels: Tensor
-    present: PresentClasses
+    images: Tensor
+    image_labels: Tensor
+    image_classes: ImageClasses
     boxes: Tensor
+
+    @classmethod
+    def collate(cls, inputs: list[dict], device: torch.device) -> Self:
+        """Stack the mapper's dicts on ``device``; 8-bit images become float32.
+
+        The dicts' tensors are copied one by one: the loader has pinned them, so that no copy is
+        waited for, and their stack would not be.
+        """
+        values: dict = {}
+        for field in dataclasses.fields(cls):
+            if field.name == "image_classes":
+                labels = torch.stack([item["image_labels"] for item in inputs])
+                values[field.name] = ImageClasses.from_labels(labels).to(device)
+                continue
+            key = _MAPPER_KEYS.get(field.name, field.name)
+            stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
+            values[field.name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class MultiCropBatch(TrainingBatch):
+    """A batch with further views of each image.
+
+    Attributes:
+        global_views: ``[N, G - 1, 3, H, W]``, float32 RGB in 0..255.
+        local_views: small views ``[N, L, 3, S, S]``, float32 RGB in 0..255.
+        local_boxes: where the small views lie in ``images`` ``[N, L, 4]``.
+    """
+
     global_views: Tensor
     local_views: Tensor
     local_boxes: Tensor
-    local_source: Tensor | None
-
-    @classmethod
-    def collate(cls, inputs: list[dict], device: torch.device) -> "TrainingBatch":
-        """Stack the mapper's dicts (see ``dalnet.data.DALNetMapper``) on ``device``."""
-
-        def stack(key: str) -> Tensor:
-            stacked = torch.stack([item[key] for item in inputs])
-            # From pageable memory the copy would be waited for.
-            stacked = stacked.pin_memory() if device.type == "cuda" else stacked
-            return stacked.to(device, non_blocking=True)
-
-        labels = torch.stack([item["image_labels"] for item in inputs])
-        return cls(
-            pixels=stack("image").float(),
-            labels=stack("image_labels"),
-            present=PresentClasses.of(labels).to(device),
-            boxes=stack("image_box"),
-            global_views=stack("global_views").float(),
-            local_views=stack("local_views").float(),
-            local_boxes=stack("local_boxes"),
-            local_source=stack("local_source").float() if "local_source" in inputs[0] else None,
-        )

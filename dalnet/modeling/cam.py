@@ -51,7 +51,7 @@ def object_mask(raw_inter: Tensor, labels: Tensor, threshold: float) -> Tensor:
 def multi_scale_cam(
     cam_fn: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, scales: Sequence[float]
 ) -> tuple[Tensor, ...]:
-    """CAMs over several image scales, each with its mirror image (ToCo, CVPR 2023).
+    """Compute CAMs over several image scales, each also flipped (ToCo, CVPR 2023).
 
     Per scale both raw maps are resized to the image and their maximum is rectified; the sum over
     the scales is brought to 0..1 per class and image.
@@ -87,37 +87,47 @@ def resize_by(images: Tensor, scale: float) -> Tensor:
 
 
 def _both_views(raw: Tensor) -> list[Tensor]:
-    """Raw CAMs of images and, behind them, their mirror images; the latter mirrored back."""
-    plain, mirrored = raw.chunk(2)
-    return [plain, mirrored.flip(-1)]
+    """Split raw CAMs of images and, behind them, their flipped copies; turn the latter back."""
+    plain, flipped = raw.chunk(2)
+    return [plain, flipped.flip(-1)]
 
 
-def fuse_raw_cams(per_scale: Iterable[Sequence[Tensor]], size: tuple[int, int]) -> Tensor:
-    """Fuse raw CAMs of several scales into one in 0..1 (ToCo, CVPR 2023).
+def fuse_raw_cams(
+    per_scale: Iterable[Sequence[Tensor]],
+    size: tuple[int, int],
+    flip: str = "max",
+    normalize: str = "min_max",
+) -> Tensor:
+    """Fuse raw CAMs of several scales into one in 0..1.
 
     Args:
         per_scale: for each scale the raw maps ``[N, C, h, w]`` of its views, all the same way
-            round: one, or the image's and its mirror image's.
+            round: the image's alone, or also its flipped copy's.
         size: (H, W) of the result.
+        flip: how the views of a scale are joined: "max" (ToCo, CVPR 2023) or "sum" (CLIMS, CVPR
+            2022) of their rectified maps.
+        normalize: how the sum over the scales is brought to 0..1 per class and image: "min_max"
+            takes off the minimum, then divides by the maximum (ToCo); "max" only divides (CLIMS).
 
     Returns:
-        ``[N, C, H, W]``: the rectified maximum over the views, summed over the scales, less its
-        minimum and divided by its maximum per class and image.
+        ``[N, C, H, W]``, float32.
     """
+    join = torch.add if flip == "sum" else torch.maximum
     total = None
     for views in per_scale:
         large = (
-            F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False)
+            F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False).relu_()
             for raw in views
         )
-        one = functools.reduce(torch.maximum, large).relu()
+        one = functools.reduce(join, large)
         # In place: with many classes these are the largest tensors of a step.
         total = one if total is None else total.add_(one)
-    return _to_unit_range(total)
+    return _to_unit_range(total, normalize)
 
 
-def _to_unit_range(cam: Tensor) -> Tensor:
-    cam = cam - cam.amin(dim=(2, 3), keepdim=True)
+def _to_unit_range(cam: Tensor, normalize: str) -> Tensor:
+    if normalize == "min_max":
+        cam = cam - cam.amin(dim=(2, 3), keepdim=True)
     return cam / (cam.amax(dim=(2, 3), keepdim=True) + _PEAK_EPS)
 
 

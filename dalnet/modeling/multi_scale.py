@@ -1,178 +1,196 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a trained network to scores of the photograph's size: scales, mirror image, dense CRF."""
+"""Images through the encoder at several scales, plain and flipped."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor
 
-from dalnet.layers import dense_crf
 from dalnet.modeling.cam import fuse_raw_cams, resize_by
-from dalnet.modeling.image_classes import PresentClasses
+from dalnet.modeling.image_classes import ImageClasses
 
-Tokens = dict[str, Tensor]
+Features = dict[str, Tensor]
 
 # On a CPU so many pixels go through the encoder at a time: for a ViT-B, the largest buffers of a
 # block then stay below the 32 MiB from which malloc maps (and the kernel clears) fresh memory.
 _CPU_PIXELS = 700**2
 
 
-@dataclass
-class Passes:
-    """Images through the encoder at several scales, plain and mirrored, each at most once.
-
-    Nothing runs before it is asked for. Several results (head, CAMs, with or without scales and
-    mirror image) may be read from one object: they share the encoder's passes.
+@dataclass(frozen=True)
+class CAMSettings:
+    """How raw maps become CAMs, and CAMs label maps.
 
     Attributes:
-        encode: the backbone, from images [N, 3, h, w] to its dict of tokens.
-        maps: by name, what turns that dict into maps [N, K, h', w'].
-        images: normalised images [N, 3, H, W].
+        scales: factors on the image's side, of the CAMs that pseudo labels are made of.
+        flip: "max" or "sum", how an image's maps are joined with those of its flipped copy;
+            "none" does without the copy.
+        normalize: "min_max" or "max", see :func:`dalnet.modeling.cam.fuse_raw_cams`.
+        low, high: thresholds of pseudo labels; between them a pixel is ignored.
+        background: score of the background where a CAM is measured or shown as a label map.
+        ignore_value: label of ignored pixels.
     """
 
-    encode: Callable[[Tensor], Tokens]
-    maps: Mapping[str, Callable[[Tokens], Tensor]]
-    images: Tensor
-    _tokens: dict[tuple[float, bool], Tokens] = field(default_factory=dict)
-    _views: dict[tuple[str, float, bool], Tensor] = field(default_factory=dict)
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5)
+    flip: str = "max"
+    normalize: str = "min_max"
+    low: float = 0.25
+    high: float = 0.7
+    background: float = 0.5
+    ignore_value: int = 255
 
-    def take_over(self, tokens: Tokens) -> None:
-        """Use tokens of the plain images at scale 1 that exist already, without their gradient."""
-        self._tokens[1.0, False] = {key: value.detach() for key, value in tokens.items()}
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "CAMSettings":
+        """Read ``MODEL.CAM``."""
+        cam = cfg.MODEL.CAM
+        return cls(
+            scales=tuple(cam.SCALES),
+            flip=cam.FLIP,
+            normalize=cam.NORMALIZE,
+            low=cam.LOW_THRESHOLD,
+            high=cam.HIGH_THRESHOLD,
+            background=cam.BACKGROUND_THRESHOLD,
+            ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
 
-    def views(self, name: str, scale: float, flip: bool) -> list[Tensor]:
-        """Maps [N, K, h', w'] of the image and, with ``flip``, of its mirror image, turned back.
+    @property
+    def with_flip(self) -> bool:
+        """Whether the flipped copy is used for pseudo labels."""
+        return self.flip != "none"
 
-        Asked with ``flip`` first, both go through the encoder as one batch.
+    @property
+    def label_thresholds(self) -> dict[str, Any]:
+        """The keyword arguments ``low``, ``high`` and ``ignore`` of the label maps' functions."""
+        return {"low": self.low, "high": self.high, "ignore": self.ignore_value}
+
+
+class MultiScaleFlip:
+    """Runs images through the encoder at several scales, plain and flipped, each at most once.
+
+    Nothing runs before it is asked for. Several results (segmentation, CAMs, with or without
+    scales and flip) may be read from one object: they share the encoder's passes.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Features],
+        maps: Callable[[str, Features], Tensor],
+        images: Tensor,
+        settings: CAMSettings | None = None,
+    ) -> None:
+        """
+        Args:
+            encode: from normalized images ``[N, 3, h, w]`` to features.
+            maps: from the name of a source and features to raw maps ``[N, K, h', w']``.
+            images: normalized, ``[N, 3, H, W]``.
+            settings: how CAMs are fused.
+        """
+        self._encode = encode
+        self._maps = maps
+        self._images = images
+        self._settings = settings or CAMSettings()
+        self._features: dict[tuple[float, bool], Features] = {}
+        self._views: dict[tuple[str, float, bool], Tensor] = {}
+
+    def seed(self, features: Features) -> None:
+        """Use features of the plain images at scale 1 that exist already, without a gradient."""
+        self._features[1.0, False] = {key: value.detach() for key, value in features.items()}
+
+    def features(self) -> Features:
+        """Return the features of the plain images at scale 1."""
+        self._encode_missing(1.0, flip=False)
+        return self._features[1.0, False]
+
+    def views(self, source: str, scale: float, flip: bool) -> list[Tensor]:
+        """Return maps ``[N, K, h', w']`` of the images and, with ``flip``, of their flipped copies.
+
+        The latter are turned back. Asked with ``flip`` first, both are encoded as one batch.
         """
         self._encode_missing(scale, flip)
         found = []
-        for mirrored in (False, True)[: 1 + flip]:
-            key = name, scale, mirrored
+        for flipped in (False, True)[: 1 + flip]:
+            key = source, scale, flipped
             if key not in self._views:
-                result = self.maps[name](self._tokens[scale, mirrored])
-                self._views[key] = result.flip(-1) if mirrored else result
+                result = self._maps(source, self._features[scale, flipped])
+                self._views[key] = result.flip(-1) if flipped else result
             found.append(self._views[key])
         return found
 
     def _encode_missing(self, scale: float, flip: bool) -> None:
-        missing = [m for m in (False, True)[: 1 + flip] if (scale, m) not in self._tokens]
+        missing = [f for f in (False, True)[: 1 + flip] if (scale, f) not in self._features]
         if not missing:
             return
-        scaled = resize_by(self.images, scale)
-        tokens = self._encode(torch.cat([scaled.flip(-1) if m else scaled for m in missing]))
-        for index, mirrored in enumerate(missing):
-            self._tokens[scale, mirrored] = {
-                key: value.chunk(len(missing))[index] for key, value in tokens.items()
+        scaled = resize_by(self._images, scale)
+        features = self._encode_in_parts(
+            torch.cat([scaled.flip(-1) if flipped else scaled for flipped in missing])
+        )
+        for index, flipped in enumerate(missing):
+            self._features[scale, flipped] = {
+                key: value.chunk(len(missing))[index] for key, value in features.items()
             }
 
-    def _encode(self, images: Tensor) -> Tokens:
+    def _encode_in_parts(self, images: Tensor) -> Features:
         at_a_time = max(1, _CPU_PIXELS // images[0, 0].numel())
         if images.is_cuda or len(images) <= at_a_time:
-            return self.encode(images)
-        parts = [self.encode(part) for part in images.split(at_a_time)]
+            return self._encode(images)
+        parts = [self._encode(part) for part in images.split(at_a_time)]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def probabilities(
-        self, name: str, size: tuple[int, int], scales: Sequence[float], flip: bool
+        self, source: str, size: tuple[int, int], scales: Sequence[float], flip: bool
     ) -> Tensor:
-        """Class probabilities of the logits ``name``, averaged over scales and mirror image.
+        """Return class probabilities of the logits of ``source``, averaged over scales and flip.
 
         Logits of all passes are enlarged to ``size`` and averaged before the softmax. The paper
-        says only that scales and mirror image are used (Sec. 4.1).
+        says only that scales and flip are used (Sec. 4.1).
 
         Args:
-            name: key of ``maps``.
+            source: whose maps are logits.
             size: (height, width) of the result.
             scales: factors on H and W.
-            flip: also use the mirror image of every scale.
+            flip: also use the flipped copy at every scale.
 
         Returns:
-            [N, K, *size], float32, that add up to 1 over K.
+            ``[N, K, *size]``, float32, that add up to 1 over K.
         """
         total = None
         for scale in scales:
-            for logits in self.views(name, scale, flip):
-                large = _resize(logits, size)
+            for logits in self.views(source, scale, flip):
+                large = resize(logits, size)
                 total = large if total is None else total + large
         return (total / (len(scales) * (1 + flip))).softmax(dim=1)
 
     def cams(
         self,
-        name: str,
+        source: str,
         scales: Sequence[float],
         flip: bool,
-        present: PresentClasses | None = None,
+        image_classes: ImageClasses | None = None,
     ) -> Tensor:
-        """CAMs of the raw maps ``name``, as ``multi_scale_cam`` fuses them.
+        """Return CAMs of the raw maps of ``source``, fused as the settings say.
 
         Args:
-            name: key of ``maps``.
+            source: whose maps are raw CAMs.
             scales: factors on H and W.
-            flip: also use the mirror image of every scale.
-            present: the K classes of each image that are wanted; all C where not given.
+            flip: also use the flipped copy at every scale.
+            image_classes: the K classes of each image that are wanted; all C where not given.
 
         Returns:
-            [N, K, H, W], float32, in 0..1.
+            ``[N, K, H, W]``, float32, in 0..1.
         """
-        per_scale = [self.views(name, scale, flip) for scale in scales]
-        if present is not None:
-            # Before they are enlarged: most of the many classes are not shown.
-            per_scale = [[present.select(raw) for raw in views] for views in per_scale]
-        return fuse_raw_cams(per_scale, tuple(self.images.shape[-2:]))
+        per_scale = [self.views(source, scale, flip) for scale in scales]
+        if image_classes is not None:
+            # Before they are enlarged: an image shows few of the many classes.
+            per_scale = [[image_classes.gather(raw) for raw in views] for views in per_scale]
+        size = tuple(self._images.shape[-2:])
+        return fuse_raw_cams(per_scale, size, self._settings.flip, self._settings.normalize)
 
 
-@dataclass
-class PresentCAMs:
-    """Multi-scale CAMs of the present classes, computed when first read, without gradient.
-
-    Attributes:
-        passes: with the raw maps "cam" and "cam_inter".
-        present: the K classes of each image.
-        scales: factors on H and W; every scale is seen mirrored too.
-    """
-
-    passes: Passes
-    present: PresentClasses
-    scales: Sequence[float]
-
-    @cached_property
-    @torch.no_grad()
-    def last(self) -> Tensor:
-        """CAMs of the last block [N, K, H, W] in 0..1."""
-        return self.passes.cams("cam", self.scales, True, self.present)
-
-    @cached_property
-    @torch.no_grad()
-    def intermediate(self) -> Tensor:
-        """CAMs of the intermediate block [N, K, H, W] in 0..1."""
-        return self.passes.cams("cam_inter", self.scales, True, self.present)
-
-
-def crf_photographs(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Photographs [N, 3, h, w], RGB in 0..255, as the CRF takes them: uint8 [N, *size, 3]."""
-    photographs = _resize(pixels, size).round().clamp(0, 255).to(torch.uint8)
-    return photographs.permute(0, 2, 3, 1).contiguous()
-
-
-def crf_probabilities(pixels: Tensor, probs: Tensor, **parameters: float) -> Tensor:
-    """Refine probabilities [N, K, H, W] by a dense CRF on photographs ``pixels`` of any size.
-
-    Args:
-        pixels: [N, 3, h, w], RGB in 0..255; resized to H x W.
-        probs: [N, K, H, W].
-        parameters: the keyword arguments of :func:`dalnet.layers.dense_crf`.
-
-    Returns:
-        [N, K, H, W], probabilities.
-    """
-    return dense_crf(crf_photographs(pixels, tuple(probs.shape[-2:])), probs, **parameters)
-
-
-def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps ``[N, K, h, w]`` to ``[N, K, *size]``, float32, bilinearly."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps.float()
     return F.interpolate(maps.float(), size=tuple(size), mode="bilinear", align_corners=False)

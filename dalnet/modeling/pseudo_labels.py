@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo labels: CAMs refined by the photograph, and what label maps say about boxes.
+"""Pseudo labels: CAMs refined by the image, and what label maps say about boxes.
 
 Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
 """
@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dalnet.layers.argmax import fast_argmax
 from dalnet.modeling.boxes import box_mask
-from dalnet.modeling.image_classes import PresentClasses
+from dalnet.modeling.image_classes import ImageClasses
 
 
 @torch.no_grad()
@@ -25,9 +26,9 @@ def refine(
     high: float,
     ignore: int = 255,
 ) -> Tensor:
-    """Pseudo labels from CAMs by pixel-adaptive refinement at half size (AFA, CVPR 2022; ToCo).
+    """Make pseudo labels of CAMs by pixel-adaptive refinement at half size (AFA, CVPR 2022; ToCo).
 
-    The softmax over {background, CAMs of the present classes} is refined twice, with ``high`` and
+    The softmax over {background, CAMs of the image's classes} is refined twice, with ``high`` and
     with ``low`` as the background's score. Where the high run says foreground, its class; where
     both say background, background; else ``ignore``. An image's result does not depend on the
     other images of the batch.
@@ -38,7 +39,7 @@ def refine(
         images: ``[N, 3, H, W]`` RGB in 0..1.
         cams: ``[N, C, H, W]`` in 0..1.
         labels: ``[N, C]`` multi-hot image labels; an image without any is all background.
-        boxes: ``[N, 4]`` integers (y0, y1, x0, x1), the photograph inside the padded view.
+        boxes: ``[N, 4]`` integers (y0, y1, x0, x1), the image inside the padded view.
         low: background score of the run that finds sure background.
         high: background score of the run that finds sure foreground.
         ignore: label of unsure pixels, and outside the box.
@@ -46,28 +47,28 @@ def refine(
     Returns:
         ``[N, H, W]`` long.
     """
-    present = PresentClasses.of(labels)
-    slots = refine_shown(par, images, present.select(cams), present.shown, boxes, low, high, ignore)
-    return present.name(slots, ignore)
+    classes = ImageClasses.from_labels(labels)
+    local = refine_local(par, images, classes.gather(cams), classes.valid, boxes, low, high, ignore)
+    return classes.to_class_labels(local, ignore)
 
 
 @torch.no_grad()
-def refine_shown(
+def refine_local(
     par: Callable[[Tensor, Tensor], Tensor],
     images: Tensor,
     cams: Tensor,
-    shown: Tensor,
+    valid: Tensor,
     boxes: Tensor,
     low: float,
     high: float,
     ignore: int = 255,
 ) -> Tensor:
-    """As :func:`refine`, for CAMs of the present classes alone.
+    """Do as :func:`refine`, for CAMs of each image's own classes alone.
 
     Args:
         par, images, boxes, low, high, ignore: as there.
         cams: ``[N, K, H, W]`` in 0..1.
-        shown: ``[N, K]``, 0 for a map whose class the image does not show: it gets no mass.
+        valid: ``[N, K]``, 0 for a map whose class the image does not show: it gets no mass.
 
     Returns:
         ``[N, H, W]`` long, k + 1 for the class of map k.
@@ -79,14 +80,13 @@ def refine_shown(
         scores = F.interpolate(scores, size=half, mode="bilinear", align_corners=False)
     else:
         scores = scores.new_empty(len(cams), 0, *half)
-    scores = scores.masked_fill((shown <= 0)[:, :, None, None], -torch.inf)
+    scores = scores.masked_fill((valid <= 0)[:, :, None, None], -torch.inf)
     masks = torch.cat([_with_background(scores, score) for score in (high, low)], dim=1)
     small = F.interpolate(images.float(), size=half, mode="bilinear", align_corners=False)
     # Both runs share the affinities: the refinement acts on every channel alike.
     refined = par(small, masks)
     refined = F.interpolate(refined, size=size, mode="bilinear", align_corners=False)
-    # As argmax, which takes ten times as long on the CPU.
-    sure_foreground, sure_background = refined.unflatten(1, (2, -1)).max(dim=2).indices.unbind(1)
+    sure_foreground, sure_background = fast_argmax(refined.unflatten(1, (2, -1)), dim=2).unbind(1)
     unsure = (sure_foreground == 0) & (sure_background != 0)
     return sure_foreground.masked_fill(unsure | ~box_mask(boxes, *size), ignore)
 
@@ -100,14 +100,14 @@ def _with_background(scores: Tensor, background: float) -> Tensor:
 def local_view_labels(
     label_map: Tensor, boxes: Tensor, num_classes: int, min_coverage: float
 ) -> Tensor:
-    """Image labels of local views: the classes that cover enough of each view.
+    """Return image labels of local views: the classes that cover enough of each view.
 
     Args:
         label_map: ``[N, H, W]`` integer labels of the main views' pixels; since they hold only
             classes of the image, so does the result.
         boxes: ``[N, L, 4]`` integers (y0, y1, x0, x1), each view's place in its main view.
         num_classes: C, without background; the time grows with it.
-        min_coverage: smallest share of the box, 0..1, that a class must cover; pixels with any
+        min_coverage: smallest fraction of the box, 0..1, that a class must cover; pixels with any
             other label, ignored ones too, count as not covered.
 
     Returns:

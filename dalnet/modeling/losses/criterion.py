@@ -1,20 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weighted sum of losses of Eq. 7 and 8: which terms act, and how much."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
+
+from dalnet.modeling.multi_scale import resize
 
 from .alignment import global_implicit_alignment, local_explicit_alignment
 from .patch_contrast import patch_token_contrast
 from .segmentation import balanced_cross_entropy, dense_energy
 
+Tensors = Mapping[str, Tensor]
+
 
 class DALNetCriterion(nn.Module):
-    """Computes the weighted losses that DALNet's ``forward`` returns.
+    """Computes the weighted losses of DALNet's training step from its outputs and targets.
 
-    Every method returns a dict of scalars that are already multiplied by their weight. A weight
-    of 0 switches its loss off; ``gia`` and ``lea`` switch the alignment losses.
+    A weight of 0 switches its loss off. The classification losses are always computed: they keep
+    the classifiers in the graph, which DistributedDataParallel asks of every parameter.
+
+    Attributes:
+        weights: factor per loss, by name.
     """
 
     @configurable
@@ -22,23 +32,19 @@ class DALNetCriterion(nn.Module):
         self,
         *,
         weights: dict[str, float],
-        gia: bool,
-        lea: bool,
         cross_contrastive: bool,
-        gia_similarity: str,
+        similarity: str,
         lea_temperature: float,
         lea_background_weight: float,
         lea_normalize: str,
         energy: dict[str, float | str],
         ignore_value: int,
     ) -> None:
-        """Keep the settings.
-
+        """
         Args:
-            weights: factor per loss; keys cls, inter, gia, lea, ptc, ctc, seg, reg.
-            gia, lea: whether Eq. 3 and Eq. 4 to 6 act.
+            weights: factor per loss; keys cls, inter, gia, lea, ptc, seg, reg.
             cross_contrastive: False keeps only the foreground positives (Table 4, w/o CCL).
-            gia_similarity: "affine" or "clamp".
+            similarity: "affine" or "clamp", how a cosine becomes a logarithm's argument.
             lea_temperature, lea_background_weight: tau and lambda of Eq. 6.
             lea_normalize: "all" or "region".
             energy: keyword arguments of :func:`~dalnet.modeling.losses.dense_energy`.
@@ -46,10 +52,8 @@ class DALNetCriterion(nn.Module):
         """
         super().__init__()
         self.weights = weights
-        self.gia = gia and weights["gia"] > 0
-        self.lea = lea and weights["lea"] > 0
         self.cross_contrastive = cross_contrastive
-        self.gia_similarity = gia_similarity
+        self.similarity = similarity
         self.lea_temperature = lea_temperature
         self.lea_background_weight = lea_background_weight
         self.lea_normalize = lea_normalize
@@ -57,16 +61,18 @@ class DALNetCriterion(nn.Module):
         self.ignore_value = ignore_value
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        """Read ``cfg.MODEL.DALNET``."""
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read ``MODEL.DALNET``."""
         dalnet = cfg.MODEL.DALNET
-        names = ("cls", "inter", "gia", "lea", "ptc", "ctc", "seg", "reg")
+        names = ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")
+        weights = {name: float(dalnet[f"{name.upper()}_WEIGHT"]) for name in names}
+        # The switches of Table 4.
+        weights["gia"] *= dalnet.GIA
+        weights["lea"] *= dalnet.LEA
         return {
-            "weights": {name: float(dalnet[f"{name.upper()}_WEIGHT"]) for name in names},
-            "gia": dalnet.GIA,
-            "lea": dalnet.LEA,
+            "weights": weights,
             "cross_contrastive": dalnet.CROSS_CONTRASTIVE,
-            "gia_similarity": dalnet.GIA_SIMILARITY,
+            "similarity": dalnet.GIA_SIMILARITY,
             "lea_temperature": dalnet.LEA_TEMPERATURE,
             "lea_background_weight": dalnet.LEA_BACKGROUND_WEIGHT,
             "lea_normalize": dalnet.LEA_NORMALIZE,
@@ -79,79 +85,100 @@ class DALNetCriterion(nn.Module):
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
-    @property
-    def aligns(self) -> bool:
-        """Whether any alignment loss acts, so that text embeddings and projections are needed."""
-        return self.gia or self.lea
+    def acts(self, *names: str) -> bool:
+        """Return whether any of the losses ``names`` has a weight."""
+        return any(self.weights[name] > 0 for name in names)
 
-    @property
-    def segments(self) -> bool:
-        """Whether the segmentation head is trained at all."""
-        return self.weights["seg"] > 0 or self.weights["reg"] > 0
+    def forward(self, outputs: Tensors, targets: Tensors) -> dict[str, Tensor]:
+        """Compute every loss that has a weight and a target.
 
-    def classification(
-        self, logits: Tensor, inter_logits: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """L_cls and L_inter: multi-label soft margin on two logit vectors [N, C]."""
+        Args:
+            outputs: of the network; each loss says which it reads.
+            targets: what the outputs are compared with. Without ``pseudo_labels`` the head is not
+                trained yet.
+
+        Returns:
+            Scalars multiplied by their weights, as ``loss_<name>``.
+        """
+        outputs = dict(outputs)
+        if "pseudo_labels" in targets:
+            size = targets["pseudo_labels"].shape[-2:]
+            outputs["large_logits"] = resize(outputs["seg_logits"], size)
         losses = {}
-        for name, values in (("cls", logits), ("inter", inter_logits)):
-            loss = F.multilabel_soft_margin_loss(values.float(), labels)
-            losses[f"loss_{name}"] = self.weights[name] * loss
+        for name, (loss, target) in self.terms().items():
+            always = name in ("cls", "inter")
+            if target in targets and (always or self.acts(name)):
+                losses[f"loss_{name}"] = self.weights[name] * loss(outputs, targets)
+        if "loss_seg" not in losses and "loss_reg" not in losses:
+            # Keeps the head in the graph, as DistributedDataParallel asks.
+            losses["loss_seg"] = 0.0 * outputs["seg_logits"].sum()
         return losses
 
-    def implicit_alignment(
-        self, cls_tokens: Tensor, text: tuple[Tensor, Tensor], labels: Tensor, counted: Tensor
-    ) -> dict[str, Tensor]:
-        """L_im, Eq. 3: projected class tokens [V, d] of all views, labels [V, C], weights [V]."""
-        loss = global_implicit_alignment(
-            cls_tokens, *text, labels, self.cross_contrastive, self.gia_similarity, counted
-        )
-        return {"loss_gia": self.weights["gia"] * loss}
+    def terms(self) -> dict[str, tuple[Callable[[Tensors, Tensors], Tensor], str]]:
+        """Return each loss by name, and the target without which it cannot be computed."""
+        return {
+            "cls": (self.classification, "image_labels"),
+            "inter": (self.intermediate_classification, "image_labels"),
+            "gia": (self.implicit_alignment, "view_labels"),
+            "lea": (self.explicit_alignment, "object_mask"),
+            "ptc": (self.patch_contrast, "token_labels"),
+            "seg": (self.segmentation, "pseudo_labels"),
+            "reg": (self.regularization, "pseudo_labels"),
+        }
 
-    def explicit_alignment(
-        self, patch_tokens: Tensor, mask: Tensor, text: tuple[Tensor, Tensor], labels: Tensor
-    ) -> dict[str, Tensor]:
-        """L_ex, Eq. 4 to 6: projected patch tokens [N, P, d] and object-aware mask [N, P]."""
-        loss = local_explicit_alignment(
-            patch_tokens,
-            mask,
-            *text,
-            labels,
+    def classification(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_cls: multi-label soft margin on ``cls_logits [N, C]`` of the last block."""
+        return F.multilabel_soft_margin_loss(outputs["cls_logits"].float(), targets["image_labels"])
+
+    def intermediate_classification(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_inter: multi-label soft margin on ``inter_logits [N, C]``."""
+        logits = outputs["inter_logits"].float()
+        return F.multilabel_soft_margin_loss(logits, targets["image_labels"])
+
+    def implicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_im, Eq. 3: ``view_tokens [V, d]``, ``view_labels [V, C]``, ``view_weights [V]``."""
+        return global_implicit_alignment(
+            outputs["view_tokens"],
+            outputs["text_fg"],
+            outputs["text_bg"],
+            targets["view_labels"],
+            self.cross_contrastive,
+            self.similarity,
+            targets["view_weights"],
+        )
+
+    def explicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_ex, Eq. 4 to 6: ``aligned_patches [N, P, d]`` and ``object_mask [N, P]``."""
+        return local_explicit_alignment(
+            outputs["aligned_patches"],
+            targets["object_mask"],
+            outputs["text_fg"],
+            outputs["text_bg"],
+            targets["image_labels"],
             cross=self.cross_contrastive,
             temperature=self.lea_temperature,
             bg_weight=self.lea_background_weight,
             normalize=self.lea_normalize,
-            similarity=self.gia_similarity,
+            similarity=self.similarity,
         )
-        return {"loss_lea": self.weights["lea"] * loss}
 
-    def contrast(self, patch_tokens: Tensor, token_labels: Tensor) -> dict[str, Tensor]:
-        """L_ptc: last block's patch tokens [N, D, h, w] against label maps [N, h, w]."""
-        loss = patch_token_contrast(patch_tokens, token_labels, ignore=self.ignore_value)
-        return {"loss_ptc": self.weights["ptc"] * loss}
+    def patch_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_ptc: ``patch_tokens [N, D, h, w]`` against ``token_labels [N, h, w]``."""
+        tokens, labels = outputs["patch_tokens"], targets["token_labels"]
+        return patch_token_contrast(tokens, labels, ignore=self.ignore_value)
 
-    def segmentation(
-        self, pixels: Tensor, logits: Tensor, pseudo_labels: Tensor, boxes: Tensor
-    ) -> dict[str, Tensor]:
-        """L_seg and L_reg of Eq. 8.
+    def segmentation(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_seg of Eq. 8: logits ``[N, C + 1, H, W]`` against ``pseudo_labels [N, H, W]``."""
+        logits, labels = outputs["large_logits"], targets["pseudo_labels"]
+        return balanced_cross_entropy(logits, labels, ignore=self.ignore_value)
 
-        Args:
-            pixels: [N, 3, H, W], RGB in 0..255.
-            logits: segmentation logits [N, C + 1, h, w]; enlarged here to H x W.
-            pseudo_labels: [N, H, W], with the ignore value.
-            boxes: [N, 4], (y0, y1, x0, x1).
-        """
-        logits = F.interpolate(
-            logits.float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False
+    def regularization(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_reg of Eq. 8: as L_seg, with ``images [N, 3, H, W]`` in 0..255 and ``boxes``."""
+        return dense_energy(
+            targets["images"],
+            outputs["large_logits"].softmax(dim=1),
+            targets["boxes"],
+            targets["pseudo_labels"],
+            ignore=self.ignore_value,
+            **self.energy,
         )
-        losses = {}
-        if self.weights["seg"] > 0:
-            loss = balanced_cross_entropy(logits, pseudo_labels, ignore=self.ignore_value)
-            losses["loss_seg"] = self.weights["seg"] * loss
-        if self.weights["reg"] > 0:
-            probs = logits.softmax(dim=1)
-            loss = dense_energy(
-                pixels, probs, boxes, pseudo_labels, ignore=self.ignore_value, **self.energy
-            )
-            losses["loss_reg"] = self.weights["reg"] * loss
-        return losses

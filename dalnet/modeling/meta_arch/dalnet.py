@@ -1,31 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DALNet's meta-architecture: the paper's Figure 2, from photographs to losses or masks."""
+"""DALNet's meta-architecture: the paper's Figure 2, from images to losses or maps."""
+
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
+from detectron2.utils.comm import is_main_process
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from dalnet.layers import PixelAdaptiveRefinement
-from dalnet.modeling.batch import TrainingBatch
+from dalnet.config import with_class_names
+from dalnet.modeling.batch import MultiCropBatch
 from dalnet.modeling.boxes import token_grid_boxes
 from dalnet.modeling.cam import cam_to_label, object_mask
-from dalnet.modeling.class_token_contrast import ClassTokenContrast, build_class_contrast
 from dalnet.modeling.clip import build_text_embeddings
 from dalnet.modeling.heads import AlignmentProjections, CAMClassifier
-from dalnet.modeling.image_classes import PresentClasses
 from dalnet.modeling.losses.criterion import DALNetCriterion
-from dalnet.modeling.multi_scale import Passes, PresentCAMs, crf_probabilities
-from dalnet.modeling.pseudo_labels import local_view_labels, refine_shown
-from dalnet.modeling.settings import InferenceSettings, LabelSettings, amp_dtype
+from dalnet.modeling.multi_scale import Features
+from dalnet.modeling.pseudo_labels import local_view_labels
+from dalnet.modeling.training_image import draw_training_image
+
+from .segmentor import Source, WeakSegmentor
+
+
+class CAMs(NamedTuple):
+    """CAMs of each image's classes, ``[N, K, H, W]`` in 0..1, without gradient."""
+
+    final: Tensor
+    intermediate: Tensor
 
 
 @META_ARCH_REGISTRY.register()
-class DALNet(nn.Module):
+class DALNet(WeakSegmentor):
     """Weakly supervised semantic segmentation by dense image-text alignment (DIAL, ECCV 2024)."""
+
+    batch_type = MultiCropBatch
+    required = ("backbone.", "text_")
+    rebuilt = ("text_fg", "text_bg")
+    # The losses whose targets are made of multi-scale CAMs, beside those of the head.
+    cam_losses: ClassVar[tuple[str, ...]] = ("gia", "ptc")
+    sources = {
+        "sem_seg": Source("segmentation head", "probabilities"),
+        "cam": Source("CAM", "cam"),
+        "cam_inter": Source("intermediate CAM", "cam"),
+        "pseudo_label": Source("pseudo label", "pseudo_label"),
+    }
 
     @configurable
     def __init__(
@@ -35,67 +56,53 @@ class DALNet(nn.Module):
         sem_seg_head: nn.Module,
         projections: AlignmentProjections | None,
         text_embeddings: tuple[Tensor, Tensor] | None,
-        class_contrast: ClassTokenContrast | None,
         criterion: DALNetCriterion,
-        par: PixelAdaptiveRefinement,
-        num_classes: int,
-        label_settings: LabelSettings,
-        inference_settings: InferenceSettings,
+        object_mask_threshold: float,
+        local_min_coverage: float,
         seg_start_iter: int,
-        amp_dtype: torch.dtype,
-        pixel_mean: tuple[float, ...],
-        pixel_std: tuple[float, ...],
+        vis_period: int = 0,
+        **shared: Any,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            backbone: returns ``cls_token`` [N, D], ``patch_tokens`` and ``inter_tokens``
-                [N, D, h, w].
-            sem_seg_head: maps the backbone's dict to logits [N, C + 1, h, w].
-            projections: of tokens and texts into the common space; None without alignment.
-            text_embeddings: foreground [C, d_t] and background [1, d_t]; None without alignment.
-            class_contrast: ToCo's projections of class tokens; None without L_ctc.
-            criterion: the weighted losses.
-            par: refines CAMs into pseudo labels.
-            num_classes: C, foreground classes.
-            label_settings: how CAMs become masks and labels.
-            inference_settings: what is computed in evaluation.
-            seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
-            amp_dtype: of the matrix products where the trainer has switched autocast on.
-            pixel_mean, pixel_std: per channel, RGB in 0..255.
         """
-        super().__init__()
+        Args:
+            backbone: returns ``cls_token`` ``[N, D]``, ``patch_tokens`` and ``inter_tokens``
+                ``[N, D, h, w]``.
+            sem_seg_head: maps the backbone's dict to logits ``[N, C + 1, h, w]``.
+            projections: of tokens and texts into the common space; None without alignment.
+            text_embeddings: of the classes ``[C, d_t]`` and the background ``[1, d_t]``; None
+                without alignment.
+            criterion: the weighted losses.
+            object_mask_threshold: beta of M_obj.
+            local_min_coverage: fraction of a local view that a class must cover to label it.
+            seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
+            vis_period: iterations between pictures of the training; 0 for none.
+            shared: see :class:`WeakSegmentor`.
+        """
+        super().__init__(**shared)
         self.backbone = backbone
-        self.classifier = CAMClassifier(backbone.embed_dim, num_classes)
-        self.inter_classifier = CAMClassifier(backbone.embed_dim, num_classes)
+        self.classifier = CAMClassifier(backbone.embed_dim, self.num_classes)
+        self.inter_classifier = CAMClassifier(backbone.embed_dim, self.num_classes)
         self.sem_seg_head = sem_seg_head
         self.projections = projections
-        self.class_contrast = class_contrast
         self.criterion = criterion
-        self.par = par
-        self.num_classes = num_classes
-        self.label_settings = label_settings
-        self.inference_settings = inference_settings
+        self.object_mask_threshold = object_mask_threshold
+        self.local_min_coverage = local_min_coverage
         self.seg_start_iter = seg_start_iter
-        self.amp_dtype = amp_dtype
+        self.vis_period = vis_period
         text_fg, text_bg = text_embeddings or (None, None)
         self.register_buffer("text_fg", text_fg)
         self.register_buffer("text_bg", text_bg)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
-        # A hook that wants pictures of a training step sets keep_snapshot before it.
-        self.keep_snapshot = False
-        self.snapshot: dict[str, Tensor] = {}
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the parts that ``cfg`` describes."""
+        cfg = with_class_names(cfg)
         method = cfg.MODEL.DALNET
         backbone = build_backbone(cfg)
         criterion = DALNetCriterion(cfg)
         projections = text_embeddings = None
-        if criterion.aligns:
-            text_embeddings = build_text_embeddings(_with_class_names(cfg))
+        if criterion.acts("gia", "lea"):
+            text_embeddings = build_text_embeddings(cfg)
             projections = AlignmentProjections(
                 backbone.embed_dim,
                 cfg.MODEL.CLIP.EMBED_DIM,
@@ -103,263 +110,190 @@ class DALNet(nn.Module):
                 method.TEXT_PROJECTION,
             )
         return {
+            **cls.shared_arguments(cfg),
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "projections": projections,
             "text_embeddings": text_embeddings,
-            "class_contrast": build_class_contrast(cfg, backbone.embed_dim),
             "criterion": criterion,
-            "par": PixelAdaptiveRefinement(method.PAR.NUM_ITERS, tuple(method.PAR.DILATIONS)),
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
-            "label_settings": LabelSettings.from_config(cfg),
-            "inference_settings": InferenceSettings.from_config(cfg),
+            "object_mask_threshold": method.OBJECT_MASK_THRESHOLD,
+            "local_min_coverage": method.LOCAL_MIN_COVERAGE,
             "seg_start_iter": method.SEG_START_ITER,
-            "amp_dtype": amp_dtype(cfg),
-            "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
-            "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+            "vis_period": cfg.VIS_PERIOD,
         }
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies; inputs are moved there."""
-        return self.pixel_mean.device
+    def encode(self, images: Tensor) -> Features:
+        """Return the encoder's tokens of normalized images ``[N, 3, H, W]``."""
+        return self.backbone(images)
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, scores in evaluation.
+    def maps(self, source: str, features: Features) -> Tensor:
+        """Return logits ``[N, C + 1, h, w]`` of the head, or raw CAMs ``[N, C, h, w]``."""
+        if source == "sem_seg":
+            return self.sem_seg_head(features)
+        if source == "cam":
+            return self.classifier.cam(features["patch_tokens"])
+        return self.inter_classifier.cam(features["inter_tokens"])
 
-        Args:
-            batched_inputs: dicts of ``dalnet.data.DALNetMapper``. Evaluation needs ``image``
-                [3, H, W], RGB in 0..255, and uses ``height`` and ``width`` (the wanted size) and
-                ``image_labels`` [C] where they are given.
+    def losses(self, batch: MultiCropBatch) -> dict[str, Tensor]:
+        """Return the losses of a training step: Figure 2, top to bottom."""
+        features = self.encode(self.normalize(batch.images))
+        outputs = self.heads(features)
+        cams = self.multi_scale_cams(batch, features)
+        targets = self.make_targets(batch, outputs, cams)
+        outputs |= self.align(batch, features)
+        return self.criterion(outputs, targets)
 
-        Returns:
-            In training a dict of weighted scalar losses. In evaluation one dict per image:
-            ``sem_seg`` [C + 1, height, width], class probabilities; and, where image labels are
-            given, ``cam`` and ``cam_inter`` [C, height, width] in 0..1, zero for absent classes,
-            and ``pseudo_label`` [height, width], long, with the ignore value.
-        """
-        if not self.training:
-            return [self._infer(item) for item in batched_inputs]
-        batch = TrainingBatch.collate(batched_inputs, self.device)
-        # Chosen here because the AMPTrainer of Detectron2 0.5 knows float16 only.
-        kind = self.device.type
-        enabled = torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, dtype=self.amp_dtype, enabled=enabled):
-            return self._losses(batch)
-
-    def _losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The training step of Figure 2, top to bottom."""
-        images = self._normalize(batch.pixels)
-        tokens = self.backbone(images)
-        losses = self.criterion.classification(
-            self.classifier.logits(tokens["patch_tokens"]),
-            self.inter_classifier.logits(tokens["inter_tokens"]),
-            batch.labels,
-        )
-        cams = self._multi_scale_cams(batch, images, tokens)
-        # Class tokens [N, G, D] of the main view and the further global views.
-        global_tokens = tokens["cls_token"][:, None]
-        if self.criterion.gia or self.class_contrast is not None:
-            global_tokens = torch.cat([global_tokens, self._further_tokens(batch)], dim=1)
-        if self.criterion.aligns:
-            losses.update(self._align(batch, tokens, global_tokens, cams))
-        if self.class_contrast is not None:
-            losses.update(self._contrast_class_tokens(batch, global_tokens, cams))
-        if self.criterion.weights["ptc"] > 0:
-            token_labels = self._token_labels(cams, tokens["inter_tokens"].shape[-2:], batch)
-            losses.update(self.criterion.contrast(tokens["patch_tokens"], token_labels))
-        losses.update(self._segment(batch, tokens, cams))
-        return losses
-
-    def _normalize(self, pixels: Tensor) -> Tensor:
-        return (pixels - self.pixel_mean) / self.pixel_std
-
-    def _multi_scale_cams(
-        self, batch: TrainingBatch, images: Tensor, tokens: dict[str, Tensor]
-    ) -> PresentCAMs:
-        """CAMs of ``images``, whose plain ``tokens`` at scale 1 exist; nothing is computed yet."""
-        passes = self._passes(images)
-        passes.take_over(tokens)
-        return PresentCAMs(passes, batch.present, self.label_settings.scales)
-
-    def _align(
-        self,
-        batch: TrainingBatch,
-        tokens: dict[str, Tensor],
-        global_tokens: Tensor,
-        cams: PresentCAMs,
-    ) -> dict[str, Tensor]:
-        """L_im over the class tokens of all views, L_ex over the main view's patch tokens."""
-        text = self.projections.text(self.text_fg), self.projections.text(self.text_bg)
-        losses = {}
-        if self.criterion.gia:
-            cls_tokens, *labels = self._view_tokens(batch, global_tokens, cams)
-            cls_tokens = self.projections.visual(cls_tokens)
-            losses.update(self.criterion.implicit_alignment(cls_tokens, text, *labels))
-        if self.criterion.lea:
-            raw = self.inter_classifier.cam(tokens["inter_tokens"])
-            threshold = self.label_settings.object_mask_threshold
-            mask = object_mask(raw, batch.labels, threshold).flatten(1)
-            # Patches in the padding count among the N^2 of Eq. 6: the paper knows no padding [D].
-            patch_tokens = tokens["patch_tokens"].flatten(2).transpose(1, 2)
-            patch_tokens = self.projections.visual(patch_tokens)
-            losses.update(self.criterion.explicit_alignment(patch_tokens, mask, text, batch.labels))
-        return losses
-
-    def _further_tokens(self, batch: TrainingBatch) -> Tensor:
-        """Class tokens [N, G - 1, D] of the global views beside the main one."""
-        number = batch.global_views.shape[:2]
-        if not number[1]:
-            return self.pixel_mean.new_empty(*number, self.backbone.embed_dim)
-        views = self._normalize(batch.global_views.flatten(0, 1))
-        return self.backbone(views)["cls_token"].unflatten(0, number)
-
-    def _view_tokens(
-        self, batch: TrainingBatch, global_tokens: Tensor, cams: PresentCAMs
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Class tokens [V, D] of global and local views, their labels [V, C] and weights [V].
-
-        Every view is one sample of Eq. 3, whatever image it comes from [D]; a local view without
-        any class is a background view, which has the weight 0.
-        """
-        tokens = [global_tokens.flatten(0, 1)]
-        labels = [batch.labels.repeat_interleave(global_tokens.shape[1], dim=0)]
-        counted = [labels[0].new_ones(len(labels[0]))]
-        if batch.local_views.shape[1]:
-            views = self._normalize(batch.local_views.flatten(0, 1))
-            tokens.append(self.backbone(views)["cls_token"])
-            labels.append(self._local_labels(batch, cams).flatten(0, 1))
-            counted.append(labels[-1].amax(dim=1))
-        return torch.cat(tokens), torch.cat(labels), torch.cat(counted)
-
-    def _local_labels(self, batch: TrainingBatch, cams: PresentCAMs) -> Tensor:
-        """Labels [N, L, C] of the local views: what the main view's CAM shows in their place."""
-        slot_map = self._slot_map(cams.last, batch.present, batch.boxes)
-        num_slots = batch.present.index.shape[1]
-        coverage = self.label_settings.local_min_coverage
-        labels = local_view_labels(slot_map, batch.local_boxes, num_slots, coverage)
-        spread = batch.present.spread(labels.transpose(1, 2), self.num_classes)
-        return spread.transpose(1, 2)
-
-    def _contrast_class_tokens(
-        self, batch: TrainingBatch, global_tokens: Tensor, cams: PresentCAMs
-    ) -> dict[str, Tensor]:
-        """ToCo's L_ctc: global views against crops around the intermediate CAM's unsure pixels."""
-        crops, positive = self.class_contrast.crops(
-            batch.local_source, cams.intermediate, batch.present.shown
-        )
-        views = self._normalize(crops.flatten(0, 1))
-        local_tokens = self.backbone(views)["cls_token"].unflatten(0, positive.shape)
-        loss = self.class_contrast(global_tokens, local_tokens, positive)
-        return {"loss_ctc": self.criterion.weights["ctc"] * loss}
-
-    def _slot_map(self, cams: Tensor, present: PresentClasses, boxes: Tensor) -> Tensor:
-        """Label map [N, h, w] over the slots of ``present`` of their CAMs [N, K, h, w]."""
-        settings = self.label_settings
-        thresholds = settings.low, settings.high, settings.ignore_value
-        return cam_to_label(cams, present.shown, boxes, *thresholds)
-
-    def _token_labels(
-        self, cams: PresentCAMs, grid: tuple[int, int], batch: TrainingBatch
-    ) -> Tensor:
-        """Label map [N, h, w] of the intermediate CAM at token resolution, for L_ptc.
-
-        Its values are slots: L_ptc only asks which tokens of one image are alike.
-        """
-        boxes = token_grid_boxes(batch.boxes, batch.pixels.shape[-2:], grid)
-        small = F.interpolate(cams.intermediate, size=grid, mode="bilinear", align_corners=False)
-        return self._slot_map(small, batch.present, boxes)
-
-    def pseudo_labels(self, pixels: Tensor, cams: Tensor, shown: Tensor, boxes: Tensor) -> Tensor:
-        """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine_shown`.
-
-        Args:
-            pixels: photographs [N, 3, H, W], RGB in 0..255.
-            cams: of the present classes, [N, K, H, W] in 0..1.
-            shown: [N, K], 0 for a map whose class the image does not show.
-            boxes: [N, 4], (y0, y1, x0, x1).
-
-        Returns:
-            [N, H, W], long, k + 1 for the class of map k, with the ignore value.
-        """
-        settings = self.label_settings
-        thresholds = settings.low, settings.high, settings.ignore_value
-        return refine_shown(self.par, pixels / 255, cams, shown, boxes, *thresholds)
-
-    def _segment(
-        self, batch: TrainingBatch, tokens: dict[str, Tensor], cams: PresentCAMs
-    ) -> dict[str, Tensor]:
-        """L_seg and L_reg against the refined pseudo labels, once their time has come."""
-        logits = self.sem_seg_head(tokens)
-        if not self.criterion.segments or get_event_storage().iter < self.seg_start_iter:
-            # Keeps the head in the graph, which DistributedDataParallel asks of every parameter.
-            return {"loss_seg": 0.0 * logits.sum()}
-        present = batch.present
-        slots = self.pseudo_labels(batch.pixels, cams.last, present.shown, batch.boxes)
-        pseudo_labels = present.name(slots, self.label_settings.ignore_value)
-        if self.keep_snapshot:
-            self.snapshot = {
-                "pixels": batch.pixels[0],
-                "cam": present.spread(cams.last, self.num_classes)[0],
-                "pseudo_label": pseudo_labels[0],
-                "logits": logits[0].detach(),
-            }
-        return self.criterion.segmentation(batch.pixels, logits, pseudo_labels, batch.boxes)
-
-    def passes(self, pixels: Tensor) -> Passes:
-        """What evaluation reads from: ``sem_seg`` (logits), ``cam`` and ``cam_inter`` (raw).
-
-        Args:
-            pixels: photographs of one size [N, 3, H, W], RGB in 0..255.
-        """
-        return self._passes(self._normalize(pixels))
-
-    def _passes(self, images: Tensor) -> Passes:
-        maps = {
-            "sem_seg": self.sem_seg_head,
-            "cam": lambda tokens: self.classifier.cam(tokens["patch_tokens"]),
-            "cam_inter": lambda tokens: self.inter_classifier.cam(tokens["inter_tokens"]),
+    def heads(self, features: Features) -> dict[str, Tensor]:
+        """Return what the classifiers and the segmentation head make of the tokens."""
+        patch_tokens, inter_tokens = features["patch_tokens"], features["inter_tokens"]
+        return {
+            "patch_tokens": patch_tokens,  # [N, D, h, w]
+            "cls_logits": self.classifier.logits(patch_tokens),  # [N, C]
+            "inter_logits": self.inter_classifier.logits(inter_tokens),  # [N, C]
+            "inter_cams": self.inter_classifier.cam(inter_tokens),  # raw, [N, C, h, w]
+            "seg_logits": self.sem_seg_head(features),  # [N, C + 1, h, w]
         }
-        return Passes(self.backbone, maps, images)
 
     @torch.no_grad()
-    def _infer(self, item: dict) -> dict[str, Tensor]:
-        """Scores of one photograph; one at a time, so that no other image changes them."""
-        settings = self.inference_settings
-        pixels = item["image"].to(self.device).float()[None]
-        size = (item.get("height", pixels.shape[-2]), item.get("width", pixels.shape[-1]))
-        passes = self.passes(pixels)
-        result = {}
-        if settings.cams and "image_labels" in item:
-            present = PresentClasses.of(item["image_labels"][None]).to(self.device)
-            # First, because it wants the mirror image of every scale.
-            result = self._infer_cams(passes, pixels, present, size)
-        probs = passes.probabilities("sem_seg", size, settings.scales, settings.flip)
-        if settings.crf is not None:
-            probs = crf_probabilities(pixels, probs, **settings.crf)
-        return {"sem_seg": probs[0], **result}
+    def multi_scale_cams(self, batch: MultiCropBatch, features: Features) -> CAMs | None:
+        """Return the CAMs of both blocks over all scales; None where no loss asks for them.
 
-    def _infer_cams(
-        self, passes: Passes, pixels: Tensor, present: PresentClasses, size: tuple[int, int]
+        These passes through the encoder take two thirds of a training step.
+        """
+        if not (self.criterion.acts(*self.cam_losses) or self.trains_head()):
+            return None
+        passes = self.multi_scale_flip(self.normalize(batch.images))
+        passes.seed(features)
+        settings = self.cam_settings
+        scales = settings.scales, settings.with_flip
+        return CAMs(
+            passes.cams("cam", *scales, batch.image_classes),
+            passes.cams("cam_inter", *scales, batch.image_classes),
+        )
+
+    def make_targets(
+        self, batch: MultiCropBatch, outputs: dict[str, Tensor], cams: CAMs | None
     ) -> dict[str, Tensor]:
-        settings = self.label_settings
-        cams = PresentCAMs(passes, present, settings.scales)
-        height, width = pixels.shape[-2:]
-        boxes = torch.tensor([[0, height, 0, width]], device=self.device)
-        slots = self.pseudo_labels(pixels, cams.last, present.shown, boxes)
-        pseudo_label = present.name(slots, settings.ignore_value)[:, None].double()
-        maps = torch.cat([cams.last, cams.intermediate])
-        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-        cam, cam_inter = (present.spread(m[None], self.num_classes)[0] for m in maps)
-        pseudo_label = F.interpolate(pseudo_label, size=size, mode="nearest")[0, 0].long()
-        return {"cam": cam, "cam_inter": cam_inter, "pseudo_label": pseudo_label}
+        """Return what the losses that act now compare the outputs with."""
+        targets = {
+            "images": batch.images,
+            "boxes": batch.boxes,
+            "image_labels": batch.image_labels,
+        }
+        if self.criterion.acts("lea"):
+            mask = object_mask(
+                outputs["inter_cams"], batch.image_labels, self.object_mask_threshold
+            )
+            targets["object_mask"] = mask.flatten(1)  # [N, P]
+        if cams is None:
+            return targets
+        if self.criterion.acts("gia"):
+            targets["view_labels"], targets["view_weights"] = self.view_labels(batch, cams.final)
+        if self.criterion.acts("ptc"):
+            grid = outputs["patch_tokens"].shape[-2:]
+            targets["token_labels"] = self.token_labels(batch, cams.intermediate, grid)
+        if self.trains_head():
+            targets["pseudo_labels"] = self.segmentation_targets(batch, cams.final)
+            self._draw(batch, cams.final, targets["pseudo_labels"], outputs["seg_logits"])
+        return targets
 
+    def align(self, batch: MultiCropBatch, features: Features) -> dict[str, Tensor]:
+        """Return texts, class tokens of all views and patch tokens in the common space."""
+        outputs: dict[str, Tensor] = {}
+        if self.projections is None:
+            return outputs
+        outputs["text_fg"] = self.projections.text(self.text_fg)  # [C, d]
+        outputs["text_bg"] = self.projections.text(self.text_bg)  # [1, d]
+        if self.criterion.acts("gia"):
+            cls_tokens = self.view_tokens(batch, features["cls_token"])
+            outputs["view_tokens"] = self.projections.visual(cls_tokens)  # [V, d]
+        if self.criterion.acts("lea"):
+            # Patches in the padding count among the N^2 of Eq. 6: the paper knows no padding [D].
+            patches = features["patch_tokens"].flatten(2).transpose(1, 2)
+            outputs["aligned_patches"] = self.projections.visual(patches)  # [N, P, d]
+        return outputs
 
-def _with_class_names(cfg: CfgNode) -> CfgNode:
-    """Copy ``cfg`` and fill in the class names and prompt words of ``DATASETS.TRAIN``."""
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.CLASS_NAMES = list(metadata.stuff_classes)
-    cfg.MODEL.PROMPT_NAMES = list(metadata.prompt_names)
-    return cfg
+    def view_tokens(self, batch: MultiCropBatch, main: Tensor) -> Tensor:
+        """Return class tokens ``[V, D]``: of each image's global views, then of all local views.
+
+        Args:
+            batch: with further global and local views.
+            main: class tokens of the main views, ``[N, D]``.
+        """
+        tokens = [self.global_tokens(batch, main).flatten(0, 1)]
+        if batch.local_views.shape[1]:
+            tokens.append(self.cls_tokens(batch.local_views).flatten(0, 1))
+        return torch.cat(tokens)
+
+    def global_tokens(self, batch: MultiCropBatch, main: Tensor) -> Tensor:
+        """Return class tokens ``[N, G, D]`` of the main and the further global views."""
+        tokens = main[:, None]
+        if not batch.global_views.shape[1]:
+            return tokens
+        return torch.cat([tokens, self.cls_tokens(batch.global_views)], dim=1)
+
+    def cls_tokens(self, views: Tensor) -> Tensor:
+        """Return class tokens ``[N, L, D]`` of views ``[N, L, 3, S, S]``, RGB in 0..255."""
+        features = self.encode(self.normalize(views.flatten(0, 1)))
+        return features["cls_token"].unflatten(0, views.shape[:2])
+
+    @torch.no_grad()
+    def view_labels(self, batch: MultiCropBatch, cams: Tensor) -> tuple[Tensor, Tensor]:
+        """Return labels ``[V, C]`` and weights ``[V]`` of the views, as :meth:`view_tokens`.
+
+        Every view is one sample of Eq. 3, whatever image it comes from [D]. A global view has the
+        labels of its image, a local one those of the classes that the main view's CAM shows in
+        its place; a local view without any class is a background view, which has the weight 0.
+        """
+        num_global = 1 + batch.global_views.shape[1]
+        labels = [batch.image_labels.repeat_interleave(num_global, dim=0)]
+        weights = [labels[0].new_ones(len(labels[0]))]
+        if batch.local_views.shape[1]:
+            classes, coverage = batch.image_classes, self.local_min_coverage
+            label_map = self._label_map(batch, cams, batch.boxes)
+            num_local = classes.index.shape[1]
+            found = local_view_labels(label_map, batch.local_boxes, num_local, coverage)
+            # scatter() wants the classes in dimension 1: [N, L, K] -> [N, K, L] -> [N, C, L].
+            found = classes.scatter(found.transpose(1, 2), self.num_classes).transpose(1, 2)
+            labels.append(found.flatten(0, 1))
+            weights.append(labels[-1].amax(dim=1))
+        return torch.cat(labels), torch.cat(weights)
+
+    def token_labels(self, batch: MultiCropBatch, cams: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return the label map ``[N, h, w]`` of CAMs on the token grid, for L_ptc.
+
+        Its values are local indices: L_ptc only asks which tokens of one image are alike.
+        """
+        boxes = token_grid_boxes(batch.boxes, batch.images.shape[-2:], grid)
+        small = F.interpolate(cams, size=grid, mode="bilinear", align_corners=False)
+        return self._label_map(batch, small, boxes)
+
+    def _label_map(self, batch: MultiCropBatch, cams: Tensor, boxes: Tensor) -> Tensor:
+        """Label map ``[N, h, w]`` over the local indices of CAMs ``[N, K, h, w]``."""
+        thresholds = self.cam_settings.label_thresholds
+        return cam_to_label(cams, batch.image_classes.valid, boxes, **thresholds)
+
+    def segmentation_targets(self, batch: MultiCropBatch, cams: Tensor) -> Tensor:
+        """Return pseudo labels ``[N, H, W]`` of CAMs ``[N, K, H, W]``, with the ignore value."""
+        classes = batch.image_classes
+        local = self.pseudo_labels(batch.images, cams, classes.valid, batch.boxes)
+        return classes.to_class_labels(local, self.cam_settings.ignore_value)
+
+    def trains_head(self) -> bool:
+        """Return whether the head is trained in this iteration: not before CAMs are of use."""
+        has_begun = get_event_storage().iter >= self.seg_start_iter
+        return has_begun and self.criterion.acts("seg", "reg")
+
+    def _draw(self, batch: MultiCropBatch, cams: Tensor, label_map: Tensor, logits: Tensor) -> None:
+        """Put a picture of the first image into the event storage, if one is due."""
+        storage = get_event_storage()
+        due = self.vis_period > 0 and (storage.iter + 1) % self.vis_period == 0
+        # Only the main process has writers, which empty the storage.
+        if due and is_main_process():
+            picture = draw_training_image(
+                batch.images[0],
+                cams[0] * batch.image_classes.valid[0][:, None, None],
+                label_map[0],
+                logits[0].detach(),
+            )
+            storage.put_image("image | CAM | pseudo label | prediction", picture)

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-
 from dalnet.modeling.class_token_contrast import (
     ClassTokenContrast,
     ProjectionHead,

@@ -3,7 +3,6 @@
 
 import pytest
 import torch
-
 from dalnet.modeling.uncertain_crops import (
     UncertainCrops,
     cut_crops,

@@ -6,11 +6,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from dalnet.modeling.precision import full_precision
-from dalnet.modeling.uncertain_crops import UncertainCrops
 
 _WEIGHT_STD = 0.02
 _EPS = 1e-4  # in both denominators, as published
@@ -46,39 +44,32 @@ class ProjectionHead(nn.Module):
 
 
 class ClassTokenContrast(nn.Module):
-    """Projects class tokens by a student and by its moving average, and contrasts the two.
+    """Projects class tokens by a student and by its moving average, the teacher.
 
     The teacher has the student's layers, gets no gradient, and moves before each use.
     """
 
-    def __init__(
-        self, head: ProjectionHead, crops: UncertainCrops, momentum: float, temperature: float
-    ) -> None:
-        """Keep the settings.
-
+    def __init__(self, head: ProjectionHead, momentum: float) -> None:
+        """
         Args:
             head: the student.
-            crops: cuts the local views that ``forward`` wants the class tokens of.
             momentum: what the teacher keeps of itself at each step, 0..1.
-            temperature: divides the products of teacher and student.
         """
         super().__init__()
-        self.crops = crops
         self.student = head
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.momentum = momentum
-        self.temperature = temperature
 
-    def forward(self, global_tokens: Tensor, local_tokens: Tensor, positive: Tensor) -> Tensor:
-        """L_ctc of the class tokens of N images.
+    def forward(self, global_tokens: Tensor, local_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Project the class tokens of N images.
 
         Args:
             global_tokens: ``[N, G, D]`` of the views of (nearly) the whole image.
             local_tokens: ``[N, L, D]`` of the local views.
-            positive: boolean ``[N, L]``, whether a local view shows an object.
 
         Returns:
-            Scalar.
+            The teacher's projections of the global views, ``[N, G, K]``, and the student's of
+            global and local views, ``[N, G + L, K]``.
         """
         with torch.no_grad():
             for kept, current in zip(
@@ -86,9 +77,7 @@ class ClassTokenContrast(nn.Module):
             ):
                 kept.lerp_(current, 1 - self.momentum)
             targets = self.teacher(global_tokens)
-        views = self.student(torch.cat([global_tokens, local_tokens], dim=1))
-        positive = F.pad(positive, (global_tokens.shape[1], 0), value=True)
-        return class_token_contrast(targets, views, positive, self.temperature)
+        return targets, self.student(torch.cat([global_tokens, local_tokens], dim=1))
 
 
 @full_precision
@@ -118,20 +107,3 @@ def class_token_contrast(
     num_positive = positive.to(products.dtype).sum(dim=1)
     per_image = (attract + F.softplus(rest)).mean(dim=1) / (num_positive + _EPS)
     return per_image.sum() / max(len(per_image), 1)
-
-
-def build_class_contrast(cfg: CfgNode, dim: int) -> ClassTokenContrast | None:
-    """Build what ``MODEL.DALNET.CTC`` describes for tokens of width ``dim``; None at weight 0."""
-    method, views = cfg.MODEL.DALNET, cfg.INPUT.MULTI_CROP
-    if method.CTC_WEIGHT == 0:
-        return None
-    ctc, cam = method.CTC, method.CAM
-    crops = UncertainCrops(
-        views.LOCAL_VIEWS,
-        views.LOCAL_SIZE,
-        cam.LOW_THRESHOLD,
-        cam.HIGH_THRESHOLD,
-        ctc.MAX_BACKGROUND,
-    )
-    head = ProjectionHead(dim, ctc.HIDDEN_DIM, ctc.BOTTLENECK_DIM, ctc.OUT_DIM)
-    return ClassTokenContrast(head, crops, ctc.MOMENTUM, ctc.TEMPERATURE)

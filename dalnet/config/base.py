@@ -1,37 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every key that DALNet adds to Detectron2's config, its default and where it comes from.
+"""The config keys that every system has, their defaults and where these come from.
 
-Sources: [P] stated by the paper, [T] taken from ToCo because the paper is silent,
+Sources: [P] stated by the DALNet paper, [T] taken from ToCo because the paper is silent,
 [D] decided here because the paper is silent or ambiguous (see docs/decisions.md).
 """
 
+import torch
 from detectron2.config import CfgNode as CN
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+from dalnet.errors import UsageError
+
+from .checks import (
+    Rule,
+    above_zero,
+    are_integers,
+    are_positive,
+    at_least,
+    fraction,
+    is_range,
+    one_of,
+)
 
 
-def add_dalnet_config(cfg: CN) -> None:
-    """Add DALNet's keys to ``cfg`` (as returned by ``detectron2.config.get_cfg``), in place."""
+def add_base_config(cfg: CN) -> None:
+    """Add the keys to ``cfg`` (as returned by ``detectron2.config.get_cfg``), in place."""
     _add_input(cfg)
     _add_backbone(cfg)
-    _add_text(cfg)
-    add_clip_config(cfg)
-    _add_method(cfg)
+    _add_clip(cfg)
+    _add_cam(cfg)
     _add_solver(cfg)
     _add_test(cfg)
 
 
 def _add_input(cfg: CN) -> None:
     cfg.INPUT.FORMAT = "RGB"
-    # Training: pixels on the short side before anything else, for photographs much larger than
-    # VOC's; 0 keeps their own size [T].
+    # What makes training views: a name of dalnet.data's registry of mappers.
+    cfg.INPUT.DATASET_MAPPER_NAME = "MultiCropMapper"
+    # Training: pixels on the short side before anything else, for images much larger than VOC's;
+    # 0 keeps their own size [T].
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
-    # Training view: the photograph is rescaled by a factor drawn from this range [P], then cut or
+    # Training view: the image is rescaled by a factor drawn from this range [P], then cut or
     # padded to INPUT.CROP.SIZE = (height, width) [P].
     cfg.INPUT.RESCALE_RANGE = (0.5, 2.0)
     cfg.INPUT.CROP.TYPE = "absolute"
     cfg.INPUT.CROP.SIZE = [448, 448]
-    # DINO's colour jitter, grey, blur and solarise on the training views [T].
+    # DINO's color jitter, gray, blur and solarize on the training views [T].
     cfg.INPUT.PHOTOMETRIC = True
-    # Evaluation at the photograph's own size [T].
+    # Evaluation at the image's own size [T].
     cfg.INPUT.MIN_SIZE_TEST = 0
     cfg.INPUT.MULTI_CROP = CN()
     # Views of crop size: the main view, and a second random resized crop [P]. 1 or 2.
@@ -39,9 +55,6 @@ def _add_input(cfg: CN) -> None:
     # Small views cut from the main view; 0 switches them off. The paper gives no number [T].
     cfg.INPUT.MULTI_CROP.LOCAL_VIEWS = 8
     cfg.INPUT.MULTI_CROP.LOCAL_SIZE = 96  # side in pixels [P]
-    # Where local views are cut: "random", anywhere in the main view and of any size; "uncertain",
-    # LOCAL_SIZE pixels of it where the CAM is not sure of an object (ToCo).
-    cfg.INPUT.MULTI_CROP.LOCAL_CUT = "random"
     # Area of a view relative to what it is cut from: DINO's range [D], second view [T].
     cfg.INPUT.MULTI_CROP.GLOBAL_SCALE = (0.4, 1.0)
     cfg.INPUT.MULTI_CROP.LOCAL_SCALE = (0.05, 0.4)
@@ -53,6 +66,10 @@ def _add_input(cfg: CN) -> None:
 
 def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "DALNet"
+    # C + 1 class names, background first, and C words for the text prompts. Filled from
+    # DATASETS.TRAIN where they are empty; a checkpoint keeps them.
+    cfg.MODEL.CLASS_NAMES = ()
+    cfg.MODEL.PROMPT_NAMES = ()
     cfg.MODEL.BACKBONE.NAME = "TimmViT"
     # Pixel statistics in RGB, 0..255, of the pre-training (ImageNet; AugReg's ViTs use 127.5) [D].
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -63,13 +80,17 @@ def _add_backbone(cfg: CN) -> None:
     # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth (also
     # a training's checkpoint) or .npz (dalnet:// is the folder dalnet/assets); "": random.
     cfg.MODEL.VIT.WEIGHTS = "timm"
-    # timm's name of a CNN in place of the patch embedding: a hybrid ViT, for few photographs and no
+    # timm's name of a CNN in place of the patch embedding: a hybrid ViT, for few images and no
     # GPU. "" is none, as in the paper.
     cfg.MODEL.VIT.STEM = ""
     # Of the CNN: "timm", or a file of the whole classifier (.safetensors, .pth).
     cfg.MODEL.VIT.STEM_WEIGHTS = "timm"
     # F_inter is read after this block, counted from 1 [P: block 10 of 12].
     cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10
+    # How the position embedding is resized to other grids: "bilinear" [P] or "bicubic" (ToCo).
+    cfg.MODEL.VIT.POS_EMBED = "bilinear"
+    # Stochastic depth: the last block is skipped with this probability, the others with less.
+    cfg.MODEL.VIT.DROP_PATH = 0.0
     # Recompute each block in the backward pass: less memory, more time.
     cfg.MODEL.VIT.GRAD_CHECKPOINTING = False
     # Compile the encoder's blocks by torch.compile in this mode: "default", "reduce-overhead" (with
@@ -81,35 +102,13 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.VIT.EMBED_DIM = 0
     cfg.MODEL.VIT.DEPTH = 0
     cfg.MODEL.VIT.NUM_HEADS = 0
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "LargeFOVHead"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21  # background included
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512  # [T]
+    cfg.MODEL.SEM_SEG_HEAD.DILATION = 5  # [T]
 
 
-def _add_text(cfg: CN) -> None:
-    cfg.MODEL.TEXT = CN()
-    # CLIP model in OpenCLIP's spelling [D]; with a local copy of OpenAI's weights other than their
-    # original archive, "ViT-B-16-quickgelu": their activation is not written in the file.
-    cfg.MODEL.TEXT.NAME = "ViT-B-16"
-    # "openai": OpenAI's weights for NAME, downloaded once; a path to a CLIP checkpoint
-    # (.safetensors, .pt, .pth); "untrained": a small seeded tower, whose class embeddings are
-    # fixed codes without meaning; "codes": one random direction each, at right angles to all
-    # others; "checkpoint": the embeddings stored in MODEL.WEIGHTS.
-    cfg.MODEL.TEXT.WEIGHTS = "openai"
-    cfg.MODEL.TEXT.SEED = 0  # of the untrained tower or the codes
-    cfg.MODEL.TEXT.EMBED_DIM = 512  # d_t, width of the text embedding [D]
-    cfg.MODEL.TEXT.TEMPLATE = "a photo of {}"  # [P]
-    cfg.MODEL.TEXT.BACKGROUND = "background"  # word put into TEMPLATE for t_bg [P]
-    # Take the mean over all prompts off their embeddings: prompts of one template are so alike that
-    # their cosines hardly tell the classes apart [D].
-    cfg.MODEL.TEXT.CENTER = True
-    # Where embeddings are kept between runs; "" is $DALNET_CACHE or ~/.cache/dalnet.
-    cfg.MODEL.TEXT.CACHE_DIR = ""
-
-
-def add_clip_config(cfg: CN) -> None:
-    """Add the names of the classes and what their text embeddings are made of, in place."""
-    # Filled from DATASETS.TRAIN: the C + 1 class names, background first, and the C words for the
-    # foreground classes in prompts ("dining table" for VOC's diningtable [D]).
-    cfg.MODEL.CLASS_NAMES = ()
-    cfg.MODEL.PROMPT_NAMES = ()
+def _add_clip(cfg: CN) -> None:
     cfg.MODEL.CLIP = CN()
     # Where the embeddings of the classes come from: "tower", CLIP's text tower [P]; "embeddings",
     # ready ones in a file; "untrained", a small seeded tower, whose embeddings are fixed codes
@@ -139,81 +138,31 @@ def add_clip_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.CACHE_DIR = ""
 
 
-def _add_method(cfg: CN) -> None:
-    cfg.MODEL.SEM_SEG_HEAD.NAME = "LargeFOVHead"
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21  # background included
-    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512  # [T]
-    cfg.MODEL.SEM_SEG_HEAD.DILATION = 5  # [T]
-
-    dalnet = cfg.MODEL.DALNET = CN()
-    dalnet.PROJECTION_DIM = 512  # d, width of the common space [D]
-    # Of the texts into the common space: "orthogonal", fixed, keeps the angles between them;
-    # "linear", learned, can satisfy Eq. 3 by sending all classes to one direction [D].
-    dalnet.TEXT_PROJECTION = "orthogonal"
-    dalnet.OBJECT_MASK_THRESHOLD = 0.5  # beta of M_obj [P]
-
-    # Alignment losses, Eq. 3 to 6. The three switches make the six cells of Table 4.
-    dalnet.GIA = True
-    dalnet.LEA = True
-    dalnet.CROSS_CONTRASTIVE = True
-    # How a cosine becomes the argument of Eq. 3's logarithm, and of LEA's without cross-contrast:
-    # "affine" or "clamp" [D].
-    dalnet.GIA_SIMILARITY = "affine"
-    dalnet.LEA_TEMPERATURE = 1.0  # tau [P]
-    dalnet.LEA_BACKGROUND_WEIGHT = 0.001  # lambda [P]
-    # "all": 1/N^2 as printed; "region": mean over each region's patches [D].
-    dalnet.LEA_NORMALIZE = "all"
-    # A local view carries a class that covers at least this share of it in the main view's CAM
-    # label map [D].
-    dalnet.LOCAL_MIN_COVERAGE = 0.2
-
-    # Weights of Eq. 7 and 8 [P]; 0 switches a loss off.
-    dalnet.CLS_WEIGHT = 1.0
-    dalnet.INTER_WEIGHT = 1.0
-    dalnet.GIA_WEIGHT = 1.0
-    dalnet.LEA_WEIGHT = 1.0
-    dalnet.PTC_WEIGHT = 0.2
-    # Class-token contrast: 0.5 in ToCo, not part of DALNet. Needs MULTI_CROP.LOCAL_CUT "uncertain".
-    dalnet.CTC_WEIGHT = 0.0
-    _add_class_token_contrast(dalnet)
-    dalnet.SEG_WEIGHT = 1.0
-    dalnet.REG_WEIGHT = 1.0
-    dalnet.SEG_START_ITER = 2000  # L_seg and L_reg act after this iteration [T]
-
-    # Dense energy loss [T].
-    dalnet.REG = CN()
-    dalnet.REG.SIGMA_RGB = 15.0
-    dalnet.REG.SIGMA_XY = 100.0  # pixels at full size
-    dalnet.REG.SCALE = 0.5  # image and scores are shrunk to this share of their side
-    dalnet.REG.METHOD = "lattice"  # "lattice" (as published) or "exact"
-
-    # Multi-scale CAM and pseudo labels [T].
-    dalnet.CAM = CN()
-    dalnet.CAM.SCALES = (1.0, 0.5, 1.5)
-    dalnet.CAM.HIGH_THRESHOLD = 0.7
-    dalnet.CAM.LOW_THRESHOLD = 0.25
-    dalnet.CAM.BACKGROUND_THRESHOLD = 0.5  # of CAMs as evaluated
-    dalnet.PAR = CN()
-    dalnet.PAR.NUM_ITERS = 10
-    dalnet.PAR.DILATIONS = (1, 2, 4, 8, 12, 24)
-
-
-def _add_class_token_contrast(dalnet: CN) -> None:
-    # Class-token contrast [T]: widths of the projection head, what the teacher keeps at each step,
-    # temperature, largest mean region value (0..2) of a local view without objects.
-    dalnet.CTC = CN()
-    dalnet.CTC.HIDDEN_DIM = 2048
-    dalnet.CTC.BOTTLENECK_DIM = 256
-    dalnet.CTC.OUT_DIM = 1024
-    dalnet.CTC.MOMENTUM = 0.9
-    dalnet.CTC.TEMPERATURE = 0.5
-    dalnet.CTC.MAX_BACKGROUND = 0.2
+def _add_cam(cfg: CN) -> None:
+    # Multi-scale CAMs and the pseudo labels made of them [T].
+    cfg.MODEL.CAM = CN()
+    cfg.MODEL.CAM.SCALES = (1.0, 0.5, 1.5)
+    # How an image's maps are joined with those of its flipped copy: "max" [T], "sum" (CLIMS) or
+    # "none", without the copy.
+    cfg.MODEL.CAM.FLIP = "max"
+    # How the sum over the scales is brought to 0..1: "min_max" [T], or "max", which keeps the
+    # minimum (CLIMS).
+    cfg.MODEL.CAM.NORMALIZE = "min_max"
+    cfg.MODEL.CAM.HIGH_THRESHOLD = 0.7
+    cfg.MODEL.CAM.LOW_THRESHOLD = 0.25
+    cfg.MODEL.CAM.BACKGROUND_THRESHOLD = 0.5  # of CAMs as evaluated
+    cfg.MODEL.PAR = CN()
+    cfg.MODEL.PAR.NUM_ITERS = 10
+    cfg.MODEL.PAR.DILATIONS = (1, 2, 4, 8, 12, 24)
 
 
 def _add_solver(cfg: CN) -> None:
     # Of mixed precision (SOLVER.AMP.ENABLED, on CUDA): "bfloat16", or "float16" with its loss
     # scaling for GPUs before Ampere [D].
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    cfg.SOLVER.OPTIMIZER = "AdamW"  # or "SGD", with SOLVER.MOMENTUM
+    # An optimizer step is taken after so many parts of IMS_PER_BATCH, one after the other.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Rate, batch, length, warm-up from a rate of 1e-6 and power of the decay: VOC's [P].
     cfg.SOLVER.BASE_LR = 6e-5
     cfg.SOLVER.HEAD_LR_MULTIPLIER = 10.0  # everything but the backbone [T]
@@ -233,7 +182,7 @@ def _add_solver(cfg: CN) -> None:
 
 
 def _add_test(cfg: CN) -> None:
-    # Averages of the head's scores over scales and the mirror image [P, scales T].
+    # Averages of the head's scores over scales and flip [P, scales T].
     cfg.TEST.MULTI_SCALE = CN()
     cfg.TEST.MULTI_SCALE.ENABLED = False
     cfg.TEST.MULTI_SCALE.SCALES = (1.0, 1.25, 1.5)
@@ -252,3 +201,83 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.CRF.BACKEND = "auto"
     # Evaluate CAMs and pseudo labels beside the segmentation head.
     cfg.TEST.EVAL_CAM = True
+
+
+def _is_device(name: str) -> bool:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        return False
+    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+
+
+BASE_RULES: tuple[Rule, ...] = (
+    at_least(0, "MODEL.PAR.NUM_ITERS", "MODEL.VIT.DROP_PATH"),
+    at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
+    above_zero("SOLVER.BASE_LR"),
+    fraction("MODEL.CAM.BACKGROUND_THRESHOLD", "MODEL.VIT.DROP_PATH"),
+    Rule(
+        ("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"),
+        lambda values: len(values) > 0 and are_positive(values),
+        "list positive scales, as (1.0, 0.5)",
+    ),
+    Rule(
+        ("MODEL.PAR.DILATIONS",),
+        lambda values: len(values) > 0 and are_integers(values, least=1),
+        "list integer numbers of pixels, as (1, 2, 4)",
+    ),
+    Rule(
+        ("INPUT.CROP.SIZE",),
+        lambda values: len(values) == 2 and are_integers(values, least=1),
+        "give height and width in pixels, as [448, 448]",
+    ),
+    Rule(
+        ("INPUT.RESCALE_RANGE",),
+        is_range,
+        "give the smallest and the largest factor, both above 0, as (0.5, 2.0)",
+    ),
+    one_of(("max", "sum", "none"), "MODEL.CAM.FLIP"),
+    one_of(("min_max", "max"), "MODEL.CAM.NORMALIZE"),
+    one_of(("bilinear", "bicubic"), "MODEL.VIT.POS_EMBED"),
+    one_of(("bfloat16", "float16"), "SOLVER.AMP.DTYPE"),
+    one_of(("AdamW", "SGD"), "SOLVER.OPTIMIZER"),
+    one_of(("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"), "SOLVER.LR_SCHEDULER_NAME"),
+    Rule(
+        ("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that is there, as 'cuda:0'"
+    ),
+    Rule(
+        ("MODEL.META_ARCHITECTURE",),
+        META_ARCH_REGISTRY.__contains__,
+        "no model of this name is registered; set it to 'DALNet', or install its package",
+    ),
+    Rule(
+        ("MODEL.BACKBONE.NAME",),
+        BACKBONE_REGISTRY.__contains__,
+        "no backbone of this name is registered; set it to 'TimmViT'",
+    ),
+    Rule(
+        ("MODEL.SEM_SEG_HEAD.NAME",),
+        SEM_SEG_HEADS_REGISTRY.__contains__,
+        "no head of this name is registered; set it to 'LargeFOVHead'",
+    ),
+)
+
+
+def check_base(cfg: CN) -> None:
+    """Refuse values that do not fit each other.
+
+    Raises:
+        UsageError: which keys, and how to mend them.
+    """
+    low, high = cfg.MODEL.CAM.LOW_THRESHOLD, cfg.MODEL.CAM.HIGH_THRESHOLD
+    if not 0 <= low <= high <= 1:
+        raise UsageError(
+            f"MODEL.CAM.LOW_THRESHOLD is {low} and HIGH_THRESHOLD {high}; they must be "
+            "0 <= LOW <= HIGH <= 1."
+        )
+    value, classes = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if value < classes:
+        raise UsageError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, but label {value} means ignored pixels: "
+            f"at most {value} classes with background can be told apart from it."
+        )

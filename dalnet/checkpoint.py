@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: weights together with their classes and config; nothing is ever unpickled."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+import yaml
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from safetensors.torch import load_file
+
+import dalnet
+import dalnet.modeling  # noqa: F401  registers the network's parts
+from dalnet.config import installed_systems, new_config, with_class_names
+from dalnet.config.load import merge_content, merge_options
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent, sha256
+from dalnet.modeling.meta_arch import WeakSegmentor
+from dalnet.modeling.weight_files import fetch, refused_if_unreadable
+
+_KEY = "MODEL.WEIGHTS"
+_INFO = "dalnet"  # where a checkpoint's dict holds its CheckpointInfo
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself, as plain strings.
+
+    Attributes:
+        system: name of the meta-architecture.
+        class_names: C + 1 names, background first.
+        prompt_names: C words that the text prompts call the classes by.
+        config: the whole config, YAML.
+        versions: of the packages that wrote it, by name.
+    """
+
+    system: str
+    class_names: list[str]
+    prompt_names: list[str]
+    config: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of_training(cls, cfg: CfgNode) -> "CheckpointInfo":
+        """Describe the model that ``cfg`` trains."""
+        cfg = with_class_names(cfg)
+        packages = (dalnet, detectron2, torch)
+        return cls(
+            system=cfg.MODEL.META_ARCHITECTURE,
+            class_names=list(cfg.MODEL.CLASS_NAMES),
+            prompt_names=list(cfg.MODEL.PROMPT_NAMES),
+            config=cfg.dump(),
+            versions={package.__name__: str(package.__version__) for package in packages},
+        )
+
+    @classmethod
+    def from_dict(cls, values: Any, path: str) -> "CheckpointInfo":
+        """Read what a checkpoint holds; keys of later versions are passed over.
+
+        Raises:
+            UsageError: something is missing or of another type.
+        """
+        kinds = {"system": str, "config": str, "versions": dict}
+        kinds |= {"class_names": list, "prompt_names": list}
+        for key, kind in kinds.items():
+            if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+                raise UsageError(
+                    f"{path} is a damaged checkpoint: its {key!r} is missing or no "
+                    f"{kind.__name__}; name one that a training has saved."
+                )
+        return cls(**{key: values[key] for key in kinds})
+
+
+class Checkpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` that refuses what Detectron2 would only warn about."""
+
+    # Whether everything has to fit. Another training may start from parts of a model.
+    _strict = True
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        info: CheckpointInfo | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: to be loaded and saved, perhaps wrapped for data parallelism.
+            save_dir: where checkpoints are written.
+            info: written with the weights.
+            checkpointables: what else has a state, as the trainer.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self._info = info
+
+    def start_from(self, path: str) -> None:
+        """Load the encoder and whatever else fits, as the beginning of another training.
+
+        What does not fit, such as the classifiers of other classes, stays as it was built and is
+        named in the log; so do the buffers that the model makes anew for its classes.
+
+        Args:
+            path: the checkpoint; empty for none.
+
+        Raises:
+            UsageError: the file is missing, unreadable or of another encoder.
+        """
+        self._strict = False
+        try:
+            self.resume_or_load(path, resume=False)
+        finally:
+            self._strict = True
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
+        """Load a checkpoint; ``path`` may be empty for none.
+
+        Raises:
+            UsageError: the file is missing, unreadable or does not fit the model.
+        """
+        if path and not fetch(path, _KEY).is_file():
+            raise UsageError(f"{_KEY} {path} does not exist; give the path of a checkpoint.")
+        self._path = path
+        try:
+            return super().load(path, *args, **kwargs)
+        except (KeyError, ValueError) as error:
+            # Optimizer and scheduler complain in these when their parameters differ.
+            raise UsageError(
+                f"{path} cannot be resumed with this config ({error}); resume with the config it "
+                "was trained with, or start afresh with MODEL.WEIGHTS and another OUTPUT_DIR."
+            ) from error
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth whole or not at all: an interrupted save loses nothing.
+
+        Raises:
+            UsageError: the folder is not writable or the disk is full.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        if self._info is not None:
+            data[_INFO] = asdict(self._info)
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        path = Path(self.save_dir, f"{name}.pth")
+        try:
+            with complete_or_absent(path) as temporary:
+                torch.save(data, temporary)
+        except RuntimeError as error:
+            # What torch makes of a full disk.
+            raise UsageError(f"cannot write {path} ({error}): free the place.") from error
+        self.logger.info(f"Saved checkpoint to {path}")
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def _load_file(self, filename: str) -> dict:
+        data = _read_file(filename)
+        if _INFO in data:
+            info = CheckpointInfo.from_dict(data.pop(_INFO), filename)
+            self._check_classes(info)
+        elif self._strict:
+            logger.warning(
+                "%s does not say which classes it knows: those of the config are taken, in their "
+                "order.",
+                filename,
+            )
+        return data
+
+    def _check_classes(self, info: CheckpointInfo) -> None:
+        """Compare names and order: equal numbers of classes do not make them the same."""
+        own = getattr(self.model, "class_names", None)
+        if self._strict and own is not None and list(own) != info.class_names:
+            differing = [
+                f"{theirs!r} where the config has {ours!r}"
+                for ours, theirs in zip(own, info.class_names, strict=False)
+                if ours != theirs
+            ] or [f"{len(info.class_names)} classes where the config has {len(own)}"]
+            raise UsageError(
+                f"{self._path} was trained on other classes ({differing[0]}); use the data set it "
+                "was trained on as DATASETS.TRAIN."
+            )
+
+    def _load_model(self, checkpoint: dict) -> Any:
+        rebuilt = () if self._strict else getattr(self.model, "rebuilt", ())
+        for key in rebuilt:
+            checkpoint["model"].pop(key, None)
+        incompatible = super()._load_model(checkpoint)
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in rebuilt]
+        needed = ("",) if self._strict else getattr(self.model, "required", ())
+        wrong = [
+            f"{key} has shape {tuple(a)}, not {tuple(b)}"
+            for key, a, b in incompatible.incorrect_shapes
+            if key.startswith(needed)
+        ]
+        wrong += [f"{k} is missing" for k in incompatible.missing_keys if k.startswith(needed)]
+        if self._strict:
+            # Parts that the model lacks altogether, as texts without alignment, change nothing.
+            parts = tuple(f"{name}." for name, _ in self.model.named_children())
+            left = [k for k in incompatible.unexpected_keys if k.startswith(parts)]
+            wrong += [f"the model has no {key}" for key in left]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise UsageError(
+                f"{self._path} does not fit the config: {wrong[0]}{more}; use the config it was "
+                "trained with."
+            )
+        return incompatible
+
+
+def checkpoint_hash(weights: str) -> str:
+    """Return the SHA-256 of the file that ``MODEL.WEIGHTS`` names, hexadecimal.
+
+    Raises:
+        UsageError: an address that nothing can be fetched from.
+    """
+    return sha256(fetch(weights, _KEY))
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint that a path names: the file itself, or the newest one of a run folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = fetch(str(path), _KEY)
+    if found.is_dir():
+        newest = found / "last_checkpoint"
+        found = found / (newest.read_text().strip() if newest.is_file() else "model_final.pth")
+    if not found.is_file():
+        raise UsageError(f"{path} is no checkpoint and no run folder with one; correct the path.")
+    return found
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """Return what a checkpoint says about itself.
+
+    Raises:
+        UsageError: it is unreadable, or was written before checkpoints kept their config.
+    """
+    data = _read_file(str(path))
+    if _INFO not in data:
+        raise UsageError(
+            f"{path} does not hold its config and classes, as checkpoints of before 0.2 do not: "
+            "name its config file too."
+        )
+    return CheckpointInfo.from_dict(data[_INFO], str(path))
+
+
+def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
+    """Build the model with ``MODEL.WEIGHTS`` or, with ``resume``, ``OUTPUT_DIR``'s newest weights.
+
+    Raises:
+        UsageError: there are no weights, or they do not fit.
+    """
+    model = build_model(cfg)
+    checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise UsageError(
+            f"There is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}) to go on with; train first, "
+            "or give one as MODEL.WEIGHTS."
+            if resume
+            else "There is no model to load: give its checkpoint as MODEL.WEIGHTS."
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return model
+
+
+def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config that a checkpoint was trained with, ready to load it for prediction.
+
+    Neither its data set nor pre-trained weights need to exist here, and none are fetched.
+
+    Args:
+        path: a checkpoint or a run folder.
+        opts: ``KEY, VALUE, ...`` that go before the checkpoint's own.
+
+    Returns:
+        The config, not frozen; its ``MODEL.WEIGHTS`` is the checkpoint.
+
+    Raises:
+        UsageError: no checkpoint, one without config, or of a system that is not installed.
+    """
+    file = find_checkpoint(path)
+    info = read_info(file)
+    if info.system not in installed_systems():
+        raise UsageError(
+            f"{file} is a model of the system {info.system!r}, which is not installed; install its "
+            f"package, as with pip install -e projects/{info.system} in DALNet's repository."
+        )
+    cfg = new_config()
+    try:
+        content = yaml.safe_load(info.config)
+        unknown = _drop_unknown(content, cfg)
+        merge_content(cfg, content)
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"the config in {file} cannot be used: {error}.") from error
+    if unknown:
+        logger.warning("Keys of %s that are not known here are left out: %s", file, unknown)
+    merge_options(cfg, opts)
+    cfg.MODEL.WEIGHTS = str(file)
+    expect_checkpoint(cfg)
+    return cfg
+
+
+def expect_checkpoint(cfg: CfgNode) -> None:
+    """Load no pre-trained weights: a checkpoint carries the encoder and the text embeddings."""
+    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
+    cfg.MODEL.CLIP.SOURCE = "checkpoint"
+
+
+def _drop_unknown(content: dict[str, Any], cfg: Mapping[str, Any], above: str = "") -> list[str]:
+    """Take off the keys that ``cfg`` lacks, as those of a system that is not installed here."""
+    unknown = []
+    for key in list(content):
+        if key not in cfg:
+            unknown.append(f"{above}{key}")
+            del content[key]
+        elif isinstance(cfg[key], CfgNode) and isinstance(content[key], dict):
+            unknown += _drop_unknown(content[key], cfg[key], f"{above}{key}.")
+    return unknown
+
+
+def _read_file(filename: str) -> dict[str, Any]:
+    """Read a file without unpickling; what is only a state dict is put under ``model``."""
+    with refused_if_unreadable(
+        f"{filename} is no checkpoint that can be read safely (.pth with tensors only, or "
+        ".safetensors)"
+    ):
+        if filename.endswith(".safetensors"):
+            return {"model": load_file(filename)}
+        data = torch.load(filename, map_location="cpu", weights_only=True)
+    data = data if isinstance(data, dict) and "model" in data else {"model": data}
+    fault = _fault_of_state(data["model"])
+    if fault:
+        raise UsageError(
+            f"{filename} is no checkpoint: {fault}; name one that a training has saved."
+        )
+    return data
+
+
+def _fault_of_state(state: Any) -> str:
+    """What keeps ``state`` from being the tensors of a model by their names; empty for nothing."""
+    if not isinstance(state, dict):
+        return f"where a model's tensors belong it holds a {type(state).__name__}"
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            return f"under {key!r} it holds a {type(value).__name__} instead of a named tensor"
+    return ""

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weakly supervised systems that are installed: DALNet itself, and packages beside it.
+
+Another package names a module of its own as an entry point of the group ``dalnet.systems``. The
+module registers a meta-architecture, a mapper where it needs one, and calls :func:`register_system`
+with its config keys.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+
+from detectron2.config import CfgNode
+
+from .checks import Rule
+
+GROUP = "dalnet.systems"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class System:
+    """What a config may say about one system.
+
+    Attributes:
+        name: value of ``MODEL.META_ARCHITECTURE``.
+        add_config: adds the system's keys to a config that has DALNet's.
+        rules: of the keys that the system reads.
+        check: refuses values that do not fit each other.
+    """
+
+    name: str
+    add_config: Callable[[CfgNode], None]
+    rules: tuple[Rule, ...] = ()
+    check: Callable[[CfgNode], None] = lambda cfg: None
+
+
+_systems: dict[str, System] = {}
+
+
+def register_system(system: System) -> None:
+    """Make a system known; one of the same name is replaced."""
+    _systems[system.name] = system
+
+
+def installed_systems() -> dict[str, System]:
+    """Return the registered systems by name, those of other packages included."""
+    _load_entry_points()
+    return dict(_systems)
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in entry_points(group=GROUP):
+        try:
+            point.load()
+        except ImportError as error:
+            # One broken package must not keep the others from being used.
+            logger.warning("The system %s cannot be imported: %s", point.name, error)

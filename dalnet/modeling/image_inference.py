@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model says about one image, for evaluation, prediction, figures and reports alike."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dalnet.layers import dense_crf
+from dalnet.modeling.image_classes import ImageClasses
+from dalnet.modeling.multi_scale import Features, resize
+
+if TYPE_CHECKING:
+    from dalnet.modeling.meta_arch.segmentor import WeakSegmentor
+
+
+class ImageInference:
+    """Score maps and label maps of one image at a size of choice.
+
+    Each is computed when first asked for and kept, and all share the encoder's passes. Ask for
+    what uses the flip before what does not: both copies are then encoded as one batch.
+
+    Attributes:
+        images: ``[1, 3, h, w]``, RGB in 0..255, as the network sees the image.
+        size: (H, W) of the results.
+        image_classes: the P classes, 0..C-1, that CAMs and pseudo labels are made of.
+    """
+
+    def __init__(
+        self,
+        model: "WeakSegmentor",
+        images: Tensor,
+        size: tuple[int, int],
+        image_classes: Sequence[int] = (),
+    ) -> None:
+        """Take a model in evaluation mode and the attributes named above."""
+        self.images = images
+        self.size = size
+        self.image_classes = tuple(image_classes)
+        self._model = model
+        self._views = model.multi_scale_flip(model.normalize(images))
+        self._kept: dict[tuple, Tensor] = {}
+
+    def features(self) -> Features:
+        """Return the encoder's features of the plain image at scale 1."""
+        return self._views.features()
+
+    def probabilities(self, scales: Sequence[float], flip: bool, source: str = "sem_seg") -> Tensor:
+        """Return class probabilities ``[C + 1, H, W]`` of the segmentation head."""
+        key = source, tuple(scales), flip
+        if key not in self._kept:
+            self._kept[key] = self._views.probabilities(source, self.size, scales, flip)[0]
+        return self._kept[key]
+
+    def cams(self, source: str, scales: Sequence[float], flip: bool) -> Tensor:
+        """Return CAMs ``[P, H, W]`` in 0..1 of the image's classes."""
+        cams = self._cams_as_seen(source, tuple(scales), flip)
+        return F.interpolate(cams, size=self.size, mode="bilinear", align_corners=False)[0]
+
+    def pseudo_label(self, scales: Sequence[float], flip: bool, source: str = "cam") -> Tensor:
+        """Return the label map ``[H, W]``, long, that the image's CAMs are refined to.
+
+        Class c has the value c + 1, background 0; unsure pixels have the ignore value. An image
+        that shows no class is all background.
+        """
+        key = "pseudo_label", source, tuple(scales), flip
+        if key not in self._kept:
+            self._kept[key] = self._refine(self._cams_as_seen(source, tuple(scales), flip))
+        return self._kept[key]
+
+    def refine_by_crf(self, probabilities: Tensor, **parameters: float) -> Tensor:
+        """Refine probabilities ``[K, H, W]`` by the dense CRF on the image.
+
+        Args:
+            probabilities: over any K labels.
+            parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
+
+        Returns:
+            ``[K, H, W]``, probabilities.
+        """
+        return dense_crf(self.crf_images(), probabilities[None], **parameters)[0]
+
+    def crf_images(self) -> Tensor:
+        """Return the image as the dense CRF takes it: uint8 ``[1, H, W, 3]``, RGB."""
+        images = resize(self.images, self.size).round().clamp(0, 255).to(torch.uint8)
+        return images.permute(0, 2, 3, 1).contiguous()
+
+    def _local(self) -> ImageClasses:
+        return ImageClasses.of_one_image(self.image_classes, self.images.device)
+
+    def _cams_as_seen(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
+        """CAMs ``[1, P, h, w]`` at the size that the network sees."""
+        key = source, scales, flip
+        if key not in self._kept:
+            size = self.images.shape[-2:]
+            if self.image_classes:
+                self._kept[key] = self._views.cams(source, scales, flip, self._local())
+            else:
+                self._kept[key] = self.images.new_zeros(1, 0, *size)
+        return self._kept[key]
+
+    def _refine(self, cams: Tensor) -> Tensor:
+        if not self.image_classes:
+            return torch.zeros(self.size, dtype=torch.long, device=cams.device)
+        height, width = self.images.shape[-2:]
+        boxes = torch.tensor([[0, height, 0, width]], device=cams.device)
+        local = self._local()
+        labels = self._model.pseudo_labels(self.images, cams, local.valid, boxes)
+        labels = local.to_class_labels(labels, self._model.cam_settings.ignore_value)
+        return F.interpolate(labels[:, None].double(), size=self.size, mode="nearest")[0, 0].long()

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every weakly supervised system has in common: the interface that all commands talk to."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from dalnet.config import with_class_names
+from dalnet.errors import UsageError
+from dalnet.layers import PixelAdaptiveRefinement
+from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
+from dalnet.modeling.pseudo_labels import refine_local
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of prediction that a system can be measured on.
+
+    Attributes:
+        title: its name in tables.
+        kind: "probabilities", whose maps are logits of C + 1 classes, background first; "cam",
+            whose maps are raw CAMs of the C classes; "pseudo_label", made of the source "cam".
+    """
+
+    title: str
+    kind: str
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it is computed from an image's classes, which have to be given."""
+        return self.kind != "probabilities"
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """What ``forward`` computes in evaluation.
+
+    Attributes:
+        scales, flip: passes that probabilities are averaged over.
+        crf: keyword arguments of the dense CRF, or None for none.
+        cams: also return CAMs and pseudo labels where image-level labels are given.
+    """
+
+    scales: tuple[float, ...]
+    flip: bool
+    crf: dict[str, float] | None
+    cams: bool
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "InferenceSettings":
+        """Read ``TEST``."""
+        multi_scale = cfg.TEST.MULTI_SCALE
+        return cls(
+            scales=tuple(multi_scale.SCALES) if multi_scale.ENABLED else (1.0,),
+            flip=multi_scale.ENABLED and multi_scale.FLIP,
+            crf=crf_parameters(cfg) if cfg.TEST.CRF.ENABLED else None,
+            cams=cfg.TEST.EVAL_CAM,
+        )
+
+
+def crf_parameters(cfg: CfgNode) -> dict[str, float]:
+    """Return the keyword arguments of :func:`dalnet.layers.dense_crf` in ``TEST.CRF``."""
+    other = ("ENABLED", "BACKEND")
+    return {key.lower(): value for key, value in cfg.TEST.CRF.items() if key not in other}
+
+
+class WeakSegmentor(nn.Module, metaclass=ABCMeta):
+    """A network that learns to outline classes from image-level labels.
+
+    A system brings ``sources``, :meth:`encode`, :meth:`maps` and :meth:`losses`. Normalization,
+    scales and flip, pseudo labels and inference are here.
+
+    Attributes:
+        class_names: C + 1 names, background first; label i is ``class_names[i]``.
+        sources: by name, what the system predicts, in the order of tables.
+        cam_settings: how raw maps become CAMs and label maps.
+        inference_settings: what ``forward`` computes in evaluation.
+    """
+
+    # What a training batch consists of.
+    batch_type: ClassVar[type[TrainingBatch]] = TrainingBatch
+    # Prefixes of the parameters that a checkpoint must hold for another training to start from it.
+    required: ClassVar[tuple[str, ...]] = ("backbone.",)
+    # Buffers that a training makes anew for its own classes, whatever a checkpoint holds.
+    rebuilt: ClassVar[tuple[str, ...]] = ()
+
+    sources: Mapping[str, Source]
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        par: PixelAdaptiveRefinement,
+        cam_settings: CAMSettings,
+        inference_settings: InferenceSettings,
+        amp_dtype: torch.dtype,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        """
+        Args:
+            class_names: C + 1 names, background first.
+            par: refines CAMs into pseudo labels.
+            cam_settings: how raw maps become CAMs and label maps.
+            inference_settings: what is computed in evaluation.
+            amp_dtype: of the matrix products where the trainer has switched autocast on.
+            pixel_mean, pixel_std: per channel, RGB in 0..255.
+        """
+        super().__init__()
+        self.class_names = tuple(class_names)
+        self.par = par
+        self.cam_settings = cam_settings
+        self.inference_settings = inference_settings
+        self.amp_dtype = amp_dtype
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def shared_arguments(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the constructor's arguments that ``cfg`` describes alike for every system."""
+        return {
+            "class_names": tuple(with_class_names(cfg).MODEL.CLASS_NAMES),
+            "par": PixelAdaptiveRefinement(cfg.MODEL.PAR.NUM_ITERS, tuple(cfg.MODEL.PAR.DILATIONS)),
+            "cam_settings": CAMSettings.from_config(cfg),
+            "inference_settings": InferenceSettings.from_config(cfg),
+            "amp_dtype": amp_dtype(cfg),
+            "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
+            "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+        }
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Features:
+        """Encode normalized images ``[N, 3, H, W]``; the maps are read from what it returns."""
+
+    @abstractmethod
+    def maps(self, source: str, features: Features) -> Tensor:
+        """Return the raw maps ``[N, K, h, w]`` of a source that is not a pseudo label."""
+
+    @abstractmethod
+    def losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Return the weighted scalar losses of a batch, by name."""
+
+    def set_vocabulary(self, names: Sequence[str]) -> None:
+        """Predict the classes ``names`` from now on; only open-vocabulary systems can.
+
+        Raises:
+            UsageError: the system knows the classes of its training and no others.
+        """
+        if tuple(names) != self.class_names[1:]:
+            raise UsageError(
+                f"{type(self).__name__} knows the classes it was trained on and no others: "
+                f"{', '.join(self.class_names[1:])}."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes without background."""
+        return len(self.class_names) - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies; inputs are moved there."""
+        return self.pixel_mean.device
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalize images ``[..., 3, H, W]``, RGB in 0..255, by the pre-training's statistics."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def multi_scale_flip(self, normalized: Tensor) -> MultiScaleFlip:
+        """Return the encoder's passes over normalized images ``[N, 3, H, W]``; none has run yet."""
+        return MultiScaleFlip(self.encode, self.maps, normalized, self.cam_settings)
+
+    def pseudo_labels(self, images: Tensor, cams: Tensor, valid: Tensor, boxes: Tensor) -> Tensor:
+        """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine_local`.
+
+        Args:
+            images: ``[N, 3, H, W]``, RGB in 0..255.
+            cams: of each image's classes, ``[N, K, H, W]`` in 0..1.
+            valid: ``[N, K]``, 0 for a map whose class the image does not show.
+            boxes: ``[N, 4]``, (y0, y1, x0, x1).
+
+        Returns:
+            ``[N, H, W]``, long, k + 1 for the class of map k, with the ignore value.
+        """
+        thresholds = self.cam_settings.label_thresholds
+        return refine_local(self.par, images / 255, cams, valid, boxes, **thresholds)
+
+    def infer(
+        self, images: Tensor, size: tuple[int, int], image_classes: Sequence[int] = ()
+    ) -> ImageInference:
+        """Return what the model says about one image; nothing of it is computed yet.
+
+        Args:
+            images: ``[1, 3, h, w]``, RGB in 0..255, on the model's device.
+            size: (H, W) of the results.
+            image_classes: the classes, 0..C-1, that CAMs and pseudo labels are made of.
+        """
+        return ImageInference(self, images, size, image_classes)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return losses in training, predictions in evaluation.
+
+        Args:
+            batched_inputs: dicts of the mapper. Evaluation needs ``image`` ``[3, H, W]``, RGB in
+                0..255, and uses ``height`` and ``width`` (the wanted size) and ``image_labels``
+                ``[C]`` where they are given.
+
+        Returns:
+            In training a dict of weighted scalar losses. In evaluation one dict per image by
+            source: probabilities ``[C + 1, height, width]`` and, where image-level labels are
+            given, CAMs ``[C, height, width]`` in 0..1, zero for classes that the image does not
+            show, and the pseudo label ``[height, width]``, long, with the ignore value.
+        """
+        if not self.training:
+            return [self._predict(record) for record in batched_inputs]
+        batch = self.batch_type.collate(batched_inputs, self.device)
+        # Chosen here because the AMPTrainer of Detectron2 0.5 knows float16 only.
+        kind = self.device.type
+        enabled = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, dtype=self.amp_dtype, enabled=enabled):
+            return self.losses(batch)
+
+    @torch.no_grad()
+    def _predict(self, record: dict) -> dict[str, Tensor]:
+        """Predict one image; one at a time, so that no other image changes the result."""
+        settings = self.inference_settings
+        images = record["image"].to(self.device).float()[None]
+        size = (record.get("height", images.shape[-2]), record.get("width", images.shape[-1]))
+        labels = record.get("image_labels") if settings.cams else None
+        classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
+        image = self.infer(images, size, classes)
+        result: dict[str, Tensor] = {}
+        # CAMs before probabilities: they want the flipped copy of every scale.
+        for name, source in self.sources.items():
+            if source.needs_labels and labels is not None:
+                result[name] = self._predict_from_labels(image, name, source)
+        for name, source in self.sources.items():
+            if source.kind == "probabilities":
+                probabilities = image.probabilities(settings.scales, settings.flip, name)
+                if settings.crf is not None:
+                    probabilities = image.refine_by_crf(probabilities, **settings.crf)
+                result[name] = probabilities
+        return result
+
+    def _predict_from_labels(self, image: ImageInference, name: str, source: Source) -> Tensor:
+        settings = self.cam_settings
+        if source.kind == "pseudo_label":
+            return image.pseudo_label(settings.scales, settings.with_flip)
+        cams = image.cams(name, settings.scales, settings.with_flip)
+        everywhere = cams.new_zeros(self.num_classes, *image.size)
+        everywhere[list(image.image_classes)] = cams
+        return everywhere
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype:
+    """Return the data type that ``SOLVER.AMP.DTYPE`` names.
+
+    Raises:
+        UsageError: neither of the two half precisions.
+    """
+    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    if cfg.SOLVER.AMP.DTYPE not in dtypes:
+        raise UsageError(
+            f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}; set it to 'bfloat16' or 'float16'."
+        )
+    return dtypes[cfg.SOLVER.AMP.DTYPE]

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ToCo (Ru et al., CVPR 2023): token contrast for weakly supervised semantic segmentation.
+
+Importing this package registers the meta-architecture, the mapper and the config keys.
+"""
+
+from dalnet.config import register_system
+
+from .config import TOCO
+from .toco import ToCo
+
+register_system(TOCO)
+
+__all__ = ["ToCo"]

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ToCo's meta-architecture: DALNet's network without texts, and class-token contrast."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from dalnet.modeling.batch import MultiCropBatch
+from dalnet.modeling.losses.criterion import DALNetCriterion
+from dalnet.modeling.meta_arch import DALNet
+
+from .class_token_contrast import ClassTokenContrast, ProjectionHead, class_token_contrast
+from .uncertain_crops import UncertainCrops
+
+
+@dataclass(frozen=True)
+class ToCoBatch(MultiCropBatch):
+    """A batch from which the model cuts the local views itself.
+
+    Attributes:
+        local_source: ``images`` in other colors ``[N, 3, H, W]``, float32 RGB in 0..255.
+    """
+
+    local_source: Tensor
+
+
+class ToCoCriterion(DALNetCriterion):
+    """DALNet's losses and L_ctc."""
+
+    @configurable
+    def __init__(self, *, temperature: float, **dalnet: Any) -> None:
+        """Take the temperature of L_ctc, and DALNet's arguments with a weight ``ctc``."""
+        super().__init__(**dalnet)
+        self.temperature = temperature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read ``MODEL.DALNET`` and ``MODEL.TOCO``."""
+        arguments = super().from_config(cfg)
+        arguments["weights"]["ctc"] = float(cfg.MODEL.TOCO.CTC_WEIGHT)
+        return {**arguments, "temperature": cfg.MODEL.TOCO.TEMPERATURE}
+
+    def terms(self) -> dict[str, tuple[Callable[[Mapping, Mapping], Tensor], str]]:
+        """Return DALNet's losses and L_ctc, with the target that each needs."""
+        return {**super().terms(), "ctc": (self.class_token_contrast, "positive_views")}
+
+    def class_token_contrast(
+        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> Tensor:
+        """L_ctc: ``student_views [N, V, K]`` against ``teacher_views [N, G, K]``."""
+        return class_token_contrast(
+            outputs["teacher_views"],
+            outputs["student_views"],
+            targets["positive_views"],
+            self.temperature,
+        )
+
+
+@META_ARCH_REGISTRY.register()
+class ToCo(DALNet):
+    """Token contrast (ToCo, CVPR 2023)."""
+
+    batch_type = ToCoBatch
+    required = ("backbone.",)
+    rebuilt = ()
+    cam_losses = ("ptc", "ctc")
+
+    @configurable
+    def __init__(
+        self, *, class_contrast: ClassTokenContrast, crops: UncertainCrops, **dalnet: Any
+    ) -> None:
+        """
+        Args:
+            class_contrast: projects class tokens by a student and by its moving average.
+            crops: cuts local views where the intermediate CAM is not sure of an object.
+            dalnet: see :class:`dalnet.modeling.meta_arch.DALNet`.
+        """
+        super().__init__(**dalnet)
+        self.class_contrast = class_contrast
+        self.crops = crops
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that ``cfg`` describes."""
+        toco, views, cam = cfg.MODEL.TOCO, cfg.INPUT.MULTI_CROP, cfg.MODEL.CAM
+        arguments = super().from_config(cfg)
+        width = arguments["backbone"].embed_dim
+        head = ProjectionHead(width, toco.HIDDEN_DIM, toco.BOTTLENECK_DIM, toco.OUT_DIM)
+        return {
+            **arguments,
+            "criterion": ToCoCriterion(cfg),
+            "class_contrast": ClassTokenContrast(head, toco.MOMENTUM),
+            "crops": UncertainCrops(
+                views.LOCAL_VIEWS,
+                views.LOCAL_SIZE,
+                cam.LOW_THRESHOLD,
+                cam.HIGH_THRESHOLD,
+                toco.MAX_BACKGROUND,
+            ),
+        }
+
+    def losses(self, batch: ToCoBatch) -> dict[str, Tensor]:
+        """Return the losses of a training step, from top to bottom."""
+        features = self.encode(self.normalize(batch.images))
+        outputs = self.heads(features)
+        cams = self.multi_scale_cams(batch, features)
+        targets = self.make_targets(batch, outputs, cams)
+        if self.criterion.acts("ctc"):
+            valid = batch.image_classes.valid
+            views, positive = self.crops(batch.local_source, cams.intermediate, valid)
+            global_tokens = self.global_tokens(batch, features["cls_token"])  # [N, G, D]
+            local_tokens = self.cls_tokens(views)  # [N, L, D]
+            projected = self.class_contrast(global_tokens, local_tokens)
+            outputs["teacher_views"], outputs["student_views"] = projected
+            # A global view shows the image's objects.
+            targets["positive_views"] = F.pad(positive, (global_tokens.shape[1], 0), value=True)
+        return self.criterion(outputs, targets)
