@@ -82,8 +82,9 @@ class CheckpointInfo:
 class Checkpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that refuses what Detectron2 would only warn about."""
 
-    # Whether everything has to fit. Another training may start from parts of a model.
-    _strict = True
+    # What another training that starts from a checkpoint keeps of its own; None where nothing
+    # starts and everything has to fit.
+    _kept: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -103,23 +104,26 @@ class Checkpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self._info = info
 
-    def start_from(self, path: str) -> None:
+    def start_from(self, path: str, keep: Sequence[str] = ()) -> None:
         """Load the encoder and whatever else fits, as the beginning of another training.
 
         What does not fit, such as the classifiers of other classes, stays as it was built and is
-        named in the log; so do the buffers that the model makes anew for its classes.
+        named in the log.
 
         Args:
             path: the checkpoint; empty for none.
+            keep: buffers that stay as they were built in any case, as the texts of this
+                training's classes.
 
         Raises:
-            UsageError: the file is missing, unreadable or of another encoder.
+            UsageError: the file is missing, unreadable or of another encoder, or buffers that are
+                to come from it are missing or of other classes.
         """
-        self._strict = False
+        self._kept = keep
         try:
             self.resume_or_load(path, resume=False)
         finally:
-            self._strict = True
+            self._kept = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a checkpoint; ``path`` may be empty for none.
@@ -166,7 +170,7 @@ class Checkpointer(DetectionCheckpointer):
         if _INFO in data:
             info = CheckpointInfo.from_dict(data.pop(_INFO), filename)
             self._check_classes(info)
-        elif self._strict:
+        elif self._kept is None and hasattr(self.model, "class_names"):
             logger.warning(
                 "%s does not say which classes it knows: those of the config are taken, in their "
                 "order.",
@@ -177,7 +181,9 @@ class Checkpointer(DetectionCheckpointer):
     def _check_classes(self, info: CheckpointInfo) -> None:
         """Compare names and order: equal numbers of classes do not make them the same."""
         own = getattr(self.model, "class_names", None)
-        if self._strict and own is not None and list(own) != info.class_names:
+        # Another training may know other classes, unless it takes over their texts.
+        takes_all = self._kept is None or set(self.model.rebuilt) - set(self._kept)
+        if takes_all and own is not None and list(own) != info.class_names:
             differing = [
                 f"{theirs!r} where the config has {ours!r}"
                 for ours, theirs in zip(own, info.class_names, strict=False)
@@ -189,19 +195,19 @@ class Checkpointer(DetectionCheckpointer):
             )
 
     def _load_model(self, checkpoint: dict) -> Any:
-        rebuilt = () if self._strict else getattr(self.model, "rebuilt", ())
-        for key in rebuilt:
+        kept = self._kept or ()
+        for key in kept:
             checkpoint["model"].pop(key, None)
         incompatible = super()._load_model(checkpoint)
-        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in rebuilt]
-        needed = ("",) if self._strict else getattr(self.model, "required", ())
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in kept]
+        needed = ("",) if self._kept is None else self.model.required
         wrong = [
             f"{key} has shape {tuple(a)}, not {tuple(b)}"
             for key, a, b in incompatible.incorrect_shapes
             if key.startswith(needed)
         ]
         wrong += [f"{k} is missing" for k in incompatible.missing_keys if k.startswith(needed)]
-        if self._strict:
+        if self._kept is None:
             # Parts that the model lacks altogether, as texts without alignment, change nothing.
             parts = tuple(f"{name}." for name, _ in self.model.named_children())
             left = [k for k in incompatible.unexpected_keys if k.startswith(parts)]

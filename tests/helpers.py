@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and inputs that several test modules build."""
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-
-TOCO = (
-    *("MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False, "MODEL.DALNET.CTC_WEIGHT", 0.5),
-    *("MODEL.DALNET.CTC.HIDDEN_DIM", 16, "MODEL.DALNET.CTC.BOTTLENECK_DIM", 8),
-    *("MODEL.DALNET.CTC.OUT_DIM", 12, "INPUT.MULTI_CROP.LOCAL_CUT", "uncertain"),
-)
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def make_item(seed, labels=(1, 4), box=(0, 32, 4, 32)):
@@ -52,3 +50,55 @@ def make_model(cfg, *options):
 def losses_of(model, items, iteration=0):
     with EventStorage(iteration):
         return model.train()(items)
+
+
+def raw_cams(model, views):
+    out = model.backbone(views)
+    weight, inter_weight = (
+        next(c.parameters()) for c in (model.classifier, model.inter_classifier)
+    )
+    return (
+        torch.einsum("kd,ndhw->nkhw", weight.flatten(1), out["patch_tokens"]),
+        torch.einsum("kd,ndhw->nkhw", inter_weight.flatten(1), out["inter_tokens"]),
+    )
+
+
+DEGENERATE = {
+    "no class": [make_item(0, labels=()), make_item(1, labels=())],
+    "all classes": [make_item(0, labels=range(10))],
+    "one pixel": [make_item(0, box=(0, 1, 0, 1))],
+    "all ignored": [make_item(0, box=(5, 5, 5, 5))],
+    "constant image": [{**make_item(0), "image": torch.full((3, 32, 32), 128, dtype=torch.uint8)}],
+    "no views": [
+        {
+            **make_item(0),
+            "global_views": torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
+            "local_views": torch.zeros(0, 3, 16, 16, dtype=torch.uint8),
+            "local_boxes": torch.zeros(0, 4, dtype=torch.int64),
+        }
+    ],
+}
+
+
+def fake(value, device):
+    """The same value, dataclasses included, in tensors without numbers."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty_like(value, device=device)
+    fields = {f.name: fake(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+    return type(value)(**fields)
+
+
+def forward_on_fake_tensors(cfg, items, device, dtype, monkeypatch):
+    """Losses and model, of tensors without numbers: reading one back raises."""
+    model = build_model(cfg).train()
+    batch = type(model).batch_type.collate(items, torch.device("cpu"))
+    with FakeTensorMode(allow_non_fake_inputs=True), EventStorage(5):
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(fake(parameter, device)))
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, fake(buffer, device))
+        on_device = fake(batch, device)
+        monkeypatch.setattr(type(model).batch_type, "collate", lambda *_: on_device)
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+            return model([]), model

@@ -28,12 +28,9 @@ class AssetHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         file = self._resolve(path)
         if file is None or not file.is_file():
-            shipped = [p for p in ASSETS.iterdir() if p.is_file() and p.suffix != ".py"]
-            names = [p.name for p in shipped]
-            names += [f"configs/{p.relative_to(CONFIGS)}" for p in CONFIGS.rglob("*.yaml")]
             raise UsageError(
                 f"{path} is not a file that comes with DALNet; shipped are: "
-                f"{', '.join(self.PREFIX + name for name in sorted(names))}."
+                f"{', '.join(self.PREFIX + name for name in self._shipped(path)) or 'none'}."
             )
         return str(file)
 
@@ -49,6 +46,12 @@ class AssetHandler(PathHandler):
     def _exists(self, path: str, **kwargs: Any) -> bool:
         file = self._resolve(path)
         return file is not None and file.exists()
+
+    def _shipped(self, path: str) -> list[str]:
+        """Return the names of the recipes, or of the other files, whichever ``path`` is about."""
+        if path.startswith(f"{self.PREFIX}configs/"):
+            return sorted(f"configs/{p.relative_to(CONFIGS)}" for p in CONFIGS.rglob("*.yaml"))
+        return sorted(p.name for p in ASSETS.iterdir() if p.is_file() and p.suffix != ".py")
 
     def _resolve(self, path: str) -> Path | None:
         """Return the place of a path; None if it leads out of the package's two folders."""

@@ -13,7 +13,6 @@ from dalnet.errors import UsageError
 
 from .checks import (
     Rule,
-    above_zero,
     are_integers,
     are_positive,
     at_least,
@@ -214,7 +213,6 @@ def _is_device(name: str) -> bool:
 BASE_RULES: tuple[Rule, ...] = (
     at_least(0, "MODEL.PAR.NUM_ITERS", "MODEL.VIT.DROP_PATH"),
     at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
-    above_zero("SOLVER.BASE_LR"),
     fraction("MODEL.CAM.BACKGROUND_THRESHOLD", "MODEL.VIT.DROP_PATH"),
     Rule(
         ("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"),

@@ -84,11 +84,6 @@ def check_config(cfg: CfgNode) -> None:
     check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     for name in cfg.DATASETS.TEST:
         check_datasets(cfg, [name], "DATASETS.TEST")
-    check_rules(cfg, BASE_RULES)
-    check_base(cfg)
-    system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
-    check_rules(cfg, system.rules)
-    system.check(cfg)
     value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         ignored = MetadataCatalog.get(name).get("ignore_label", value)
@@ -97,6 +92,11 @@ def check_config(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {value}, but the masks of {name} mark ignored "
                 f"pixels with {ignored}: set the key to it."
             )
+    check_rules(cfg, BASE_RULES)
+    check_base(cfg)
+    system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
+    check_rules(cfg, system.rules)
+    system.check(cfg)
 
 
 def _make_output_dir(path: str) -> None:

@@ -45,6 +45,7 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Build the model and log its size rather than its whole structure."""
         model = build_model(cfg)
+        _check_view_sizes(cfg, getattr(model.backbone, "patch_size", 1))
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         logging.getLogger(__name__).info(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
         return model
@@ -99,7 +100,9 @@ class Trainer(DefaultTrainer):
                 longer already than its config states.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
-            self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS)
+            texts_are_taken = self.cfg.MODEL.CLIP.SOURCE == "checkpoint"
+            keep = () if texts_are_taken else self.checkpointer.model.rebuilt
+            self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep)
             return
         super().resume_or_load(resume)
         if self.start_iter > self.max_iter:
@@ -141,3 +144,16 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     results = Trainer.test(cfg, load_model(cfg, resume))
     comm.synchronize()
     return results
+
+
+def _check_view_sizes(cfg: CfgNode, patch_size: int) -> None:
+    """Refuse training views whose sides are no multiples of the backbone's patch size."""
+    sides = {"INPUT.CROP.SIZE": cfg.INPUT.CROP.SIZE}
+    if cfg.INPUT.MULTI_CROP.LOCAL_VIEWS:
+        sides["INPUT.MULTI_CROP.LOCAL_SIZE"] = [cfg.INPUT.MULTI_CROP.LOCAL_SIZE]
+    for key, values in sides.items():
+        if any(value % patch_size for value in values):
+            raise UsageError(
+                f"{key} is {values}, but the backbone's patches are {patch_size} pixels wide; "
+                f"choose multiples of {patch_size}."
+            )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dalnet.modeling.cam import multi_scale_cam
-from dalnet.modeling.multi_scale import Passes, crf_photographs
+from dalnet.modeling.multi_scale import MultiScaleFlip
 
 SCALES = (1.0, 0.5, 1.5)
 
@@ -29,10 +29,14 @@ MAPS = {
 }
 
 
+def read(source, features):
+    return MAPS[source](features)
+
+
 def make_passes(seed=0, size=(16, 24)):
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
     encoder = Encoder()
-    return Passes(encoder, MAPS, images), encoder, images
+    return MultiScaleFlip(encoder, read, images), encoder, images
 
 
 def test_every_view_is_encoded_once():
@@ -52,10 +56,10 @@ def test_tokens_that_exist_are_not_computed_again():
     passes, encoder, images = make_passes()
     expected = passes.cams("raw", (1.0, 0.5), flip=True)
     tokens = encoder(images.requires_grad_())
-    other = Passes(Encoder(), MAPS, images.detach())
-    other.take_over(tokens)
+    other = MultiScaleFlip(encoder := Encoder(), read, images.detach())
+    other.seed(tokens)
     cams = other.cams("raw", (1.0, 0.5), flip=True)
-    assert other.encode.seen == [(16, 1), (8, 2)]
+    assert encoder.seen == [(16, 1), (8, 2)]
     torch.testing.assert_close(cams, expected)
     assert not cams.requires_grad
 
@@ -83,13 +87,6 @@ def test_probabilities_are_the_softmax_of_the_mean_logits(flip):
     actual = passes.probabilities("logits", size, SCALES, flip)
     # Enlarging and mirroring commute up to rounding.
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_crf_photographs_are_rounded_and_resized():
-    pixels = torch.full((1, 3, 4, 6), 99.6)
-    photographs = crf_photographs(pixels, (2, 3))
-    assert photographs.shape == (1, 2, 3, 3) and photographs.dtype == torch.uint8
-    assert (photographs == 100).all()
 
 
 def test_parts_of_a_batch_are_put_together_in_order(monkeypatch):

@@ -21,6 +21,7 @@ from dalnet.modeling.backbone.stem import build_stem
 from dalnet.modeling.backbone.weights import load_vit_weights
 
 _STEM_STRIDE = 16  # pixels of a token behind a stem, where PATCH_SIZE does not say
+_SIZES = ("IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS")
 _COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
 
 
@@ -49,6 +50,7 @@ class TimmViT(Backbone):
         overrides: dict[str, int] | None = None,
         stem: str = "",
         stem_weights: str = "",
+        pos_embed: str = "bilinear",
     ) -> None:
         """
         Args:
@@ -58,9 +60,11 @@ class TimmViT(Backbone):
             grad_checkpointing: recompute each block in the backward pass to save memory.
             compile_mode: of ``torch.compile`` for the blocks; "" leaves them as they are.
             overrides: timm's constructor arguments to change (``img_size``, ``patch_size``,
-                ``embed_dim``, ``depth``, ``num_heads``).
+                ``embed_dim``, ``depth``, ``num_heads``, ``drop_path_rate``).
             stem: timm's name of a CNN that takes the place of the patch embedding, or "".
             stem_weights: its weights, see :func:`.stem.build_stem`.
+            pos_embed: "bilinear" or "bicubic", how the position embedding is resized to grids of
+                another size than it was trained on.
 
         Raises:
             UsageError: unknown or unsuitable model, bad block number, weights missing or misfit,
@@ -85,6 +89,7 @@ class TimmViT(Backbone):
                 f"1 to {depth}; choose one of them."
             )
         load_vit_weights(self.vit, name, weights)
+        self.pos_embed = pos_embed
         if compile_mode:
             # Block by block, which all run the same code: it is compiled once per kind of shape.
             # Names of parameters stay as they are.
@@ -100,16 +105,19 @@ class TimmViT(Backbone):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Read ``MODEL.VIT``; the input always has three channels."""
         vit = cfg.MODEL.VIT
-        keys = ("IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS")
+        sizes = {key.lower(): vit[key] for key in _SIZES if vit[key]}
+        if vit.DROP_PATH > 0:
+            sizes["drop_path_rate"] = vit.DROP_PATH
         return {
             "name": vit.NAME,
             "weights": vit.WEIGHTS,
             "intermediate_block": vit.INTERMEDIATE_BLOCK,
             "grad_checkpointing": vit.GRAD_CHECKPOINTING,
             "compile_mode": vit.COMPILE,
-            "overrides": {key.lower(): vit[key] for key in keys if vit[key]},
+            "overrides": sizes,
             "stem": vit.STEM,
             "stem_weights": vit.STEM_WEIGHTS,
+            "pos_embed": vit.POS_EMBED,
         }
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -161,9 +169,9 @@ class TimmViT(Backbone):
         return F.interpolate(images, fitted, mode="bilinear", align_corners=False)
 
     def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """timm's ``_pos_embed``, but with a bilinearly resized position embedding.
+        """Do as timm's ``_pos_embed``, which has no switch for how the embedding is resized.
 
-        timm resizes bicubically and has no switch for it. Returns the tokens before the first
+        Returns the tokens before the first
         block, [N, prefix + h*w, D], and (h, w).
         """
         vit = self.vit
@@ -185,7 +193,7 @@ class TimmViT(Backbone):
             new_size=list(grid),
             old_size=list(self.vit.patch_embed.grid_size),
             num_prefix_tokens=0 if self.vit.no_embed_class else self.vit.num_prefix_tokens,
-            interpolation="bilinear",
+            interpolation=self.pos_embed,
             antialias=False,
         )
 

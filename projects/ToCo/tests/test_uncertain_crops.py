@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from dalnet.modeling.uncertain_crops import (
+from dalnet_toco.uncertain_crops import (
     UncertainCrops,
     cut_crops,
     draw_crops,

@@ -4,7 +4,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TOCO, losses_of, make_item, make_model
+from helpers import DEGENERATE, losses_of, make_item, make_model, raw_cams
 
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
@@ -15,20 +15,10 @@ from dalnet.modeling.losses import (
     local_explicit_alignment,
     patch_token_contrast,
 )
+from dalnet.modeling.multi_scale import CAMSettings
 from dalnet.modeling.pseudo_labels import local_view_labels, refine
 
 ALL_LOSSES = {f"loss_{n}" for n in ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")}
-
-
-def raw_cams(model, views):
-    out = model.backbone(views)
-    weight, inter_weight = (
-        next(c.parameters()) for c in (model.classifier, model.inter_classifier)
-    )
-    return (
-        torch.einsum("kd,ndhw->nkhw", weight.flatten(1), out["patch_tokens"]),
-        torch.einsum("kd,ndhw->nkhw", inter_weight.flatten(1), out["inter_tokens"]),
-    )
 
 
 def view_tokens(model, items, cls_tokens, label_map, normalize):
@@ -149,23 +139,6 @@ def test_weights_scale_their_own_loss(tiny_cfg, name):
         torch.testing.assert_close(after[other], factor * before[other])
 
 
-DEGENERATE = {
-    "no class": [make_item(0, labels=()), make_item(1, labels=())],
-    "all classes": [make_item(0, labels=range(10))],
-    "one pixel": [make_item(0, box=(0, 1, 0, 1))],
-    "all ignored": [make_item(0, box=(5, 5, 5, 5))],
-    "constant image": [{**make_item(0), "image": torch.full((3, 32, 32), 128, dtype=torch.uint8)}],
-    "no views": [
-        {
-            **make_item(0),
-            "global_views": torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
-            "local_views": torch.zeros(0, 3, 16, 16, dtype=torch.uint8),
-            "local_boxes": torch.zeros(0, 4, dtype=torch.int64),
-        }
-    ],
-}
-
-
 @pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
 @pytest.mark.parametrize("similarity", ["affine", "clamp"])
 def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
@@ -185,15 +158,13 @@ def test_an_unknown_precision_is_refused(tiny_cfg):
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 @pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name):
-    for options in ((), TOCO):
-        model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name, *options)
-        batch = [{**item, "local_source": item["image"]} for item in items]
-        with torch.autocast("cpu", dtype=getattr(torch, name)):
-            losses = losses_of(model, batch)
-        assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
-        sum(losses.values()).backward()
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        assert all(gradient.isfinite().all() for gradient in gradients)
+    model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name)
+    with torch.autocast("cpu", dtype=getattr(torch, name)):
+        losses = losses_of(model, items)
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_inference_sizes_and_scores(tiny_cfg):
@@ -250,46 +221,6 @@ def test_autocast_keeps_losses_close(tiny_cfg):
         torch.testing.assert_close(half[name], full[name], rtol=0.1, atol=0.05)
 
 
-def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
-    model = make_model(tiny_cfg, *TOCO)
-    assert model.projections is None and model.text_fg is None
-    items = [make_item(0), make_item(1, labels=(2,))]
-    for item in items:
-        item["local_source"] = 255 - item["image"]
-    handed_over = []
-    contrast = model.class_contrast
-    model.class_contrast.forward = lambda *args: handed_over.append(args) or args[0].sum() * 0 + 3
-    losses = losses_of(model, items)
-    assert set(losses) == ALL_LOSSES - {"loss_gia", "loss_lea"} | {"loss_ctc"}
-    assert losses["loss_ctc"] == 1.5
-
-    (global_tokens, local_tokens, positive) = handed_over[0]
-    assert local_tokens.shape == (2, 2, 24) and positive.shape == (2, 2)
-    mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
-    std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
-    for n, item in enumerate(items):
-        views = torch.cat([item["image"][None], item["global_views"]]).float()
-        expected = model.backbone((views - mean) / std)["cls_token"]
-        torch.testing.assert_close(global_tokens[n], expected, rtol=1e-4, atol=1e-5)
-        # Every local token belongs to some crop of the local source.
-        places = item["local_source"].float().unfold(1, 16, 1).unfold(2, 16, 1)
-        places = places.permute(1, 2, 0, 3, 4).flatten(0, 1)
-        tokens = model.backbone((places - mean) / std)["cls_token"]
-        distances = (local_tokens[n][:, None] - tokens).norm(dim=2).amin(dim=1)
-        assert distances.max() < 1e-4
-    assert contrast.crops.number == 2 and contrast.crops.size == 16
-
-
-def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
-    model = make_model(tiny_cfg, *TOCO)
-    items = [{**make_item(seed), "local_source": make_item(seed)["image"]} for seed in (0, 1)]
-    sum(losses_of(model, items).values()).backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert without == {
-        name for name, _ in model.named_parameters() if name.startswith("class_contrast.teacher.")
-    }
-
-
 @pytest.mark.parametrize("key", ["LEA_TEMPERATURE", "LEA_BACKGROUND_WEIGHT", "REG.SIGMA_XY"])
 def test_loss_settings_change_their_own_loss_alone(tiny_cfg, key):
     before = losses_of(make_model(tiny_cfg), [make_item(0)])
@@ -306,28 +237,9 @@ def test_forms_of_the_alignment_change_it_alone(tiny_cfg, key, value):
     assert changed == {"loss_lea" if key == "LEA_NORMALIZE" else "loss_gia"}
 
 
-def test_toco_cuts_where_the_intermediate_cam_is_unsure(tiny_cfg):
-    model = make_model(tiny_cfg, *TOCO)
-    item = {**make_item(0), "local_source": make_item(0)["image"]}
-    seen = []
-    crops = model.class_contrast.crops
-    model.class_contrast.crops = lambda source, cams, shown: (
-        seen.append((cams, shown)) or crops(source, cams, shown)
-    )
-    losses_of(model, [item])
-    (cams, shown), labels = seen[0], item["image_labels"][None]
-    mean = torch.tensor(tiny_cfg.MODEL.PIXEL_MEAN).view(3, 1, 1)
-    std = torch.tensor(tiny_cfg.MODEL.PIXEL_STD).view(3, 1, 1)
-    images = ((item["image"] - mean) / std)[None]
-    expected = multi_scale_cam(lambda x: raw_cams(model, x), images, (1.0, 0.5))[1]
-    assert shown.all()
-    torch.testing.assert_close(cams, expected[labels > 0][None], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("options", [(), TOCO])
-def test_passes_for_cams_keep_no_graph(tiny_cfg, options):
+def test_passes_for_cams_keep_no_graph(tiny_cfg):
     """The CAMs end in thresholds, so a graph of their passes would be kept for nothing."""
-    model = make_model(tiny_cfg, *options)
+    model = make_model(tiny_cfg)
     encode, modes = model.backbone.forward, {}
 
     def note(images):
@@ -335,10 +247,44 @@ def test_passes_for_cams_keep_no_graph(tiny_cfg, options):
         return encode(images)
 
     model.backbone.forward = note
-    losses_of(model, [{**make_item(0), "local_source": make_item(0)["image"]}])
+    losses_of(model, [make_item(0)])
     # Main, global and local views learn. The CAMs see the mirror image, and both at half size,
     # which is that of a local view too.
     assert {size: sorted(learns) for size, learns in modes.items()} == {
         (32, 32): [False, True, True],
         (16, 16): [False, True],
     }
+
+
+def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
+    """Values unlike each other and unlike the defaults, so that no two can be mixed up."""
+    model = make_model(
+        tiny_cfg,
+        *("MODEL.DALNET.OBJECT_MASK_THRESHOLD", 0.41, "MODEL.DALNET.LOCAL_MIN_COVERAGE", 0.31),
+        *("MODEL.CAM.LOW_THRESHOLD", 0.21, "MODEL.CAM.HIGH_THRESHOLD", 0.81),
+        *("MODEL.CAM.SCALES", (1.0, 0.75), "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 99),
+        *("MODEL.DALNET.LEA_TEMPERATURE", 0.7, "MODEL.DALNET.LEA_BACKGROUND_WEIGHT", 0.03),
+        *("MODEL.DALNET.LEA_NORMALIZE", "region", "MODEL.DALNET.GIA_SIMILARITY", "clamp"),
+        *("MODEL.DALNET.REG.SIGMA_RGB", 14.0, "MODEL.DALNET.REG.SIGMA_XY", 90.0),
+        *("MODEL.DALNET.REG.SCALE", 0.6, "MODEL.DALNET.REG.METHOD", "exact"),
+        *("MODEL.PAR.NUM_ITERS", 3, "MODEL.PAR.DILATIONS", (1, 3)),
+        *("MODEL.DALNET.SEG_START_ITER", 7, "MODEL.CAM.BACKGROUND_THRESHOLD", 0.3),
+        *("MODEL.CAM.FLIP", "sum", "MODEL.CAM.NORMALIZE", "max"),
+    )
+    assert (model.object_mask_threshold, model.local_min_coverage) == (0.41, 0.31)
+    assert model.cam_settings == CAMSettings(
+        scales=(1.0, 0.75),
+        flip="sum",
+        normalize="max",
+        low=0.21,
+        high=0.81,
+        background=0.3,
+        ignore_value=99,
+    )
+    criterion = model.criterion
+    assert (criterion.lea_temperature, criterion.lea_background_weight) == (0.7, 0.03)
+    assert (criterion.lea_normalize, criterion.similarity) == ("region", "clamp")
+    assert criterion.energy == {"sigma_rgb": 14, "sigma_xy": 90, "scale": 0.6, "method": "exact"}
+    assert criterion.ignore_value == 99
+    assert (model.par.num_iters, model.par.dilations) == (3, (1, 3))
+    assert model.seg_start_iter == 7

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trainings that start from the model of another one."""
+"""Checkpoints: what they say about themselves, and what is refused."""
+
+import dataclasses
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from safetensors.torch import save_file
 
-from dalnet.engine.checkpointer import DALNetCheckpointer, checkpoint_hash
+from dalnet.checkpoint import (
+    Checkpointer,
+    CheckpointInfo,
+    checkpoint_hash,
+    config_of_checkpoint,
+    load_model,
+    read_info,
+)
 from dalnet.errors import UsageError
 
 TEXTS = ("text_fg", "text_bg")
@@ -28,7 +38,7 @@ def make(tiny_cfg):
 @pytest.fixture
 def saved(tmp_path):
     def save(model):
-        DALNetCheckpointer(model, str(tmp_path)).save("model")
+        Checkpointer(model, str(tmp_path)).save("model")
         return str(tmp_path / "model.pth")
 
     return save
@@ -39,7 +49,7 @@ def test_what_fits_is_taken_and_the_rest_stays(make, saved):
     path = saved(source)
     source, model = source.state_dict(), make(2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    DALNetCheckpointer(model).start_from(path, keep=TEXTS)
+    Checkpointer(model).start_from(path, keep=TEXTS)
     for key, value in model.state_dict().items():
         fresh = key.startswith("projections.")
         assert torch.equal(value, before[key] if fresh else source[key]), key
@@ -50,29 +60,29 @@ def test_texts_are_kept_or_taken(make, saved):
     source.text_fg.fill_(7.0)
     path, model = saved(source), make(2)
     own = model.text_fg.clone()
-    DALNetCheckpointer(model).start_from(path, keep=TEXTS)
+    Checkpointer(model).start_from(path, keep=TEXTS)
     assert torch.equal(model.text_fg, own)
-    DALNetCheckpointer(model).start_from(path)
+    Checkpointer(model).start_from(path)
     assert torch.equal(model.text_fg, source.text_fg)
 
 
 def test_dalnet_starts_from_a_plain_vit(make, saved):
     path = saved(make(1, "MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False))
     model = make(2)
-    DALNetCheckpointer(model).start_from(path, keep=TEXTS)
+    Checkpointer(model).start_from(path, keep=TEXTS)
     with pytest.raises(UsageError, match="text_fg is missing"):
-        DALNetCheckpointer(model).start_from(path)
+        Checkpointer(model).start_from(path)
 
 
 def test_another_encoder_is_refused(make, saved):
     path = saved(make(1, "MODEL.VIT.DEPTH", 1))
     with pytest.raises(UsageError, match=r"does not fit the config: backbone\S+ is missing"):
-        DALNetCheckpointer(make(2)).start_from(path, keep=TEXTS)
+        Checkpointer(make(2)).start_from(path, keep=TEXTS)
 
 
 def test_elsewhere_everything_has_to_fit(make, saved):
     path = saved(make(1, "MODEL.DALNET.PROJECTION_DIM", 8))
-    checkpointer = DALNetCheckpointer(make(2))
+    checkpointer = Checkpointer(make(2))
     checkpointer.start_from(path, keep=TEXTS)
     with pytest.raises(UsageError, match="projections"):
         checkpointer.load(path)
@@ -87,19 +97,19 @@ def test_elsewhere_everything_has_to_fit(make, saved):
 )
 def test_nothing_of_a_part_may_be_left_over(make, saved, before, now, extra):
     with pytest.raises(UsageError, match=f"does not fit the config: the model has no {extra}"):
-        DALNetCheckpointer(make(2, *now)).load(saved(make(1, *before)))
+        Checkpointer(make(2, *now)).load(saved(make(1, *before)))
 
 
 def test_parts_that_the_model_lacks_may_be_left_over(make, saved):
     source = make(1)
     model = make(2, "MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False)
-    DALNetCheckpointer(model).load(saved(source))
+    Checkpointer(model).load(saved(source))
     source = source.state_dict()
     assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items())
 
 
 def load_line(path):
-    DALNetCheckpointer(torch.nn.Linear(1, 1)).load(str(path))
+    Checkpointer(torch.nn.Linear(1, 1)).load(str(path))
 
 
 @pytest.mark.parametrize("kept", [-8, 20, 0])
@@ -149,3 +159,89 @@ def test_addresses_with_nothing_behind_them_are_refused(tmp_path, monkeypatch):
         for use in (load_line, checkpoint_hash):
             with pytest.raises(UsageError, match=f"MODEL.WEIGHTS names {address}, which cannot be"):
                 use(address)
+
+
+def info_of(cfg, **changes):
+    return dataclasses.replace(CheckpointInfo.of_training(cfg), **changes)
+
+
+def test_a_checkpoint_says_what_it_knows(make, tiny_cfg, tmp_path):
+    info = info_of(tiny_cfg)
+    Checkpointer(make(1), str(tmp_path), info=info).save("model")
+    assert read_info(tmp_path / "model.pth") == info
+    assert info.class_names[:2] == ["background", "goldfish"] and len(info.class_names) == 11
+    assert info.prompt_names == info.class_names[1:]
+    assert info.system == "DALNet" and {"dalnet", "torch", "detectron2"} <= set(info.versions)
+    data = torch.load(tmp_path / "model.pth", weights_only=True)["dalnet"]
+    kinds = {type(value) for value in data.values()}
+    assert kinds <= {str, list, dict}
+
+
+def test_its_config_builds_the_model_without_data_set_and_weights(
+    make, tiny_cfg, tmp_path, monkeypatch
+):
+    model = make(1)
+    cfg = tiny_cfg.clone()
+    cfg.merge_from_list(["MODEL.VIT.WEIGHTS", "timm", "MODEL.CLIP.SOURCE", "tower"])
+    Checkpointer(model, str(tmp_path), info=info_of(cfg)).save("model")
+    monkeypatch.setattr(MetadataCatalog, "get", None)
+    found = config_of_checkpoint(tmp_path, ["TEST.EVAL_CAM", "False"])
+    assert not found.TEST.EVAL_CAM
+    loaded = load_model(found)
+    assert loaded.class_names == model.class_names
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (["background", "leaf", "goldfish"], "'leaf' where the config has 'goldfish'"),
+        (["background", "goldfish"], "2 classes where the config has 11"),
+    ],
+)
+def test_other_classes_are_refused_even_if_they_are_as_many(make, tiny_cfg, tmp_path, names, part):
+    own = list(info_of(tiny_cfg).class_names)
+    info = info_of(tiny_cfg, class_names=names + own[3:] if len(names) == 3 else names)
+    Checkpointer(make(1), str(tmp_path), info=info).save("model")
+    path = str(tmp_path / "model.pth")
+    with pytest.raises(UsageError, match=part):
+        Checkpointer(make(2)).load(path)
+    # Another training may know other classes, if it has texts of its own.
+    Checkpointer(make(2)).start_from(path, keep=TEXTS)
+    with pytest.raises(UsageError, match=part):
+        Checkpointer(make(2)).start_from(path)
+
+
+def test_checkpoints_of_before_are_taken_with_a_warning(make, saved, caplog):
+    path = saved(make(1))
+    with caplog.at_level("WARNING"):
+        Checkpointer(make(2)).load(path)
+    assert path in caplog.text
+    with pytest.raises(UsageError, match="name its config file"):
+        config_of_checkpoint(path)
+
+
+def test_a_system_that_is_not_installed_is_named(make, tiny_cfg, tmp_path):
+    Checkpointer(make(1), str(tmp_path), info=info_of(tiny_cfg, system="os")).save("model")
+    with pytest.raises(UsageError, match="'os', which is not installed; .*pip install"):
+        config_of_checkpoint(tmp_path / "model.pth")
+
+
+def test_keys_that_are_not_known_here_are_named_and_left_out(make, tiny_cfg, tmp_path, caplog):
+    config = tiny_cfg.dump() + "LATER: {KEY: 1}\n"
+    Checkpointer(make(1), str(tmp_path), info=info_of(tiny_cfg, config=config)).save("model")
+    with caplog.at_level("WARNING"):
+        config_of_checkpoint(tmp_path / "model.pth")
+    assert "LATER" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["system", "class_names", "config"])
+def test_damaged_descriptions_are_refused(make, tiny_cfg, tmp_path, key):
+    Checkpointer(make(1), str(tmp_path), info=info_of(tiny_cfg)).save("model")
+    path = tmp_path / "model.pth"
+    data = torch.load(path, weights_only=True)
+    data["dalnet"][key] = 3
+    torch.save(data, path)
+    with pytest.raises(UsageError, match=f"model.pth is a damaged checkpoint: its '{key}'"):
+        config_of_checkpoint(path)

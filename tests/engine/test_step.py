@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step from several parts of a batch is the mean of their gradients."""
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from dalnet.engine.step import StepTrainer
+
+
+class Model(nn.Module):
+    """Losses that are means over the images given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        values = torch.stack([item["x"] for item in images])
+        return {"loss_a": (values @ self.weight).square().mean(), "loss_b": self.weight.sum()}
+
+
+def step(parts):
+    generator = torch.Generator().manual_seed(0)
+    images = [{"x": torch.randn(2, generator=generator)} for _ in range(6)]
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [images], optimizer, parts=parts)
+    with EventStorage() as storage:
+        trainer.iter = 0
+        trainer.run_step()
+        losses = {key: value[0] for key, value in storage.latest().items() if "loss" in key}
+    return model, losses
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_parts_give_the_step_of_the_whole(parts):
+    (whole, expected), (model, losses) = step(1), step(parts)
+    assert model.sizes == [6 // parts] * parts
+    torch.testing.assert_close(model.weight, whole.weight)
+    assert losses == pytest.approx(expected)
