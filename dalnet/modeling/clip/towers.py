@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 Tokenizer = Callable[[list[str]], Tensor]
 
+_WORDS = 49408  # of CLIP's tokenizer
 _HEAD_WIDTH = 64  # of an attention head in OpenAI's towers; a state dict does not say
 # What OpenCLIP's config says of a tower of OpenAI's design: sizes, which a state dict tells too.
 _TEXT_SIZES = {"context_length", "vocab_size", "width", "heads", "layers"}
@@ -138,9 +139,9 @@ def _openai_layout(state: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
         tower = VisionTransformer(1, 1, _HEAD_WIDTH, 0, 1, 1, output_dim=width)
         state |= {f"visual.{key}": value for key, value in tower.state_dict().items()}
     # What the builders would take without a word.
-    words, vocabulary = len(state["token_embedding.weight"]), open_clip.SimpleTokenizer().vocab_size
-    if words != vocabulary:
-        raise ValueError(f"token_embedding.weight has {words} words instead of {vocabulary}")
+    words = len(state["token_embedding.weight"])
+    if words != _WORDS:
+        raise ValueError(f"token_embedding.weight has {words} words instead of {_WORDS}")
     for key in ("ln_final.weight", "visual.ln_post.weight"):  # the latter in a ViT
         if key in state and len(state[key]) % _HEAD_WIDTH:
             raise ValueError(f"{key} has width {len(state[key])}, no multiple of {_HEAD_WIDTH}")

@@ -160,19 +160,19 @@ def test_cache_folder_from_the_environment(cfg, tmp_path, monkeypatch):
 
 
 def test_ready_embeddings(cfg, tmp_path, loaded):
-    rows = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).half()
-    names = ["sky", "cat", "aeroplane", "background", "dining table"]
+    rows = torch.randn(6, 32, generator=torch.Generator().manual_seed(0)).half()
+    names = ["sky", "cat", "aeroplane", "background", "dining table", "diningtable"]
     path = tmp_path / "texts.safetensors"
     save_file({"embeddings": rows}, path, {"names": json.dumps(names)})
     cfg.MODEL.CLIP.SOURCE, cfg.MODEL.CLIP.WEIGHTS = "embeddings", str(path)
     expected = F.normalize(rows.float(), dim=1)
     fg, bg = build_text_embeddings(cfg)
-    torch.testing.assert_close(fg, expected[[2, 4, 1]])
+    torch.testing.assert_close(fg, expected[[2, 5, 1]])
     torch.testing.assert_close(bg, expected[[3]])
     cfg.MODEL.CLIP.BACKGROUND = "sky"
     torch.testing.assert_close(build_text_embeddings(cfg)[1], expected[[0]])
     cfg.MODEL.CLIP.CENTER = True
-    torch.testing.assert_close(build(cfg), center(expected[[2, 4, 1, 0]]))
+    torch.testing.assert_close(build(cfg), center(expected[[2, 5, 1, 0]]))
     cfg.MODEL.CLIP.EMBED_DIM = 512
     with pytest.raises(UsageError, match="MODEL.CLIP.EMBED_DIM .*texts.safetensors"):
         build(cfg)
