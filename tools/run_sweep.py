@@ -6,44 +6,19 @@
     python tools/run_sweep.py configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --table-only \\
         --reference dalnet
 
-Interrupted, the same command goes on. Trainings share the cores (OMP_NUM_THREADS) and, if there
-are several, take turns on the GPUs. The table goes to table.md and table.json in --output.
+Interrupted, the same command goes on. Each training has one thread (OMP_NUM_THREADS) and, where
+there are several GPUs, one of them. The table goes to table.md and table.json in --output.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 from dalnet.engine.launch import one_sentence_errors
-from dalnet.engine.sweep import Settings, report_table, run_sweep
-from dalnet.engine.sweep_plan import parse_seeds, read_sweep
+from dalnet.sweep import add_arguments, run
 
-TRAIN = Path(__file__).resolve().parent.parent / "train_net.py"
-
-
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", type=Path, help="YAML file, see configs/sweeps")
-    parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
-    parser.add_argument("--runs", metavar="RUN,...", help="only these of the file (default: all)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--output", type=Path, help="folder (default: output/sweeps/<sweep>)")
-    parser.add_argument("--reference", metavar="RUN", help="compare the others with it")
-    parser.add_argument("--table-only", action="store_true", help="train nothing")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ... for all runs")
-    args = parser.parse_intermixed_args()
+    add_arguments(parser)
     with one_sentence_errors():
-        output = args.output or Path("output/sweeps") / args.sweep.stem
-        chosen = args.runs.split(",") if args.runs else None
-        jobs = read_sweep(args.sweep, parse_seeds(args.seeds), output, args.opts, chosen)
-        if args.table_only:
-            report_table(jobs, output, args.reference)
-        else:
-            command = [sys.executable, str(TRAIN)]
-            run_sweep(jobs, Settings(command, output, args.jobs, args.reference))
-
-
-if __name__ == "__main__":
-    main()
+        run(parser.parse_intermixed_args())

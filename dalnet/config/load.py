@@ -15,7 +15,6 @@ from detectron2.utils.file_io import PathManager
 from dalnet.assets import CONFIGS
 from dalnet.errors import UsageError
 
-from .classes import fill_class_names
 from .dalnet import RENAMED_KEYS, add_dalnet_config
 from .systems import installed_systems
 
@@ -32,7 +31,7 @@ def new_config() -> CfgNode:
 
 
 def load_config(config: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a config file, then ``KEY, VALUE, ...``; fill in the classes of the training data.
+    """Read a config file, then ``KEY, VALUE, ...``.
 
     Args:
         config: a path, or the name of a recipe that comes with DALNet, as ``voc_dalnet`` or
@@ -48,7 +47,6 @@ def load_config(config: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg = new_config()
     merge_file(cfg, find_config(config))
     merge_options(cfg, opts)
-    fill_class_names(cfg)
     return cfg
 
 

@@ -12,7 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
 
 from dalnet.checkpoint import expect_checkpoint
-from dalnet.config import installed_systems
+from dalnet.config import fill_class_names, installed_systems
 from dalnet.config.base import BASE_RULES, check_base
 from dalnet.config.checks import check_rules
 from dalnet.data import check_datasets
@@ -55,6 +55,7 @@ def setup(
         )
     no_cuda = use_cpu_without_cuda(cfg)
     check_config(cfg)
+    fill_class_names(cfg)
     cfg.freeze()
     _make_output_dir(cfg.OUTPUT_DIR)
     default_setup(cfg, argparse.Namespace(eval_only=eval_only))

@@ -109,11 +109,3 @@ def test_recipes_are_found_by_name():
 def test_a_base_may_be_a_recipe_of_the_package(merged):
     cfg = merged("_BASE_: dalnet://configs/toy_dalnet.yaml\nSEED: 5\n")
     assert (cfg.SEED, cfg.MODEL.VIT.EMBED_DIM) == (5, 144)
-
-
-def test_names_of_classes_come_from_the_training_data(merged):
-    cfg = merged("DATASETS: {TRAIN: [voc_2012_sem_seg_train]}\n")
-    assert cfg.MODEL.CLASS_NAMES[:2] == ("background", "aeroplane")
-    assert cfg.MODEL.PROMPT_NAMES[10] == "dining table"
-    given = merged("MODEL: {CLASS_NAMES: [background, x], PROMPT_NAMES: [y]}\n").MODEL
-    assert (list(given.CLASS_NAMES), list(given.PROMPT_NAMES)) == (["background", "x"], ["y"])

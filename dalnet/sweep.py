@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep: train every run of a YAML file with every seed, and report mean and spread.
+
+Each training is a process with a folder of its own, ``OUTPUT/RUN/seedN``: ``job.yaml`` is the
+config that it reads, ``console.txt`` its log, ``evaluation/SPLIT/results.json`` its results.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from threading import Event
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from omegaconf import OmegaConf
+from tabulate import tabulate
+from torch.cuda import device_count
+
+from dalnet.config import load_config
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+from dalnet.numbers import percent
+
+TRAIN_COMMAND = [sys.executable, str(Path(__file__).resolve().parents[1] / "train_net.py")]
+_MEASURED = ("split", "num_images", "source", "protocol", "scales", "threshold")
+Trainings = dict[Path, CfgNode]  # configs by their OUTPUT_DIR
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    parser.add_argument("sweep", type=Path, help="YAML file, see configs/sweeps")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for all runs")
+    parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
+    parser.add_argument("--runs", metavar="RUN,...", help="only these of the file (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--output", type=Path, help="folder (default: output/sweeps/<sweep>)")
+    parser.add_argument("--reference", metavar="RUN", help="compare the others with it")
+    parser.add_argument("--table-only", action="store_true", help="train nothing")
+
+
+def run(args: argparse.Namespace, train_command: list[str] = TRAIN_COMMAND) -> None:
+    """Train what is not finished yet, then print and write the table of everything.
+
+    ``train_command`` starts a training; it gets ``--resume --config-file FILE`` as arguments.
+
+    Raises:
+        UsageError: input or a folder cannot be used, or trainings have failed.
+        KeyboardInterrupt: Ctrl-C or ``kill``; the trainings have been ended.
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.jobs < 1:
+        raise UsageError("--seeds takes integers, as in 1,2,3, and --jobs one of at least 1.")
+    output = args.output or Path("output/sweeps") / args.sweep.stem
+    trainings = read_sweep(args.sweep, map(int, args.seeds.split(",")), output, args.opts)
+    names = dict.fromkeys(folder.parent.name for folder in trainings)
+    chosen = args.runs.split(",") if args.runs else list(names)
+    if unknown := {*chosen, args.reference} - {None, *names}:
+        raise UsageError(f"{args.sweep} has no run {min(unknown)}; it has {', '.join(names)}.")
+    trainings = {path: cfg for path, cfg in trainings.items() if path.parent.name in chosen}
+    for folder, cfg in trainings.items():
+        _verify_folder(folder, cfg)
+    try:
+        failed = 0 if args.table_only else _train_all(trainings, train_command, args.jobs, output)
+    finally:
+        _write_table(trainings, args.reference, output)
+    if failed:
+        raise UsageError(f"{failed} trainings failed, see above; the same command tries again.")
+
+
+def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[str]) -> Trainings:
+    """Read the config of every training, by its folder ``output/RUN/seedN``.
+
+    ``runs`` of the file maps names to config files, relative to it, or to ``{config: FILE, opts:
+    {KEY: VALUE}}``; its ``opts`` are for all runs, and the argument ``opts`` wins over both. All
+    runs with the first seed come first: so an unfinished table compares them fairly.
+
+    Raises:
+        UsageError: a file or key that cannot be used.
+    """
+    try:
+        # OmegaConf, unlike PyYAML, refuses a key that occurs twice, as that of a copied run.
+        runs = dict(_parse_runs(**OmegaConf.to_container(OmegaConf.load(path))))
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}; see configs/sweeps.") from error
+    trainings = {}
+    for seed in seeds:
+        for name, (file, own) in runs.items():
+            if {"SEED", "OUTPUT_DIR"} & {*own[::2], *opts[::2]}:
+                raise UsageError(f"{path}: --seeds and --output set SEED and OUTPUT_DIR.")
+            folder = output / name / f"seed{seed}"
+            last = ["SEED", seed, "OUTPUT_DIR", str(folder)]
+            trainings[folder] = load_config(str(path.parent / file), [*own, *opts, *last])
+    return trainings
+
+
+def _parse_runs(runs: dict, opts: dict | None = None) -> Iterator[tuple[str, tuple[str, list]]]:
+    """Yield name, config file and ``KEY, VALUE, ...`` of each run of a sweep file."""
+    for name, spec in runs.items():
+        spec = {"config": spec} if isinstance(spec, str) else spec
+        keys = [*_flatten({**(opts or {})}), *_flatten({**spec.get("opts", {})})]
+        wrong = (spec.keys() ^ {"config"}) - {"opts"}
+        if wrong or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"run {name!r}: {', '.join(wrong) or 'use letters and digits'}")
+        yield name, (str(spec["config"]), [part for pair in keys for part in pair])
+
+
+def _flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Full key and value of everything below a mapping of mappings."""
+    if not isinstance(node, dict):
+        return [(prefix.removeprefix("."), node)]
+    return [pair for key, value in node.items() for pair in _flatten(value, f"{prefix}.{key}")]
+
+
+def _verify_folder(folder: Path, cfg: CfgNode) -> None:
+    """Refuse a folder in which another config than ``cfg`` has been trained."""
+    if not cfg.DATASETS.TEST:
+        raise UsageError(f"DATASETS.TEST of {folder.parent.name} is empty; name a split.")
+    # What failed before its first checkpoint may be tried again with other keys.
+    if any((folder / name).exists() for name in ("last_checkpoint", "evaluation")):
+        before = load_config(str(folder / "job.yaml"), ["OUTPUT_DIR", cfg.OUTPUT_DIR])
+        # As JSON, which has no tuples: the file has none either.
+        found, wanted = ({k: json.dumps(v) for k, v in _flatten(c)} for c in (before, cfg))
+        if changed := ", ".join(f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]):
+            raise UsageError(f"{folder} was trained with {changed}: choose another --output.")
+
+
+def _train_all(trainings: Trainings, command: list[str], jobs: int, output: Path) -> int:
+    """Train what is not finished; returns how many trainings have failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    all_gpus = ",".join(map(str, range(device_count())))
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", all_gpus).split(",")
+    free_gpus, stop = [gpus[i % len(gpus)] for i in range(jobs)], Event()
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as lock, ThreadPoolExecutor(jobs) as pool:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            train = partial(_train, command=command, gpus=free_gpus, lock=lock.fileno(), stop=stop)
+            return list(pool.map(train, trainings, trainings.values())).count(False)
+        except BlockingIOError:
+            raise UsageError(
+                f"a sweep, or a training that a killed sweep left, runs in {output}: wait for it."
+            ) from None
+        finally:
+            stop.set()
+
+
+def _train(folder: Path, cfg: CfgNode, command: list, gpus: list, lock: int, stop: Event) -> bool:
+    """Run a training until its end or ``stop``; returns whether it is finished."""
+    if stop.is_set() or _read_results(folder, cfg) is not None:
+        return not stop.is_set()
+    with complete_or_absent(folder / "job.yaml") as unfinished:
+        unfinished.write_text(cfg.dump(), encoding="utf-8")
+    print(time.strftime("[%H:%M:%S]"), f"{folder}: started", flush=True)
+    log, gpu = folder / "console.txt", gpus.pop()
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [*command, "--resume", "--config-file", str(folder / "job.yaml")],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            # One thread each, so that results do not depend on --jobs.
+            env={"OMP_NUM_THREADS": "1", **os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+            start_new_session=True,  # out of the reach of the terminal's Ctrl-C
+            pass_fds=[lock],  # held open, the lock outlives a sweep that is killed
+        )
+    while process.poll() is None:
+        if stop.wait(0.1):
+            # Python unwinds on SIGINT and so removes half-written files; SIGTERM would leave them.
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    gpus.append(gpu)
+    finished = process.returncode == 0 and _read_results(folder, cfg) is not None
+    last_line = log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
+    outcome = "finished" if finished else f"failed, see {log}: {last_line}"
+    print(time.strftime("[%H:%M:%S]"), f"{folder}: {outcome}", flush=True)
+    return finished
+
+
+def _read_results(folder: Path, cfg: CfgNode) -> list[dict[str, Any]] | None:
+    """What the evaluation after the last iteration has measured; None if not finished."""
+    measurements = []
+    for split in cfg.DATASETS.TEST:
+        path = folder / "evaluation" / split / "results.json"
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        # Fewer iterations are those of TEST.EVAL_PERIOD; Detectron2 counts from 0.
+        if result.get("iteration", 0) < cfg.SOLVER.MAX_ITER - 1:
+            return None
+        measurements += [result | m for m in result["measurements"] if m["miou"] is not None]
+    return measurements
+
+
+def _summarize(trainings: Trainings, reference: str | None) -> list[dict[str, Any]]:
+    """Mean and spread over the seeds, for every measurement of every run."""
+    rows: dict[tuple, dict[str, Any]] = {}
+    for folder, cfg in trainings.items():
+        for result in _read_results(folder, cfg) or ():
+            key = (*(result[name] for name in _MEASURED[:4]), folder.parent.name)
+            row = rows.setdefault(key, {"run": key[-1], "miou": {}, "labeled": {}})
+            row |= {name: result[name] for name in _MEASURED}
+            row["miou"][cfg.SEED], row["labeled"][cfg.SEED] = result["miou"], result["labeled"]
+    for key, row in rows.items():
+        base = rows.get((*key[:4], reference), {"miou": {}})["miou"]
+        row["difference"] = {s: miou - base[s] for s, miou in row["miou"].items() if s in base}
+        for name in ("miou", "labeled", "difference"):
+            values = list(row[name].values())
+            row[f"{name}_mean"] = mean(values) if values else None
+            row[f"{name}_std"] = stdev(values) if len(values) > 1 else None
+    return [rows[key] for key in sorted(rows, key=lambda key: key[:4])]
+
+
+def _write_table(trainings: Trainings, reference: str | None, output: Path) -> None:
+    """Print the table, and write it with every seed's figures to ``table.md`` and ``.json``."""
+    unfinished = [str(path) for path, cfg in trainings.items() if _read_results(path, cfg) is None]
+    rows, cells = _summarize(trainings, reference), []
+    titles = {"miou": "mIoU"} | ({"difference": f"minus {reference}"} if reference else {})
+    for row in rows:
+        cell = {name: row[name] for name in (*_MEASURED, "run")}
+        for name, title in titles.items():
+            cell[title] = f"{percent(row[f'{name}_mean'])} ± {percent(row[f'{name}_std'])}"
+        cell["labeled %"] = percent(row["labeled_mean"])
+        cells.append(cell | {f"seed {s}": percent(miou) for s, miou in row["miou"].items()})
+    text = "mIoU in percent, mean ± sample standard deviation over the seeds:\n\n"
+    text += tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
+    text += f"\n\nNot finished: {', '.join(unfinished) or 'none'}\n"
+    table = {"reference": reference, "unfinished": unfinished, "rows": rows}
+    for name, content in {"table.md": text, "table.json": json.dumps(table, indent=1)}.items():
+        with complete_or_absent(output / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    print(text, flush=True)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of the classes in a config."""
+
+import pytest
+
+from dalnet.config import fill_class_names, new_config, with_class_names
+
+
+@pytest.fixture
+def voc_cfg():
+    cfg = new_config()
+    cfg.DATASETS.TRAIN = ("voc_2012_sem_seg_train",)
+    return cfg
+
+
+def test_names_come_from_the_training_data(voc_cfg):
+    fill_class_names(voc_cfg)
+    assert voc_cfg.MODEL.CLASS_NAMES[:2] == ("background", "aeroplane")
+    assert voc_cfg.MODEL.PROMPT_NAMES[10] == "dining table"
+
+
+def test_names_that_are_given_stay(voc_cfg):
+    voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES = ("background", "x"), ("y",)
+    fill_class_names(voc_cfg)
+    assert (voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES) == (("background", "x"), ("y",))
+
+
+def test_a_frozen_config_stays_as_it_is(voc_cfg):
+    voc_cfg.freeze()
+    assert len(with_class_names(voc_cfg).MODEL.CLASS_NAMES) == 21
+    assert voc_cfg.MODEL.CLASS_NAMES == ()
+
+
+def test_a_data_set_that_is_not_registered_leaves_them_empty(voc_cfg):
+    voc_cfg.DATASETS.TRAIN = ("nothing",)
+    fill_class_names(voc_cfg)
+    assert voc_cfg.MODEL.CLASS_NAMES == ()
