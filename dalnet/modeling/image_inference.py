@@ -57,7 +57,10 @@ class ImageInference:
     def cams(self, source: str, scales: Sequence[float], flip: bool) -> Tensor:
         """Return CAMs ``[P, H, W]`` in 0..1 of the image's classes."""
         cams = self._cams_as_seen(source, tuple(scales), flip)
-        return F.interpolate(cams, size=self.size, mode="bilinear", align_corners=False)[0]
+        if not self.image_classes:
+            # Interpolation refuses tensors without channels.
+            return cams.new_zeros(0, *self.size)
+        return resize(cams, self.size)[0]
 
     def pseudo_label(self, scales: Sequence[float], flip: bool, source: str = "cam") -> Tensor:
         """Return the label map ``[H, W]``, long, that the image's CAMs are refined to.

@@ -12,6 +12,7 @@ from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.cam import (
     cam_scores,
     cam_to_label,
+    fuse_raw_cams,
     multi_scale_cam,
     normalize_cam,
     object_mask,
@@ -183,3 +184,19 @@ def test_cam_scores_arg_max_is_the_label_map():
         assert scores.shape == (3, 5, 6, 7)
         expected = cam_to_label(cams, labels, boxes, threshold, threshold)
         assert torch.equal(scores.argmax(dim=1), expected)
+
+
+@pytest.mark.parametrize("flip", ["max", "sum"])
+@pytest.mark.parametrize("normalize", ["min_max", "max"])
+def test_fusing_is_the_plain_formula(flip, normalize):
+    """ToCo joins by the maximum and takes off the minimum, CLIMS adds and keeps it."""
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(1, 2, 3, 4, generator=generator) + 1 for _ in range(4)]
+    fused = fuse_raw_cams([views[:2], views[2:]], (3, 4), flip, normalize)
+    total = torch.zeros(1, 2, 3, 4)
+    for one, other in (views[:2], views[2:]):
+        one, other = one.clamp(min=0), other.clamp(min=0)
+        total += one + other if flip == "sum" else torch.maximum(one, other)
+    for cam, plain in zip(fused[0], total[0], strict=True):
+        low = plain.min() if normalize == "min_max" else 0.0
+        torch.testing.assert_close(cam, (plain - low) / ((plain - low).max() + 1e-5))

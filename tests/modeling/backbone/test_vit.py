@@ -37,7 +37,21 @@ def sizes(patch=8, grid=4, depth=3):
     }
 
 
-def make(name="vit_tiny_patch16_224", block=2, seed=0, checkpointing=False, **overrides):
+def make(
+    name="vit_tiny_patch16_224",
+    block=2,
+    seed=0,
+    checkpointing=False,
+    pos_embed="bilinear",
+    **overrides,
+):
+    name="vit_tiny_patch16_224",
+    block=2,
+    seed=0,
+    checkpointing=False,
+    pos_embed="bilinear",
+    **overrides,
+):
     torch.manual_seed(seed)
     vit = TimmViT(
         name=name,
@@ -45,6 +59,7 @@ def make(name="vit_tiny_patch16_224", block=2, seed=0, checkpointing=False, **ov
         intermediate_block=block,
         grad_checkpointing=checkpointing,
         overrides={**sizes(), **overrides},
+        pos_embed=pos_embed,
     )
     # Fresh layer scales and tokens are near zero: nothing would be seen of them.
     for parameter in vit.parameters():
@@ -157,6 +172,23 @@ def test_autocast():
         assert error < 0.05
 
 
+@pytest.mark.parametrize("pos_embed", ["bilinear", "bicubic"])
+def test_position_embedding_is_resized_as_asked(pos_embed):
+    vit = make(pos_embed=pos_embed)
+    table = vit.vit.pos_embed[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    expected = F.interpolate(table, (6, 3), mode=pos_embed, align_corners=False)
+    torch.testing.assert_close(vit._position((6, 3))[:, 1:], expected.flatten(2).mT)
+
+
+def test_blocks_are_dropped_in_training_alone():
+    vit = make(drop_path_rate=0.5)
+    images = torch.randn(4, 3, 32, 32)
+    whole = vit(images)["patch_tokens"]
+    torch.testing.assert_close(vit(images)["patch_tokens"], whole)
+    torch.manual_seed(0)
+    assert not torch.equal(vit.train()(images)["patch_tokens"], whole)
+
+
 def test_built_from_config():
     cfg = get_cfg()
     add_dalnet_config(cfg)
@@ -166,7 +198,9 @@ def test_built_from_config():
     cfg.MODEL.VIT.DEPTH = cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 2
     cfg.MODEL.VIT.IMG_SIZE = 28
     cfg.MODEL.VIT.GRAD_CHECKPOINTING = True
+    cfg.MODEL.VIT.POS_EMBED, cfg.MODEL.VIT.DROP_PATH = "bicubic", 0.25
     vit = build_backbone(cfg)
+    assert vit.pos_embed == "bicubic" and vit.vit.blocks[-1].drop_path1.drop_prob == 0.25
     assert isinstance(vit, TimmViT) and vit.grad_checkpointing and vit.intermediate_block == 2
     assert (vit.patch_size, vit.embed_dim, vit.size_divisibility) == (14, 16, 0)
     assert tuple(vit.vit.patch_embed.grid_size) == (2, 2)
