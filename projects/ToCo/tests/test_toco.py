@@ -10,17 +10,11 @@ from helpers import DEGENERATE, forward_on_fake_tensors, losses_of, make_item, m
 
 from dalnet.modeling.cam import multi_scale_cam
 
-TOCO = (
-    *("MODEL.META_ARCHITECTURE", "ToCo", "INPUT.DATASET_MAPPER_NAME", "ToCoMapper"),
-    *("MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False, "MODEL.TOCO.HIDDEN_DIM", 16),
-    *("MODEL.TOCO.BOTTLENECK_DIM", 8, "MODEL.TOCO.OUT_DIM", 12),
-)
-
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 @pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name):
-    model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name, *TOCO)
+    model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name)
     batch = [{**item, "local_source": item["image"]} for item in items]
     with torch.autocast("cpu", dtype=getattr(torch, name)):
         losses = losses_of(model, batch)
@@ -31,7 +25,7 @@ def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name
 
 
 def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
-    model = make_model(tiny_cfg, *TOCO)
+    model = make_model(tiny_cfg)
     assert model.projections is None and model.text_fg is None
     items = [make_item(0), make_item(1, labels=(2,))]
     for item in items:
@@ -69,7 +63,7 @@ def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
 
 
 def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
-    model = make_model(tiny_cfg, *TOCO)
+    model = make_model(tiny_cfg)
     items = [{**make_item(seed), "local_source": make_item(seed)["image"]} for seed in (0, 1)]
     sum(losses_of(model, items).values()).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None}
@@ -79,7 +73,7 @@ def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
 
 
 def test_toco_cuts_where_the_intermediate_cam_is_unsure(tiny_cfg):
-    model = make_model(tiny_cfg, *TOCO)
+    model = make_model(tiny_cfg)
     item = {**make_item(0), "local_source": make_item(0)["image"]}
     seen = []
     crops = model.crops
@@ -98,7 +92,7 @@ def test_toco_cuts_where_the_intermediate_cam_is_unsure(tiny_cfg):
 
 def test_passes_for_cams_keep_no_graph(tiny_cfg):
     """The CAMs end in thresholds, so a graph of their passes would be kept for nothing."""
-    model = make_model(tiny_cfg, *TOCO)
+    model = make_model(tiny_cfg)
     encode, modes = model.backbone.forward, {}
 
     def note(images):
@@ -116,7 +110,7 @@ def test_passes_for_cams_keep_no_graph(tiny_cfg):
 
 
 def test_the_forward_pass_reads_nothing_back(tiny_cfg, monkeypatch):
-    tiny_cfg.merge_from_list([*TOCO, "MODEL.DALNET.REG.METHOD", "exact"])
+    tiny_cfg.merge_from_list(["MODEL.DALNET.REG.METHOD", "exact"])
     items = [{**make_item(n), "local_source": make_item(n)["image"]} for n in (0, 1)]
     losses, _ = forward_on_fake_tensors(tiny_cfg, items, "cuda", torch.float32, monkeypatch)
     assert losses["loss_ctc"].is_cuda
@@ -125,7 +119,7 @@ def test_the_forward_pass_reads_nothing_back(tiny_cfg, monkeypatch):
 def test_every_key_reaches_its_part(tiny_cfg):
     tiny_cfg.merge_from_list(
         [
-            *(*TOCO, "MODEL.TOCO.MOMENTUM", 0.8, "MODEL.TOCO.TEMPERATURE", 0.6),
+            *("MODEL.TOCO.MOMENTUM", 0.8, "MODEL.TOCO.TEMPERATURE", 0.6),
             *("MODEL.TOCO.MAX_BACKGROUND", 0.3, "MODEL.CAM.LOW_THRESHOLD", 0.21),
             *("MODEL.CAM.HIGH_THRESHOLD", 0.81, "INPUT.MULTI_CROP.LOCAL_VIEWS", 3),
             *("MODEL.TOCO.CTC_WEIGHT", 0.7),
