@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """DALNet: dual-alignment weakly supervised semantic segmentation, as a Detectron2 add-on."""
 
-from importlib.util import find_spec
+import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
-# Not a declared dependency (see pyproject.toml), so pip cannot report its absence: this does.
-if find_spec("detectron2") is None:
-    raise ImportError(
-        "dalnet needs Detectron2 0.5 or newer, which is not on PyPI under its own name: "
-        "run 'make setup' or 'python tools/install_detectron2.py' in DALNet's repository."
-    )
+# OpenMP reads this once, when torch is loaded. Threads that wait in a loop, its default, keep other
+# work off their cores: on two busy cores a training step takes several times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

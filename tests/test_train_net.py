@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program: train, resume, evaluate; and one sentence for every input that cannot work."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -14,18 +13,10 @@ import dalnet.assets
 from dalnet.checkpoint import Checkpointer, checkpoint_hash
 from dalnet.config import load_config
 from dalnet.engine import run, setup
+from dalnet.engine.train import main
 from dalnet.errors import UsageError
 from dalnet.files import sha256
 from dalnet.modeling.meta_arch import DALNet
-
-ROOT = Path(__file__).parents[1]
-
-
-def load_main():
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def job(voc_tree):
 
     def execute(*arguments):
         argv = ["--config-file", str(voc_tree.config), *map(str, arguments)]
-        run(load_main(), default_argument_parser().parse_args(argv))
+        run(main, default_argument_parser().parse_args(argv))
 
     execute.voc, execute.output, execute.config = voc_tree.voc, voc_tree.output, voc_tree.config
     return execute

@@ -1,6 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Config keys with their sources, reading config files, and the rules that values keep."""
 
+from importlib.util import find_spec
+
+# Not a declared dependency (see pyproject.toml), so pip cannot report its absence: this does. The
+# kernels of dalnet.layers do without it.
+if find_spec("detectron2") is None:
+    raise ImportError(
+        "dalnet needs Detectron2 0.5 or newer, which is not on PyPI under its own name: "
+        "run 'make setup' or 'python tools/install_detectron2.py' in DALNet's repository."
+    )
+
 from .classes import fill_class_names, with_class_names
 from .dalnet import add_dalnet_config
 from .load import load_config, new_config

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model says about one image, for evaluation, prediction, figures and reports alike."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +9,7 @@ from torch import Tensor
 
 from dalnet.layers import dense_crf
 from dalnet.modeling.image_classes import ImageClasses
-from dalnet.modeling.multi_scale import Features, resize
-
-if TYPE_CHECKING:
-    from dalnet.modeling.meta_arch.segmentor import WeakSegmentor
+from dalnet.modeling.multi_scale import Features, MultiScaleFlip, resize
 
 
 class ImageInference:
@@ -30,28 +26,34 @@ class ImageInference:
 
     def __init__(
         self,
-        model: "WeakSegmentor",
+        passes: MultiScaleFlip,
+        pseudo_labels: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
         images: Tensor,
         size: tuple[int, int],
         image_classes: Sequence[int] = (),
     ) -> None:
-        """Take a model in evaluation mode and the attributes named above."""
+        """
+        Args:
+            passes: of the normalized ``images`` through a model in evaluation mode.
+            pseudo_labels: the model's method of this name.
+            images, size, image_classes: see above.
+        """
         self.images = images
         self.size = size
         self.image_classes = tuple(image_classes)
-        self._model = model
-        self._views = model.multi_scale_flip(model.normalize(images))
+        self._passes = passes
+        self._pseudo_labels = pseudo_labels
         self._kept: dict[tuple, Tensor] = {}
 
     def features(self) -> Features:
         """Return the encoder's features of the plain image at scale 1."""
-        return self._views.features()
+        return self._passes.features()
 
     def probabilities(self, scales: Sequence[float], flip: bool, source: str = "sem_seg") -> Tensor:
         """Return class probabilities ``[C + 1, H, W]`` of the segmentation head."""
         key = source, tuple(scales), flip
         if key not in self._kept:
-            self._kept[key] = self._views.probabilities(source, self.size, scales, flip)[0]
+            self._kept[key] = self._passes.probabilities(source, self.size, scales, flip)[0]
         return self._kept[key]
 
     def cams(self, source: str, scales: Sequence[float], flip: bool) -> Tensor:
@@ -99,7 +101,7 @@ class ImageInference:
         if key not in self._kept:
             size = self.images.shape[-2:]
             if self.image_classes:
-                self._kept[key] = self._views.cams(source, scales, flip, self._local())
+                self._kept[key] = self._passes.cams(source, scales, flip, self._local())
             else:
                 self._kept[key] = self.images.new_zeros(1, 0, *size)
         return self._kept[key]
@@ -110,6 +112,6 @@ class ImageInference:
         height, width = self.images.shape[-2:]
         boxes = torch.tensor([[0, height, 0, width]], device=cams.device)
         local = self._local()
-        labels = self._model.pseudo_labels(self.images, cams, local.valid, boxes)
-        labels = local.to_class_labels(labels, self._model.cam_settings.ignore_value)
+        labels = self._pseudo_labels(self.images, cams, local.valid, boxes)
+        labels = local.to_class_labels(labels, self._passes.settings.ignore_value)
         return F.interpolate(labels[:, None].double(), size=self.size, mode="nearest")[0, 0].long()

@@ -72,6 +72,9 @@ class MultiScaleFlip:
 
     Nothing runs before it is asked for. Several results (segmentation, CAMs, with or without
     scales and flip) may be read from one object: they share the encoder's passes.
+
+    Attributes:
+        settings: how CAMs are fused.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class MultiScaleFlip:
         self._encode = encode
         self._maps = maps
         self._images = images
-        self._settings = settings or CAMSettings()
+        self.settings = settings or CAMSettings()
         self._features: dict[tuple[float, bool], Features] = {}
         self._views: dict[tuple[str, float, bool], Tensor] = {}
 
@@ -186,7 +189,7 @@ class MultiScaleFlip:
             # Before they are enlarged: an image shows few of the many classes.
             per_scale = [[image_classes.gather(raw) for raw in views] for views in per_scale]
         size = tuple(self._images.shape[-2:])
-        return fuse_raw_cams(per_scale, size, self._settings.flip, self._settings.normalize)
+        return fuse_raw_cams(per_scale, size, self.settings.flip, self.settings.normalize)
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -202,7 +202,8 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
             size: (H, W) of the results.
             image_classes: the classes, 0..C-1, that CAMs and pseudo labels are made of.
         """
-        return ImageInference(self, images, size, image_classes)
+        passes = self.multi_scale_flip(self.normalize(images))
+        return ImageInference(passes, self.pseudo_labels, images, size, image_classes)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Return losses in training, predictions in evaluation.

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training program: train or evaluate what a config describes."""
+
+import argparse
+
+from detectron2.engine import default_argument_parser
+
+from dalnet.config import load_config
+
+from .launch import run
+from .setup import setup
+from .trainer import Trainer, evaluate
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    """Train, or with ``--eval-only`` evaluate, in one process; return the results in percent.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        UsageError: the config, the data or the machine cannot be used.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    # As for Detectron2's launch, no GPU is one process.
+    processes = max(args.num_gpus, 1) * args.num_machines
+    setup(cfg, eval_only=args.eval_only, resume=args.resume, num_processes=processes)
+    if args.eval_only:
+        return evaluate(cfg, args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def run_from_command_line() -> None:
+    """Read Detectron2's arguments and run :func:`main` in as many processes as they ask for."""
+    run(main, default_argument_parser().parse_args())

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What importing the package does, and which floor may import which."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dalnet"
+
+# From the ground up: a module imports from its own floor's own folder, and from floors below.
+FLOORS = (
+    ("dalnet", "dalnet.errors", "dalnet.files", "dalnet.numbers", "dalnet.assets"),
+    ("dalnet.layers",),
+    ("dalnet.config",),
+    ("dalnet.modeling", "dalnet.data"),
+    ("dalnet.checkpoint",),
+    ("dalnet.evaluation",),
+    ("dalnet.engine",),
+    ("dalnet.figures",),
+    ("dalnet.prediction", "dalnet.report", "dalnet.export", "dalnet.sweep"),
+)
+
+
+def run_python(code, **environment):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    for name in [key for key, value in env.items() if value is None]:
+        del env[name]
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_threads_wait_passively_unless_the_user_has_chosen():
+    code = "import dalnet, os; print(os.environ['OMP_WAIT_POLICY'])"
+    assert run_python(code, OMP_WAIT_POLICY=None) == "PASSIVE"
+    assert run_python(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+
+
+@pytest.mark.parametrize("entry", ["train_net.py", "demo/run_demo.py", "demo/predict.py"])
+def test_entry_points_import_nothing_that_loads_torch_before(entry):
+    tree = ast.parse((ROOT / entry).read_text())
+    first = next(node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+    names = [first.module] if isinstance(first, ast.ImportFrom) else [a.name for a in first.names]
+    standard = set(sys.stdlib_module_names)
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    for node in imports:
+        for name in (
+            [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        ):
+            assert name.split(".")[0] in {*standard, "dalnet"}, (entry, name)
+    assert names
+
+
+def test_the_kernels_need_no_detectron2():
+    code = "import sys; sys.modules['detectron2'] = None; import dalnet.layers; print('ok')"
+    assert run_python(code) == "ok"
+
+
+def imports_of(path):
+    """Modules of the package that a file imports, with their line."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    package = module.removesuffix(".__init__")
+    parts = package.split(".") if path.name == "__init__.py" else package.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = parts[: len(parts) - node.level + 1] if node.level else []
+            names = [".".join([*base, *([node.module] if node.module else [])])]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "dalnet":
+                yield package, name, node.lineno
+
+
+def floor_of(module):
+    def fits(name):
+        return module == name or (name != "dalnet" and module.startswith(f"{name}."))
+
+    found = [(level, name) for level, names in enumerate(FLOORS) for name in names if fits(name)]
+    assert found, f"{module} stands on no floor"
+    return found[0]
+
+
+def test_imports_run_down_the_floors():
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for module, imported, line in imports_of(path):
+            (own, own_folder), (other, other_folder) = floor_of(module), floor_of(imported)
+            if own_folder != other_folder and other >= own and "dalnet" not in (own_folder,):
+                wrong.append(f"{module}:{line} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_leads_in_a_circle():
+    graph = {}
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in PACKAGE.rglob("*.py")
+    }
+    for path in PACKAGE.rglob("*.py"):
+        for module, imported, _ in imports_of(path):
+            # A package's own index imports its files; they do not import it.
+            if imported in modules and imported != module:
+                graph.setdefault(module, set()).add(imported)
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        path.append(module)
+        for other in sorted(graph.get(module, ())):
+            visit(other)
+        path.pop()
+        done.add(module)
+
+    for module in sorted(graph):
+        visit(module)
