@@ -9,18 +9,34 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info 
 # What else decides which Detectron2 is found or installed is part of the stamp's name.
 STAMP := $(VENV)/setup-$(shell printf '%s' '$(DETECTRON2) $(PYTHONPATH)' | cksum | cut -d ' ' -f 1).stamp
 
-.PHONY: help setup demo test lint bench clean distclean
+# Systems and pre-trainings beside the package, each a package of its own.
+PROJECTS := $(wildcard projects/*/pyproject.toml)
+# Optional packages that must not meet the others' pins: a second environment on top of the first.
+EXTRA := .venv-extra
+SITE := 'from sysconfig import get_path; print(get_path("purelib"))'
+
+.PHONY: help setup demo test test-slow test-extra lint bench clean distclean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
 
 setup: $(STAMP) ## create .venv with everything needed (the first time about 5 GB)
 
 demo: setup ## train and evaluate a small model on made-up images
 	$(BIN) demo/run_demo.py
 
-test: setup ## run the tests
-	$(BIN) -m pytest -q tests
+test: setup ## run the tests, but for slow ones and those of optional packages
+	$(BIN) -m pytest -q -m 'not slow and not extra'
+
+test-slow: setup ## run the slow tests
+	$(BIN) -m pytest -q -m 'slow and not extra'
+
+test-extra: setup ## run the tests of optional packages, in .venv-extra
+	test -x $(EXTRA)/bin/python || $(BIN) -m venv $(EXTRA)
+	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN) -c $(SITE))" \
+		> "$$($(EXTRA)/bin/python -c $(SITE))/base.pth"
+	$(EXTRA)/bin/python -m pip install -q 'setuptools<81' 'clip-anytorch==2.6.0'
+	$(EXTRA)/bin/python -m pytest -q -m extra
 
 lint: setup ## check style and formatting
 	$(BIN) -m ruff check .
@@ -33,8 +49,8 @@ clean: ## remove caches and build files; .venv and output/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv too
-	rm -rf $(VENV)
+distclean: clean ## remove .venv and .venv-extra too
+	rm -rf $(VENV) $(EXTRA)
 
 $(BIN):
 	@for python in $(CANDIDATES); do \
@@ -48,9 +64,9 @@ $(BIN):
 		"install one (Debian: also python3-venv) or name one, as in make setup PYTHON=python3.11"; \
 	exit 1
 
-$(STAMP): pyproject.toml constraints.txt tools/install_detectron2.py | $(BIN)
+$(STAMP): pyproject.toml $(PROJECTS) constraints.txt tools/install_detectron2.py | $(BIN)
 	rm -f $(VENV)/setup-*.stamp
 	$(BIN) -m pip install -c constraints.txt setuptools wheel
-	$(BIN) -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN) -m pip install -c constraints.txt -e '.[dev]' $(PROJECTS:%/pyproject.toml=-e %)
 	$(BIN) tools/install_detectron2.py --requirement '$(DETECTRON2)'
 	touch $@

@@ -45,13 +45,6 @@ def make(
     pos_embed="bilinear",
     **overrides,
 ):
-    name="vit_tiny_patch16_224",
-    block=2,
-    seed=0,
-    checkpointing=False,
-    pos_embed="bilinear",
-    **overrides,
-):
     torch.manual_seed(seed)
     vit = TimmViT(
         name=name,
