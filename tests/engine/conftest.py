@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of whole programs share: a data set on disk, a model, an interruption."""
+"""What tests of whole programs share: a data set on disk, a model."""
 
-import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from PIL import Image
 from dalnet.config import add_dalnet_config
 from dalnet.engine import DALNetTrainer
 from dalnet.engine.checkpointer import DALNetCheckpointer
-from dalnet.engine.pretrainer import Pretrainer
 
 CLASSES = ["cat", "dog"]
 
@@ -78,32 +76,3 @@ def voc_model(voc_tree):
     folder = voc_tree.output / "run"
     DALNetCheckpointer(DALNetTrainer.build_model(cfg), str(folder)).save("model")
     return VOCModel(cfg, folder / "model.pth")
-
-
-class Interrupted(Exception):
-    """Stands for Ctrl-C, which pytest would take for itself."""
-
-
-@pytest.fixture
-def interrupted_at(monkeypatch):
-    """``with interrupted_at(i)`` stops a pre-training before iteration i; ``done``: those after."""
-    step = Pretrainer.run_step
-
-    @contextlib.contextmanager
-    def interruption(iteration):
-        def stop(self):
-            if self.iter == iteration:
-                raise Interrupted
-            step(self)
-
-        monkeypatch.setattr(Pretrainer, "run_step", stop)
-        with pytest.raises(Interrupted):
-            yield
-        monkeypatch.setattr(Pretrainer, "run_step", record)
-
-    def record(self):
-        interruption.done.append(self.iter)
-        step(self)
-
-    interruption.done = []
-    return interruption

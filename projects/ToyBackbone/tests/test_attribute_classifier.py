@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from dalnet.modeling.attribute_classifier import AttributeClassifier, attribute_losses
+from dalnet_toy_backbone.attribute_classifier import AttributeClassifier, attribute_losses
 
 ATTRIBUTES = {"shape": 4, "texture": 3, "palette": 5}
 

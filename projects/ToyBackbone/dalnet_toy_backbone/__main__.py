@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
 """Pre-train the small ViT of the toy data set, as ImageNet does for the paper's ViT-B.
 
-    python tools/pretrain_toy_backbone.py
+    python -m dalnet_toy_backbone
 
 By default it overwrites the weights that come with the package: see dalnet/assets/README.md.
 Interrupted, the same command with --resume goes on.
@@ -13,10 +12,12 @@ from pathlib import Path
 
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.engine.pretrainer import open_log
-from dalnet.engine.toy_pretraining import ToyPlan, ToyRecipe, pretrain_toy
+
+from .train import ToyPlan, ToyRecipe, pretrain_toy
 
 
 def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,6 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Pre-train as the command line says."""
     args = parse_args()
     with one_sentence_errors():
         recipe = ToyRecipe(iters=args.iters, seed=args.seed)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dalnet.data.datasets.toy import TOY_LOOKS
-from dalnet.data.datasets.toy_collages import (
+from dalnet_toy_backbone.collages import (
     ATTRIBUTES,
     NUM_LABELS,
     Collages,

@@ -2,13 +2,11 @@
 """Pre-training on photographs: reading them, going on after an interruption, the saved encoder."""
 
 import hashlib
-import importlib.util
 import itertools
 import json
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dalnet.engine.mae_pretraining import (
+from dalnet.errors import UsageError
+from dalnet.modeling.backbone.vit import TimmViT
+from dalnet_mae import __main__ as command
+from dalnet_mae.pretrain import (
     Crops,
     Plan,
     Recipe,
@@ -26,14 +27,11 @@ from dalnet.engine.mae_pretraining import (
     pretrain,
     read_photographs,
 )
-from dalnet.errors import UsageError
-from dalnet.modeling.backbone.vit import TimmViT
 
 SIZES = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 TINY = Recipe(
     side=32, batch=3, iterations=5, rate=0.1, decoder_width=16, decoder_heads=2, sizes=SIZES
 )
-SCRIPT = Path(__file__).parents[2] / "tools" / "pretrain_mae.py"
 
 
 @pytest.fixture
@@ -176,22 +174,19 @@ def test_impossible_arguments_are_refused(photographs, tmp_path):
 
 
 def test_command_line(folder, tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("pretrain_mae", SCRIPT)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(tool, "open_log", lambda folder: None)
+    monkeypatch.setattr(command, "open_log", lambda folder: None)
     output = tmp_path / "vit.safetensors"
     words = f"--photos {folder} --side 32 --batch 2 --iterations 2 --decoder-width 16 --device cpu"
     sizes = [f"{key}={value}" for key, value in SIZES.items()]
     monkeypatch.setattr(
         sys, "argv", ["x", *words.split(), "--sizes", *sizes, "--output", str(output)]
     )
-    tool.main()
+    command.main()
     arguments = json.loads(output.with_suffix(".json").read_text())["arguments"]
     assert (arguments["batch"], arguments["decoder_width"]) == (2, 16)
     assert arguments["sizes"] == SIZES
 
     monkeypatch.setattr(sys, "argv", ["x", "--photos", str(tmp_path / "absent")])
     with pytest.raises(SystemExit) as stopped:
-        tool.main()
+        command.main()
     assert stopped.value.code == 1 and "not a folder" in capsys.readouterr().err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked autoencoding of photographs, without labels: see ``dalnet.modeling.masked_autoencoder``.
+"""Masked autoencoding of photographs, without labels: see ``dalnet_mae.masked_autoencoder``.
 
 Rate, decay, betas and augmentation are the paper's (He et al., CVPR 2022, Table 8) by default. The
 decoder is lighter: one block is enough where the encoder is fine-tuned afterwards (Table 1a).
@@ -31,18 +31,18 @@ from torchvision.transforms import v2
 
 from dalnet.config import add_dalnet_config
 from dalnet.data.images import read_photo
-from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent, sha256
-from dalnet.modeling.backbone.vit import TimmViT
-from dalnet.modeling.masked_autoencoder import MaskedAutoencoder, random_orders
-
-from .pretrainer import (
+from dalnet.engine.pretrainer import (
     Pretrainer,
     PretrainingPlan,
     expect_positive,
     run_pretraining,
     save_encoder,
 )
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent, sha256
+from dalnet.modeling.backbone.vit import TimmViT
+
+from .masked_autoencoder import MaskedAutoencoder, random_orders
 
 logger = logging.getLogger(__name__)
 

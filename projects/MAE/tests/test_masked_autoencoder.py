@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dalnet.errors import UsageError
 from dalnet.modeling.backbone.vit import TimmViT
-from dalnet.modeling.masked_autoencoder import (
+from dalnet_mae.masked_autoencoder import (
     MaskedAutoencoder,
     random_orders,
     to_images,

@@ -1,8 +1,7 @@
-#!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
 """Pre-train a vision transformer of timm on photographs without labels (masked autoencoder).
 
-    python tools/pretrain_mae.py --list datasets/VOC2012/ImageSets/Segmentation/train_aug.txt \\
+    python -m dalnet_mae --list datasets/VOC2012/ImageSets/Segmentation/train_aug.txt \\
         --output output/mae/vit_tiny.safetensors
 
 MODEL.VIT.WEIGHTS takes the resulting file. Beside it stand a .json file, which says what it was
@@ -18,11 +17,13 @@ import torch
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.engine.launch import one_sentence_errors
-from dalnet.engine.mae_pretraining import Plan, Recipe, pretrain, read_photographs
 from dalnet.engine.pretrainer import open_log
+
+from .pretrain import Plan, Recipe, pretrain, read_photographs
 
 
 def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,15 +61,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def option(name: str) -> str:
+    """The flag of a field."""
     return "--" + name.replace("_", "-")
 
 
 def size(text: str) -> tuple[str, int]:
+    """Read KEY=N."""
     key, _, value = text.partition("=")
     return key, int(value)
 
 
 def main() -> None:
+    """Pre-train as the command line says."""
     args = vars(parse_args())
     args["sizes"] = dict(args["sizes"])
     with one_sentence_errors():

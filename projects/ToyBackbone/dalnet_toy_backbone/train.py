@@ -2,8 +2,8 @@
 """Pre-training of the toy data set's small ViT, in the role that ImageNet has in the paper.
 
 The task is to name shape, texture and palette of generated objects, of which none looks like a
-class of the data set: see ``dalnet.data.datasets.toy_collages`` and
-``dalnet.modeling.attribute_classifier``.
+class of the data set: see ``dalnet_toy_backbone.collages`` and
+``dalnet_toy_backbone.attribute_classifier``.
 """
 
 import logging
@@ -20,24 +20,24 @@ from torch import nn
 
 from dalnet.assets import ASSETS
 from dalnet.data.datasets.toy import SIZE
-from dalnet.data.datasets.toy_collages import (
+from dalnet.engine.pretrainer import (
+    Pretrainer,
+    PretrainingPlan,
+    expect_positive,
+    run_pretraining,
+    save_encoder,
+)
+from dalnet.errors import UsageError
+from dalnet.modeling.backbone.vit import TimmViT
+
+from .attribute_classifier import AttributeClassifier
+from .collages import (
     NUM_LABELS,
     PATCH,
     PICTURES,
     Batch,
     Collages,
     new_batches,
-)
-from dalnet.errors import UsageError
-from dalnet.modeling.attribute_classifier import AttributeClassifier
-from dalnet.modeling.backbone.vit import TimmViT
-
-from .pretrainer import (
-    Pretrainer,
-    PretrainingPlan,
-    expect_positive,
-    run_pretraining,
-    save_encoder,
 )
 
 logger = logging.getLogger(__name__)

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pre-training of the toy backbone, its command, and the weights that it left behind."""
 
-import importlib.util
 import json
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dalnet.assets import ASSETS
-from dalnet.data.datasets.toy_collages import NUM_LABELS, new_batches
-from dalnet.engine.toy_pretraining import (
+from dalnet.errors import UsageError
+from dalnet_toy_backbone import __main__ as command
+from dalnet_toy_backbone.collages import NUM_LABELS, new_batches
+from dalnet_toy_backbone.train import (
     RisingCosine,
     ToyPlan,
     ToyRecipe,
@@ -23,10 +23,8 @@ from dalnet.engine.toy_pretraining import (
     build_optimizer,
     pretrain_toy,
 )
-from dalnet.errors import UsageError
 
 QUICK = ToyRecipe(iters=5, seed=3, batch=2, memory=5, initial=3, fresh=2, rate=0.05)
-SCRIPT = Path(__file__).parents[2] / "tools" / "pretrain_toy_backbone.py"
 
 
 def quick_plan(folder, **changes):
@@ -123,12 +121,9 @@ def test_output_is_the_vit_alone(tmp_path):
 @pytest.fixture
 def tool(monkeypatch):
     """The command, which only records what it would train."""
-    spec = importlib.util.spec_from_file_location("pretrain_toy_backbone", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.calls = []
-    monkeypatch.setattr(module, "pretrain_toy", lambda *args: module.calls.append(args))
-    return module
+    monkeypatch.setattr(command, "calls", [], raising=False)
+    monkeypatch.setattr(command, "pretrain_toy", lambda *args: command.calls.append(args))
+    return command
 
 
 def test_command_line(tool, tmp_path, monkeypatch):
