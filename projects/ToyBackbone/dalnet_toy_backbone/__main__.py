@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-train the small ViT of the toy data set, as ImageNet does for the paper's ViT-B.
+
+    python -m dalnet_toy_backbone
+
+By default it overwrites the weights that come with dalnet: see dalnet/assets/README.md.
+Interrupted, the same command with --resume goes on.
+"""
+
+import argparse
+from pathlib import Path
+
+from detectron2.utils.logger import setup_logger
+
+from dalnet.assets import ASSETS
+from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import UsageError
+
+from .train import TrainOptions, evaluate, save_encoder, train
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dalnet_toy_backbone",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--iterations", type=int, default=TrainOptions.iterations)
+    parser.add_argument("--seed", type=int, default=TrainOptions.seed)
+    parser.add_argument("--output", type=Path, default=ASSETS / "toy_vit.safetensors")
+    folder = Path("output/toy_backbone")
+    parser.add_argument("--folder", type=Path, default=folder, help="of log and checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    args = parser.parse_args()
+    if args.iterations < 1 or args.seed < 0:
+        parser.error("--iterations must be at least 1, and --seed at least 0")
+    return args
+
+
+def main() -> None:
+    """Train as the command line says."""
+    args = parse_args()
+    with one_sentence_errors():
+        options = TrainOptions(iterations=args.iterations, seed=args.seed)
+        try:
+            for name in ("detectron2", "fvcore", __package__):
+                setup_logger(str(args.folder), name=name)
+            model = train(options, args.folder, args.resume)
+        except OSError as error:
+            raise UsageError(f"{error}: name another folder, or make it usable.") from error
+        save_encoder(model, args.output.with_suffix(".safetensors"))
+        for classes in (False, True):
+            evaluate(model, options, 32, classes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training: name shape, texture and palette of generated objects in collages.
+
+No object looks like a class of the toy data set, see :mod:`dalnet_toy_backbone.collages`.
+"""
+
+import logging
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import SimpleTrainer, default_writers, hooks
+from detectron2.evaluation import inference_context
+from safetensors.torch import save_file
+from torch import nn
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR
+
+from dalnet.data.datasets.toy import SIZE
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+from dalnet.modeling import TimmViT
+
+from .attribute_classifier import AttributeClassifier
+from .collages import NUM_LABELS, PATCH, TILES, training_batches, unseen_batches
+
+logger = logging.getLogger(__name__)
+
+# As configs/toy_dalnet.yaml has it.
+_VIT = "vit_tiny_patch16_224"
+_SIZES = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": 144, "depth": 6, "num_heads": 3}
+_BETAS = (0.9, 0.98)
+_CLIP_NORM = 1.0  # of all gradients together
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What decides the result. A checkpoint holds it, so that no other run is resumed from it."""
+
+    iterations: int = 900
+    seed: int = 0  # of weights and collages
+    batch_size: int = 16
+    memory: int = 4096  # number of the latest collages that batches are chosen from
+    initial: int = 256  # collages drawn at the start
+    fresh: int = 4  # collages drawn for each further iteration
+    lr: float = 1e-3  # learning rate that warm-up and cosine are multiplied with
+    weight_decay: float = 0.05  # of AdamW, on all parameters
+    warmup: int = 150  # iterations
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return asdict(self)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Raise :class:`UsageError` if a checkpoint is of a run with other options."""
+        if saved != asdict(self):
+            raise UsageError(
+                f"The checkpoint is of a run with {saved}: repeat these, or leave out --resume."
+            )
+
+
+def train(
+    options: TrainOptions, folder: Path, resume: bool = False, save_every: int = 200
+) -> AttributeClassifier:
+    """Train and return the classifier.
+
+    Args:
+        options: what decides the result.
+        folder: for checkpoints, metrics and TensorBoard's events.
+        resume: go on from the newest checkpoint in ``folder``, if there is one.
+        save_every: iterations between two checkpoints, each of which is evaluated.
+
+    Raises:
+        UsageError: the checkpoint is of a run with other options.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build_classifier(options.seed)
+    optimizer = build_optimizer(model, options)
+    scheduler = build_scheduler(optimizer, options)
+    checkpointer = DetectionCheckpointer(
+        model, str(folder), options=options, optimizer=optimizer, scheduler=scheduler
+    )
+    start = checkpointer.resume_or_load("", resume=resume).get("iteration", -1) + 1
+    source = (options.seed, options.batch_size, options.memory, options.initial, options.fresh)
+    trainer = SimpleTrainer(model, training_batches(*source, start), optimizer)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer, scheduler),
+            hooks.PeriodicCheckpointer(checkpointer, save_every, max_to_keep=1),
+            hooks.EvalHook(save_every, partial(evaluate, model, options, batches=4)),
+            hooks.PeriodicWriter(default_writers(str(folder), options.iterations)),
+        ]
+    )
+    if start < options.iterations:
+        trainer.train(start, options.iterations)
+    return model
+
+
+def build_classifier(seed: int) -> AttributeClassifier:
+    """The classifier around the very encoder that ``TimmViT`` trains."""
+    torch.manual_seed(seed)
+    vit = TimmViT(name=_VIT, weights="", intermediate_block=1, overrides=_SIZES).vit
+    return AttributeClassifier(vit, NUM_LABELS, TILES)
+
+
+def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW that clips the norm of all gradients together before each step."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay
+    )
+
+    def clip(*args: object) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
+
+    # Not by Detectron2, which clips the norm of each parameter by itself.
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions) -> ChainedScheduler:
+    """Half a cosine to 0, times a linear rise over ``warmup`` iterations.
+
+    Detectron2's ``WarmupParamScheduler`` rises in a straight line to the cosine: up to 6 % lower.
+    """
+    rise = LinearLR(optimizer, 1 / options.warmup, total_iters=options.warmup - 1)
+    return ChainedScheduler([rise, CosineAnnealingLR(optimizer, options.iterations)])
+
+
+@torch.no_grad()
+def evaluate(
+    model: AttributeClassifier, options: TrainOptions, batches: int, classes: bool = False
+) -> dict[str, float]:
+    """Percentage of the objects, by attribute, that the patches of their tile name right.
+
+    Logged and returned, for so many batches of unseen collages. With ``classes`` these show the
+    data set's classes, else looks as in training.
+    """
+    sizes = list(model.attributes.values())
+    right, total = torch.zeros(len(sizes)), 0
+    with inference_context(model):
+        for batch in unseen_batches(options.seed, options.batch_size, batches, classes):
+            labels = batch["labels"]
+            objects = labels[..., 0] > 0
+            _, tile_logits = model.logits(batch["images"], batch["tile_map"])
+            named = [logits.argmax(2) for logits in tile_logits.split(sizes, dim=2)]
+            right += (torch.stack(named, dim=2) == labels)[objects].sum(0)
+            total += int(objects.sum())
+    result = dict(zip(model.attributes, (100 * right / total).tolist(), strict=True))
+    looks = "the data set's classes" if classes else "looks as in training"
+    words = ", ".join(f"{name} {value:.1f} %" for name, value in result.items())
+    logger.info("named right in unseen collages with %s: %s", looks, words)
+    return result
+
+
+def save_encoder(model: AttributeClassifier, path: Path) -> None:
+    """Write the encoder in half precision, with timm's names and without a classifier."""
+    state = {key: value.half().contiguous() for key, value in model.vit.state_dict().items()}
+    with complete_or_absent(path) as temporary:
+        save_file(state, temporary)
+    logger.info("wrote %s", path)
