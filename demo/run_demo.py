@@ -14,7 +14,7 @@ from torch import nn
 from dalnet.data.datasets.catalog import class_table
 from dalnet.engine import DALNetTrainer, load_model, run, setup
 from dalnet.errors import UsageError
-from dalnet.visualization import collect_rows, save_sheet
+from dalnet.figures.sheet import collect_rows, save_sheet
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy_dalnet.yaml"
 NUM_ROWS = 8

@@ -18,16 +18,16 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from dalnet.engine import setup
-from dalnet.engine.figures import (
+from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import UsageError
+from dalnet.evaluation.protocol import Protocol
+from dalnet.figures.paper import (
     FigureJob,
     draw_cams,
     draw_comparison,
     draw_segmentations,
     draw_similarities,
 )
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,8 +16,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from dalnet.engine import run, setup
-from dalnet.engine.run_report import MAX_IMAGES, ReportJob, write_run_report
 from dalnet.errors import UsageError
+from dalnet.report.run import MAX_IMAGES, ReportJob, write_run_report
 
 
 def parse_args() -> argparse.Namespace:

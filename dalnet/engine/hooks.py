@@ -7,7 +7,7 @@ from detectron2.utils.comm import is_main_process
 from torch.nn.parallel import DistributedDataParallel
 
 from dalnet.data.datasets.catalog import class_table
-from dalnet.visualization import training_strip
+from dalnet.figures.training_image import training_strip
 
 
 class SnapshotHook(HookBase):

@@ -11,8 +11,8 @@ from torch import nn
 
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
-from dalnet.visualization import SheetRow, blend_labels, collect_rows, draw_cam, save_sheet
-from dalnet.visualization.sheet import _draw_sheet
+from dalnet.figures.overlay import blend_labels, draw_cam
+from dalnet.figures.sheet import SheetRow, _draw_sheet, collect_rows, save_sheet
 
 NAMES = ["background", "cat", "dog", "cow"]
 COLORS = voc_palette(4)

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from dalnet.visualization.annotate import annotate, draw_legend
+from dalnet.prediction.legend import annotate, draw_legend
 
 NAMES = ["background", "cat", "garden chair"]
 COLORS = [(0, 0, 0), (200, 0, 0), (0, 0, 200)]

@@ -16,9 +16,10 @@ from PIL import Image
 
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
-from dalnet.visualization import SheetRow, draw_heat
-from dalnet.visualization.report import Report, build_page, save_report
-from dalnet.visualization.report_gallery import make_card
+from dalnet.figures.overlay import draw_heat
+from dalnet.figures.sheet import SheetRow
+from dalnet.report.gallery import make_card
+from dalnet.report.page import Report, build_page, save_report
 
 HOSTILE = "</script><script>alert('x')</script>&amp;\"'<b>"
 NAMES = ["background", "cat", HOSTILE]

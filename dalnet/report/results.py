@@ -6,8 +6,8 @@ from typing import Any
 
 from dalnet.numbers import percent, threshold_text
 
+from .charts import Line, line_chart
 from .elements import Element, element
-from .report_charts import Line, line_chart
 
 Result = Mapping[str, Any]
 _MEASURED = (

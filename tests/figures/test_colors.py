@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from dalnet.data.palette import voc_palette
-from dalnet.visualization.colorblind import seen_colors
-from dalnet.visualization.colors import Appearance
+from dalnet.figures.colorblind import seen_colors
+from dalnet.figures.colors import Appearance
 
 NAMES = ["background", *(f"thing{i}" for i in range(1, 81))]
 COLORS = voc_palette(len(NAMES))

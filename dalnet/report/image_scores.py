@@ -11,8 +11,7 @@ from detectron2.evaluation import inference_context
 from torch import nn
 
 from dalnet.data.images import read_mask
-
-from .confusion import confusion_matrix, mean_iou
+from dalnet.evaluation.confusion import confusion_matrix, mean_iou
 
 _SEED = 0  # the same random images for every model
 

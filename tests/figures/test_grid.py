@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dalnet.errors import UsageError
-from dalnet.visualization.colors import LabelStyle
-from dalnet.visualization.grid import (
+from dalnet.figures.colors import LabelStyle
+from dalnet.figures.grid import (
     Cell,
     ColorBar,
     check_format,

@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .overlay import blend_labels
+from dalnet.figures.overlay import blend_labels
 
 _ALPHA = 0.55
 _MIN_TEXT, _TEXT_SHARE = 12, 1 / 28  # pixels; of the side of a square as large as the picture

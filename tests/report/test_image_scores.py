@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from dalnet.errors import UsageError
-from dalnet.evaluation.image_scores import choose_images, score_images
+from dalnet.report.image_scores import choose_images, score_images
 
 
 class LeftHalf(nn.Module):

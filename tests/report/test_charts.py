@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from dalnet.visualization.report_charts import Line, line_chart
+from dalnet.report.charts import Line, line_chart
 
 NAN = float("nan")
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dalnet.figures.overlay import IGNORE_COLOR, IGNORE_LABEL, draw_heat
+from dalnet.figures.sheet import SheetRow
+
 from .elements import Element, element
-from .overlay import IGNORE_COLOR, IGNORE_LABEL, draw_heat
-from .sheet import SheetRow
 
 _WIDTH = 220  # pixels of a picture; larger ones are shrunk
 _QUALITY = 82  # of the JPEG

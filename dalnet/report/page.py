@@ -10,8 +10,8 @@ from string import Template
 from dalnet.files import complete_or_absent
 
 from .elements import Element, element, to_html
-from .report_gallery import Card, gallery_parts
-from .report_results import Result, results_parts, training_parts
+from .gallery import Card, gallery_parts
+from .results import Result, results_parts, training_parts
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ def build_page(report: Report) -> str:
     links = [element("a", section[0].text, href=f"#{section.get('id')}") for section in sections]
     title = element("h1", report.title)
     body = [title, element("nav", *links, aria_label="Parts"), _head(report), *sections]
-    return Template(_asset("report.html")).substitute(
+    return Template(_asset("page.html")).substitute(
         title=to_html(element("title", report.title)),
-        style=_asset("report.css"),
+        style=_asset("page.css"),
         body=to_html(element("main", *body)),
-        script=_asset("report.js"),
+        script=_asset("page.js"),
     )
 
 
 def _asset(name: str) -> str:
-    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _head(report: Report) -> Element:

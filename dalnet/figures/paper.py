@@ -17,6 +17,7 @@ from detectron2.evaluation import inference_context
 from dalnet.data import build_test_loader
 from dalnet.data.datasets.catalog import class_table
 from dalnet.data.images import read_mask, read_photo
+from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.crf_pool import CRFJob
 from dalnet.evaluation.predictions import Prediction, RowPredictor
@@ -25,17 +26,16 @@ from dalnet.evaluation.similarity import similarity_maps
 from dalnet.modeling import DALNet
 from dalnet.modeling.multi_scale import crf_probabilities
 from dalnet.modeling.settings import crf_parameters
-from dalnet.visualization.colors import Appearance
-from dalnet.visualization.figures import (
+
+from .colors import Appearance
+from .grid import check_format, save_figure
+from .layouts import (
     Subject,
     cam_figure,
     comparison_figure,
     segmentation_figure,
     similarity_figure,
 )
-from dalnet.visualization.grid import check_format, save_figure
-
-from .trainer import load_model
 
 _DPI = 200
 

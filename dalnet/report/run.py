@@ -17,19 +17,19 @@ from tqdm import tqdm
 import dalnet
 from dalnet.data import build_test_loader
 from dalnet.data.datasets.catalog import class_table
+from dalnet.engine.checkpointer import checkpoint_hash
+from dalnet.engine.config_files import merge_file
+from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.confusion import class_ious, confusion_matrix
-from dalnet.evaluation.image_scores import choose_images, score_images
 from dalnet.evaluation.protocol import SOURCES, model_sources
-from dalnet.evaluation.run_files import read_metrics, read_results
-from dalnet.visualization import SheetRow, collect_rows
-from dalnet.visualization.colorblind import colorblind_palette
-from dalnet.visualization.report import Report, save_report
-from dalnet.visualization.report_gallery import Card, make_card
+from dalnet.figures.colorblind import colorblind_palette
+from dalnet.figures.sheet import SheetRow, collect_rows
 
-from .checkpointer import checkpoint_hash
-from .config_files import merge_file
-from .trainer import load_model
+from .gallery import Card, make_card
+from .image_scores import choose_images, score_images
+from .page import Report, save_report
+from .run_files import read_metrics, read_results
 
 MAX_IMAGES = 40
 _CHOICE = (

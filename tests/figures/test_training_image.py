@@ -5,7 +5,8 @@ import numpy as np
 import torch
 from detectron2.utils.events import EventStorage
 
-from dalnet.visualization import blend_labels, draw_cam, training_strip
+from dalnet.figures.overlay import blend_labels, draw_cam
+from dalnet.figures.training_image import training_strip
 
 COLORS = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
 

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dalnet.data import build_test_loader
-from dalnet.engine import figures
-from dalnet.engine.figures import FigureJob, choose_images
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
+from dalnet.figures import paper as figures
+from dalnet.figures.paper import FigureJob, choose_images
 
 ROOT = Path(__file__).parents[2]
 SPLIT = "voc_2012_sem_seg_val"

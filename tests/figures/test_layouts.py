@@ -7,15 +7,15 @@ import pytest
 
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
-from dalnet.visualization import blend_labels, draw_heat
-from dalnet.visualization.colors import Appearance
-from dalnet.visualization.figures import (
+from dalnet.figures.colors import Appearance
+from dalnet.figures.layouts import (
     Subject,
     cam_figure,
     comparison_figure,
     segmentation_figure,
     similarity_figure,
 )
+from dalnet.figures.overlay import blend_labels, draw_heat
 
 NAMES = ["background", *(f"thing{i}" for i in range(1, 21))]
 COLORS = voc_palette(len(NAMES))

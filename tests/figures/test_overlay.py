@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dalnet.errors import UsageError
-from dalnet.visualization import blend_labels, draw_cam, draw_label_map
+from dalnet.figures.overlay import blend_labels, draw_cam, draw_label_map
 
 COLORS = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
 GREY = np.full((12, 16, 3), 100, np.uint8)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dalnet.data.palette import voc_palette
-from dalnet.visualization.colorblind import colorblind_palette, seen_colors
-from dalnet.visualization.overlay import IGNORE_COLOR
+from dalnet.figures.colorblind import colorblind_palette, seen_colors
+from dalnet.figures.overlay import IGNORE_COLOR
 
 
 def smallest_distance(colors):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dalnet.errors import UsageError
-from dalnet.evaluation.run_files import read_metrics, read_results
+from dalnet.report.run_files import read_metrics, read_results
 
 ROW = {
     "source": "cam",

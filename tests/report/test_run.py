@@ -13,13 +13,13 @@ from PIL import Image
 
 from dalnet.data import build_test_loader
 from dalnet.engine import run
-from dalnet.engine.run_report import ReportJob, write_run_report
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.confusion import confusion_matrix, mean_iou
+from dalnet.figures.colorblind import colorblind_palette
+from dalnet.figures.sheet import collect_rows
 from dalnet.files import sha256
-from dalnet.visualization import collect_rows
-from dalnet.visualization.colorblind import colorblind_palette
+from dalnet.report.run import ReportJob, write_run_report
 
 TOOL = Path(__file__).parents[2] / "tools" / "report.py"
 SPLIT = "voc_2012_sem_seg_val"
