@@ -13,7 +13,7 @@ from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.files import complete_or_absent
 from dalnet.numbers import finite_or_none
-from dalnet.report.run_files import read_metrics
+from dalnet.report.files import read_metrics
 
 from .sweep_plan import Job
 

@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .overlay import blend_labels, draw_cam
+from .overlay import blend_labels, draw_heat
 
 
 def training_strip(
-    pixels: Tensor,
+    image: Tensor,
     cam: Tensor,
     pseudo_label: Tensor,
     prediction: Tensor,
     colors: Sequence[Sequence[int]],
 ) -> Tensor:
-    """Put photograph, CAM, pseudo label and prediction side by side.
+    """Return image, CAM, pseudo label and prediction side by side.
 
     Args:
-        pixels: float ``[3, H, W]``, RGB in 0..255.
+        image: float ``[3, H, W]``, RGB in 0..255.
         cam: ``[C, H, W]`` in 0..1, zero for classes that the image does not show.
         pseudo_label: integers ``[H, W]``, background 0, ignored 255.
         prediction: integers ``[H, W]``.
@@ -28,15 +28,12 @@ def training_strip(
 
     Returns:
         uint8 ``[3, H, 4 W]`` on the CPU, as ``EventStorage.put_image`` takes it.
-
-    Raises:
-        UsageError: a label without a colour.
     """
-    photo = pixels.detach().round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    rgb = image.detach().round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
     pictures = [
-        photo,
-        draw_cam(photo, cam.detach().float().cpu().numpy(), range(len(cam))),
-        blend_labels(photo, pseudo_label.cpu().numpy(), colors),
-        blend_labels(photo, prediction.cpu().numpy(), colors),
+        rgb,
+        draw_heat(rgb, cam.detach().float().amax(dim=0).cpu().numpy()),
+        blend_labels(rgb, pseudo_label.cpu().numpy(), colors),
+        blend_labels(rgb, prediction.cpu().numpy(), colors),
     ]
     return torch.from_numpy(np.concatenate(pictures, axis=1)).permute(2, 0, 1).contiguous()
