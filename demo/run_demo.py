@@ -2,19 +2,19 @@
 """The main job on the embedded toy data set: train, evaluate, and a picture of the results."""
 
 import argparse
-import os
-from itertools import chain, islice
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from torch import nn
 
-from dalnet.data.datasets.catalog import class_table
 from dalnet.engine import DALNetTrainer, load_model, run, setup
 from dalnet.errors import UsageError
-from dalnet.visualization import collect_rows, save_sheet
+from dalnet.figures.images import predict_images
+from dalnet.figures.layout import save_figure
+from dalnet.figures.sheet import draw_sheet
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "toy_dalnet.yaml"
 NUM_ROWS = 8
@@ -44,13 +44,12 @@ def _evaluate_cams(cfg: CfgNode) -> None:
     cfg.TEST.EVAL_CAM = True
 
 
-def _draw(cfg: CfgNode, model: nn.Module) -> str:
+def _draw(cfg: CfgNode, model: nn.Module) -> Path:
     """Write the contact sheet of the first images; returns its path."""
-    dataset_name = cfg.DATASETS.TEST[0]
-    inputs = chain.from_iterable(DALNetTrainer.build_test_loader(cfg, dataset_name))
-    rows = collect_rows(model, islice(inputs, NUM_ROWS))
-    path = os.path.join(cfg.OUTPUT_DIR, "report.png")
-    save_sheet(path, rows, *class_table(dataset_name), f"DALNet on {dataset_name}")
+    split = cfg.DATASETS.TEST[0]
+    results = list(predict_images(cfg, model, split, DatasetCatalog.get(split)[:NUM_ROWS]))
+    path = Path(cfg.OUTPUT_DIR, "report.png")
+    save_figure(path, draw_sheet(results, split, f"DALNet on {split}"), dpi=120)
     return path
 
 

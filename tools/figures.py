@@ -16,18 +16,25 @@ import tempfile
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from matplotlib.figure import Figure
 
-from dalnet.engine import setup
-from dalnet.engine.figures import (
-    FigureJob,
-    draw_cams,
-    draw_comparison,
-    draw_segmentations,
-    draw_similarities,
-)
+from dalnet.engine import load_model, setup
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
+from dalnet.figures.cams import draw_cams
+from dalnet.figures.compare import draw_comparison
+from dalnet.figures.images import choose_images, predict_images
+from dalnet.figures.layout import check_format, save_figure
+from dalnet.figures.segmentations import draw_segmentations
+from dalnet.figures.similarity import draw_similarities
+
+FIGURES = {
+    "cams": "Figure 3: CAM of each class that an image shows",
+    "segmentations": "Figure 4: truth and prediction",
+    "compare": "Figure 5: CAMs of several models side by side",
+    "similarity": "Figure 6: similarity of patches with texts",
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,57 +42,57 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     figures = parser.add_subparsers(dest="figure", required=True)
-    add(figures, "cams", "Figure 3: CAM of each class that an image shows")
-    segmentations = add(figures, "segmentations", "Figure 4: truth and prediction")
-    segmentations.add_argument(
-        "--protocol",
-        type=Protocol.parse,
-        default="ss",
-        help="ss or ms, then +flip and +crf as wanted; default: %(default)s",
-    )
-    compare = add(figures, "compare", "Figure 5: CAMs of several models side by side")
-    compare.add_argument(
-        "--model",
-        dest="models",
-        nargs=3,
-        action="append",
-        required=True,
-        metavar=("LABEL", "CONFIG", "WEIGHTS"),
-        help="give it once for each model",
-    )
-    compare.add_argument(
-        "--class", dest="class_name", help="default: the largest CAM of the image's classes"
-    )
-    similarity = add(figures, "similarity", "Figure 6: similarity of patches with texts")
-    similarity.add_argument(
-        "--stretch", action="store_true", help="colour each map by its own range, not by all maps'"
-    )
+    for name, text in FIGURES.items():
+        add_flags(figures.add_parser(name, help=text, description=text), name)
     return parser.parse_args()
 
 
-def add(figures: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    parser = figures.add_parser(name, help=text, description=text)
-    if name != "compare":
+def add_flags(parser: argparse.ArgumentParser, figure: str) -> None:
+    if figure == "compare":
+        names = ("LABEL", "CONFIG", "WEIGHTS")
+        text = "give it once for each model"
+        parser.add_argument(
+            "--model",
+            dest="models",
+            nargs=3,
+            action="append",
+            required=True,
+            metavar=names,
+            help=text,
+        )
+    else:
         parser.add_argument("--config-file", required=True)
     parser.add_argument("--split", required=True, help="a registered data set")
     parser.add_argument("--output", type=Path, required=True, help="FILE.png or FILE.pdf")
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--images", default="", help="ids (file names without suffix): ID1,ID2")
-    images.add_argument(
-        "--count", type=int, default=4, help="images, drawn at random; default: %(default)s"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the draw; default: %(default)s"
-    )
-    parser.add_argument("--colorblind", action="store_true", help="colours safe for everyone")
+    text = "images, drawn at random; default: %(default)s"
+    images.add_argument("--count", type=int, default=4, help=text)
+    text = "seed of the draw; default: %(default)s"
+    parser.add_argument("--seed", type=int, default=0, help=text)
+    parser.add_argument("--colorblind", action="store_true", help="colors safe for everyone")
+    if figure == "segmentations":
+        text = "ss or ms, then +flip and +crf as wanted; default: %(default)s"
+        parser.add_argument("--protocol", type=Protocol.parse, default="ss", help=text)
+    elif figure == "compare":
+        text = "default: the largest CAM of the image's classes"
+        parser.add_argument("--class", dest="class_name", help=text)
+    elif figure == "similarity":
+        text = "color each map by its own range, not by all maps'"
+        parser.add_argument("--stretch", action="store_true", help=text)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
-    return parser
 
 
 def read_config(args: argparse.Namespace, config_file: str, opts: list[str]) -> CfgNode:
     def adjust(cfg: CfgNode) -> None:
         cfg.DATASETS.TEST = (args.split,)
         cfg.OUTPUT_DIR = args.scratch
+        cfg.TEST.EVAL_CAM = True
+        if args.figure == "segmentations":
+            cfg.TEST.MULTI_SCALE.ENABLED, cfg.TEST.MULTI_SCALE.FLIP = True, args.protocol.flip
+            if not args.protocol.multi_scale:
+                cfg.TEST.MULTI_SCALE.SCALES = (1.0,)
+            cfg.TEST.CRF.ENABLED = args.protocol.crf
         if not cfg.MODEL.WEIGHTS:
             raise UsageError("there is no model to draw: give its checkpoint as MODEL.WEIGHTS.")
 
@@ -93,26 +100,42 @@ def read_config(args: argparse.Namespace, config_file: str, opts: list[str]) -> 
     return setup(argparse.Namespace(config_file=config_file, opts=opts, **one_process), adjust)
 
 
-def draw(args: argparse.Namespace) -> None:
-    images = tuple(name.strip() for name in args.images.split(",") if name.strip())
-    job = FigureJob(args.split, args.output, images, args.count, args.seed, args.colorblind)
+def draw(args: argparse.Namespace) -> Figure:
+    """Choose images, run the model, draw."""
+    configs = read_configs(args)
+    records = choose_images(
+        args.split,
+        [name.strip() for name in args.images.split(",") if name.strip()],
+        args.count,
+        args.seed,
+        class_name=getattr(args, "class_name", None),
+        needs_labels=args.figure != "segmentations",
+    )
+    if args.figure == "similarity":
+        (cfg,) = configs.values()
+        style = args.stretch, args.colorblind
+        return draw_similarities(cfg, load_model(cfg), records, args.split, *style)
+    needs_cams = args.figure != "segmentations"
+    results = {
+        label: list(predict_images(cfg, load_model(cfg), args.split, records, needs_cams))
+        for label, cfg in configs.items()
+    }
     if args.figure == "compare":
-        labels = [label for label, _, _ in args.models]
-        if len(set(labels)) < len(labels):
-            raise UsageError(f"two models are called {max(labels, key=labels.count)!r}.")
-        models = {
-            label: read_config(args, config_file, [*args.opts, "MODEL.WEIGHTS", weights])
-            for label, config_file, weights in args.models
-        }
-        draw_comparison(models, job, args.class_name)
-        return
-    cfg = read_config(args, args.config_file, args.opts)
-    if args.figure == "cams":
-        draw_cams(cfg, job)
-    elif args.figure == "segmentations":
-        draw_segmentations(cfg, job, args.protocol)
-    else:
-        draw_similarities(cfg, job, args.stretch)
+        return draw_comparison(results, args.split, args.class_name, args.colorblind)
+    draw_one = draw_cams if args.figure == "cams" else draw_segmentations
+    return draw_one(*results.values(), args.split, args.colorblind)
+
+
+def read_configs(args: argparse.Namespace) -> dict[str, CfgNode]:
+    if args.figure != "compare":
+        return {"": read_config(args, args.config_file, args.opts)}
+    labels = [label for label, _, _ in args.models]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"two models are called {max(labels, key=labels.count)!r}.")
+    return {
+        label: read_config(args, config_file, [*args.opts, "MODEL.WEIGHTS", weights])
+        for label, config_file, weights in args.models
+    }
 
 
 def main() -> None:
@@ -120,7 +143,8 @@ def main() -> None:
         args = parse_args()
         # For log and config, which every set-up writes: the figure alone is to remain.
         with tempfile.TemporaryDirectory() as args.scratch:
-            draw(args)
+            check_format(args.output)
+            save_figure(args.output, draw(args))
         print(f"written: {args.output}")
 
 

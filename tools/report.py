@@ -16,37 +16,26 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 
 from dalnet.engine import run, setup
-from dalnet.engine.run_report import MAX_IMAGES, ReportJob, write_run_report
 from dalnet.errors import UsageError
+from dalnet.report.run import MAX_IMAGES, write_report
 
 
 def parse_args() -> argparse.Namespace:
     parser = default_argument_parser(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--split", required=True, help="a registered data set")
+    text = "folder of metrics.json (default: the folder of the weights)"
+    parser.add_argument("--run", type=Path, help=text)
+    text = "of tools/evaluate.py; may be repeated (default: RUN/evaluation/SPLIT/results.json)"
     parser.add_argument(
-        "--run", type=Path, help="folder of metrics.json (default: the folder of the weights)"
+        "--results", type=Path, action="append", default=[], metavar="RESULTS.JSON", help=text
     )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="RESULTS.JSON",
-        help="of tools/evaluate.py; may be repeated (default: RUN/evaluation/SPLIT/results.json)",
-    )
-    parser.add_argument(
-        "--output", type=Path, help="the page (default: OUTPUT_DIR/report/SPLIT/report.html)"
-    )
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=8,
-        help=f"of each group, at most {MAX_IMAGES} (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--colorblind", action="store_true", help="colours that colour-blind readers tell apart"
-    )
+    text = "the page (default: OUTPUT_DIR/report/SPLIT/report.html)"
+    parser.add_argument("--output", type=Path, help=text)
+    text = f"of each group, at most {MAX_IMAGES} (default: %(default)s)"
+    parser.add_argument("--images", type=int, default=8, help=text)
+    text = "colors that color-blind readers tell apart"
+    parser.add_argument("--colorblind", action="store_true", help=text)
     args = parser.parse_args()
     args.eval_only = True
     return args
@@ -65,16 +54,8 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("--num-gpus: a report is made in one process; leave it out.")
     cfg = setup(args, adjust)
     output = args.output or Path(cfg.OUTPUT_DIR, "report.html")
-    job = ReportJob(
-        config_file=args.config_file,
-        split=args.split,
-        run=args.run,
-        results=tuple(args.results),
-        output=output,
-        images=args.images,
-        colorblind=args.colorblind,
-    )
-    write_run_report(cfg, job)
+    flags = {key: getattr(args, key) for key in ("run", "results", "images", "colorblind")}
+    write_report(cfg, args.split, output, config_name=args.config_file, **flags)
     print(f"written: {output}")
 
 

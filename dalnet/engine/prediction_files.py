@@ -14,8 +14,8 @@ from PIL import Image
 
 from dalnet.data.images import write_mask
 from dalnet.errors import UsageError
+from dalnet.figures.overlay import draw_heat
 from dalnet.files import complete_or_absent
-from dalnet.visualization import draw_heat
 
 from .video import VIDEO_SUFFIXES
 

@@ -15,7 +15,7 @@ from dalnet.data.datasets.catalog import class_table
 from dalnet.data.images import read_photo
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
-from dalnet.visualization.annotate import annotate
+from dalnet.prediction.legend import annotate
 
 from .prediction_files import PredictionInput, PredictionWriter
 from .predictor import Predictor, label_values

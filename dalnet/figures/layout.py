@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures in rows and columns on one page, laid out by matplotlib."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+
+from .colors import find_labels, make_legend
+from .overlay import HEAT_WEIGHT, blend_labels
+
+# A picture, uint8 [H, W, 3], with the text below it, or an empty place.
+Cell = tuple[np.ndarray, str] | None
+
+_WIDTH, _LINE = 2.5, 0.25  # of a picture and of a line of text, in inches
+_TITLE_LETTERS, _CAPTION_LETTERS = 28, 34  # that fit above and below a picture
+_MAPS_PER_ROW = 4
+_FORMATS = ("png", "pdf")
+
+
+def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: str = "") -> Figure:
+    """Draw rows of pictures, all equally wide, each row as high as its first picture asks.
+
+    Args:
+        rows: at least one, each with a picture; a place that is None or missing stays empty.
+        titles: of the columns.
+        headline: of the page; may be empty.
+    """
+    first = [next(cell[0] for cell in row if cell is not None) for row in rows]
+    ratios = [picture.shape[0] / picture.shape[1] for picture in first]
+    # No pyplot: it would choose a backend and keep the figure for the whole process.
+    size = _WIDTH * len(titles), _WIDTH * sum(ratios) + _LINE * (2 * len(rows) + 2)
+    figure = Figure(figsize=size, layout="compressed")
+    if headline:
+        figure.suptitle(headline, weight="bold")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=ratios)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for title, axes in zip(titles, grid[0], strict=True):
+        axes.set_title(textwrap.fill(title, _TITLE_LETTERS), size=10.5)
+    for row, places in zip(rows, grid, strict=True):
+        for cell, axes in zip(row, places, strict=False):
+            if cell is not None:
+                axes.imshow(cell[0])
+                axes.set_xlabel(textwrap.fill(cell[1], _CAPTION_LETTERS), size=8.5)
+    return figure
+
+
+def label_cell(
+    image: np.ndarray, label_map: np.ndarray | None, colors: Sequence[Sequence[int]]
+) -> Cell:
+    """Return a label map over its image; an empty place where there is none."""
+    return None if label_map is None else (blend_labels(image, label_map, colors), "")
+
+
+def wrap_maps(lead: Sequence[Cell], maps: Sequence[Cell]) -> list[list[Cell]]:
+    """Return the rows of one image: ``lead`` and its maps, of which the fifth goes on below."""
+    starts = range(0, max(len(maps), 1), _MAPS_PER_ROW)
+    empty = [None] * len(lead)
+    return [[*(empty if i else lead), *maps[i : i + _MAPS_PER_ROW]] for i in starts]
+
+
+def add_legend(
+    figure: Figure,
+    label_maps: Sequence[np.ndarray],
+    class_names: Sequence[str],
+    colors: Sequence[Sequence[int]],
+) -> None:
+    """Name the colors of the labels that occur in ``label_maps`` below all pictures."""
+    entries = make_legend(find_labels(label_maps), class_names, colors)
+    if not entries:
+        return
+    patches = [
+        Patch(facecolor=np.array(color) / 255, edgecolor="0.5", label=name)
+        for name, color in entries
+    ]
+    longest = max(len(name) for name, _ in entries)
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / (0.6 + 0.08 * longest))))
+    _add_height(figure, _LINE * math.ceil(len(entries) / columns))
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def add_colorbar(
+    figure: Figure, label: str, colormap: str, ends: tuple[float, float] | None = (0.0, 1.0)
+) -> None:
+    """Add a bar that says what the colors of heat maps mean; without numbers for ``ends`` None."""
+    colors = ScalarMappable(Normalize(*(ends or (0.0, 1.0))), colormap)
+    _add_height(figure, 3 * _LINE)
+    shape = {"location": "bottom", "fraction": 0.05, "pad": 0.02, "aspect": 40, "shrink": 0.6}
+    bar = figure.colorbar(colors, ax=figure.axes, alpha=HEAT_WEIGHT, label=label, **shape)
+    # Heat maps lie over faint gray images: so do the colors of the bar.
+    bar.ax.set_facecolor("0.5")
+    if ends is None:
+        bar.set_ticks([])
+
+
+def _add_height(figure: Figure, inches: float) -> None:
+    # Otherwise the pictures would shrink.
+    figure.set_figheight(figure.get_figheight() + inches)
+
+
+def check_format(path: Path) -> str:
+    """Return "png" or "pdf", as the suffix of ``path`` says.
+
+    Raises:
+        UsageError: another suffix.
+    """
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in _FORMATS:
+        raise UsageError(f"{path} is neither .png nor .pdf; name the picture so.")
+    return suffix
+
+
+def save_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
+    """Write a figure as .png or .pdf, under a temporary name until it is complete.
+
+    Args:
+        path: its folder is made if need be.
+        figure: what to write.
+        dpi: pixels an inch, in a PDF those of its pictures.
+
+    Raises:
+        UsageError: another suffix, or a folder that cannot be written.
+    """
+    kind = check_format(path)
+    for text in figure.findobj(Text):
+        # Names may contain dollar signs, which are no formulas.
+        text.set_parse_math(False)
+    # The same picture is the same file.
+    metadata = {"CreationDate": None} if kind == "pdf" else None
+    options = {"format": kind, "dpi": dpi, "metadata": metadata}
+    # Fonts of type 42: the default's are what publishers refuse.
+    with matplotlib.rc_context({"pdf.fonttype": 42}), complete_or_absent(path) as unfinished:
+        figure.savefig(unfinished, bbox_inches="tight", pad_inches=0.1, **options)

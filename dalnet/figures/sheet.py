@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contact sheet: a row per image of image, truth, CAM, pseudo label and prediction."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dalnet.data.datasets.catalog import class_table
+
+from .colors import heat_colormap
+from .images import ImageResult
+from .layout import add_legend, draw_page
+from .overlay import blend_labels, draw_heat
+
+_TITLES = ("image", "truth", "CAM", "pseudo label", "prediction")
+
+
+def draw_sheet(results: Sequence[ImageResult], split: str, headline: str) -> Figure:
+    """Return a contact sheet, for ``save_figure``; a column that no image can fill is left out.
+
+    Args:
+        results: at least one image with its predictions.
+        split: the data set that the images are of.
+        headline: of the page.
+    """
+    names, colors = class_table(split)
+    pictures = [draw_pictures(result, colors) for result in results]
+    titles = [title for title in _TITLES if any(title in one for one in pictures)]
+    rows = []
+    for result, one in zip(results, pictures, strict=True):
+        classes = ", ".join(names[c + 1] for c in result.image_classes)
+        captions = {"image": f"{result.name}: {classes}" if classes else result.name}
+        rows.append([(one[t], captions.get(t, "")) if t in one else None for t in titles])
+    figure = draw_page(rows, titles, headline)
+    add_legend(figure, [m for result in results for m in result.label_maps], names, colors)
+    return figure
+
+
+def draw_pictures(
+    result: ImageResult, colors: Sequence[Sequence[int]], colorblind: bool = False
+) -> dict[str, np.ndarray]:
+    """Return what there is to see of an image: uint8 ``[H, W, 3]`` by title.
+
+    Args:
+        result: the image with its predictions; of its CAMs the largest is shown.
+        colors: C + 1 RGB triples in 0..255, background first.
+        colorblind: whether CAMs are drawn from blue to yellow, not over green to red.
+    """
+    image, pictures = result.image, {"image": result.image}
+    if result.truth is not None:
+        pictures["truth"] = blend_labels(image, result.truth, colors)
+    if result.cams:
+        cam = np.max(list(result.cams.values()), axis=0)
+        pictures["CAM"] = draw_heat(image, cam, heat_colormap(colorblind))
+    if result.pseudo_label is not None:
+        pictures["pseudo label"] = blend_labels(image, result.pseudo_label, colors)
+    if result.prediction is not None:
+        pictures["prediction"] = blend_labels(image, result.prediction, colors)
+    return pictures

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which images figures show, what models say about them, and the command as a whole."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
+from torch import nn
+
+from dalnet.engine.trainer import load_model
+from dalnet.errors import UsageError
+from dalnet.figures.images import choose_images, predict_images
+
+TOOL = Path(__file__).parents[2] / "tools" / "figures.py"
+SPLIT = "voc_2012_sem_seg_val"
+CAT, DOG = 7, 11  # classes 0..C-1
+
+
+def names(records):
+    return [Path(record["file_name"]).stem for record in records]
+
+
+def test_named_images_come_in_the_order_of_their_names_on_the_command_line(voc_tree):
+    images = ("2007_000003", "2007_000000", "2007_000003")
+    assert names(choose_images(SPLIT, images, 4)) == ["2007_000003", "2007_000000"]
+
+
+def test_draw_is_the_same_for_a_seed_and_keeps_to_what_suits(voc_tree):
+    draws = [names(choose_images(SPLIT, (), 2, seed)) for seed in range(20)]
+    assert draws == [names(choose_images(SPLIT, (), 2, seed)) for seed in range(20)]
+    assert len(set(map(tuple, draws))) > 1
+    assert all(len(set(draw)) == 2 and draw == sorted(draw) for draw in draws)
+    dogs = choose_images(SPLIT, (), 2, class_name="dog")
+    assert names(dogs) == ["2007_000000", "2007_000002"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"names": ("2007_000001", "nope")}, "'nope'.*as 2007_000000"),
+        ({"names": ("2007_000001",), "class_name": "dog"}, "2007_000001"),
+        ({"class_name": "background"}, "'background'"),
+        ({"count": 3, "class_name": "dog"}, "has 4, 2 of them"),
+        ({"count": 0}, "0 images"),
+        ({"count": 2, "tags": '{"2007_000001": ["cat"]}'}, "has 4, 1 of them"),
+    ],
+)
+def test_images_that_cannot_be_had_are_named(voc_tree, choice, words):
+    if "tags" in choice:
+        (voc_tree.voc / "image_tags.json").write_text(choice["tags"])
+    wanted = {"names": (), "count": 1} | {k: v for k, v in choice.items() if k != "tags"}
+    with pytest.raises(UsageError, match=words):
+        choose_images(SPLIT, **wanted)
+    assert len(choose_images(SPLIT, (), 4, needs_labels=False)) == 4
+
+
+class LeftHalf(nn.Module):
+    """A system without a head, or with one: the first class of the labels is at the left."""
+
+    def __init__(self, *sources):
+        super().__init__()
+        self.sources = sources
+
+    def forward(self, inputs):
+        assert not self.training
+        (item,) = inputs
+        left = torch.zeros(item["height"], item["width"])
+        left[:, : item["width"] // 2] = 1.0
+        output = {}
+        if "sem_seg" in self.sources:
+            assert self.sources == ("sem_seg",) or "image_labels" not in item
+            output["sem_seg"] = torch.eye(21)[DOG + 1][:, None, None] * left
+        if "image_labels" in item and item["image_labels"].any():
+            output["cam"] = item["image_labels"][:, None, None] * 0.8 * left
+        return [output]
+
+
+def test_system_without_a_head_labels_by_its_cams(voc_model):
+    cfg, model = voc_model.cfg, LeftHalf("cam").train()
+    records = DatasetCatalog.get(SPLIT)[:2]
+    results = list(predict_images(cfg, model, SPLIT, records, needs_cams=False))
+    assert model.training
+    for result, label in zip(results, (DOG, CAT), strict=True):
+        assert result.image_classes == (label,)
+        assert result.pseudo_label is None
+        np.testing.assert_allclose(result.cams[label][:, :25], 0.8, rtol=1e-6)
+        assert (result.prediction[:, :25] == label + 1).all()
+        assert not result.prediction[:, 25:].any()
+    records[0]["image_labels"] = []
+    (result,) = predict_images(cfg, model, SPLIT, records[:1])
+    assert (result.prediction, result.cams) == (None, {})
+
+
+def test_system_with_a_head_is_given_labels_only_for_cams(voc_model):
+    records = DatasetCatalog.get(SPLIT)[:1]
+    model = LeftHalf("sem_seg", "cam")
+    (result,) = predict_images(voc_model.cfg, model, SPLIT, records, needs_cams=False)
+    assert (result.prediction[:, :25] == DOG + 1).all()
+    assert not result.cams
+    (result,) = predict_images(voc_model.cfg, LeftHalf("sem_seg"), SPLIT, records)
+    assert list(result.cams) == [DOG]
+
+
+def test_results_are_those_of_the_model(voc_model):
+    voc_model.cfg.MODEL.WEIGHTS = str(voc_model.weights)
+    voc_model.cfg.MODEL.CLIP.SOURCE = "checkpoint"
+    voc_model.cfg.TEST.EVAL_CAM = True
+    records = DatasetCatalog.get(SPLIT)
+    results = list(predict_images(voc_model.cfg, load_model(voc_model.cfg), SPLIT, records))
+    assert [result.name for result in results] == names(records)
+    for result, record in zip(results, records, strict=True):
+        np.testing.assert_array_equal(result.image, np.asarray(Image.open(record["file_name"])))
+        assert len(result.label_maps) == 3
+        assert all(label_map.shape == (40, 50) for label_map in result.label_maps)
+        assert list(result.cams) == list(result.image_classes) == record["image_labels"]
+
+
+def test_wrong_mask_is_named(voc_model):
+    records = DatasetCatalog.get(SPLIT)[:1]
+    Image.new("L", (50, 41)).save(records[0]["sem_seg_file_name"])
+    with pytest.raises(UsageError, match=r"2007_000000\.png"):
+        list(predict_images(voc_model.cfg, LeftHalf("cam"), SPLIT, records))
+
+
+@pytest.fixture
+def tool(voc_tree, voc_model, monkeypatch):
+    """Returns a function that runs tools/figures.py on the tree's val split."""
+    spec = importlib.util.spec_from_file_location("figures_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def execute(name, output, *arguments):
+        command = [name, "--split", SPLIT, "--output", output, *arguments]
+        if name != "compare":
+            command[1:1] = ["--config-file", voc_tree.config]
+        monkeypatch.setattr("sys.argv", ["figures.py", *map(str, command)])
+        module.main()
+
+    return execute
+
+
+def test_command_leaves_the_figure_and_nothing_else(tool, voc_tree, voc_model, tmp_path):
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    weights = "MODEL.WEIGHTS", voc_model.weights
+    models = ("--model", "one: =", voc_tree.config, voc_model.weights)
+    flags = {
+        "cams": weights,
+        "segmentations": ("--protocol", "ss+flip+crf", *weights),
+        "compare": (*models, "--class", "dog"),
+        "similarity": ("--stretch", *weights),
+    }
+    for name, arguments in flags.items():
+        tool(name, tmp_path / f"{name}.png", "--count", 1, "--colorblind", *arguments)
+    after = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert after - before == {tmp_path / f"{name}.png" for name in flags}
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "arguments", "word"),
+    [
+        ("cams", "a.jpg", ["MODEL.WEIGHTS", "x.pth"], "a.jpg"),
+        ("cams", "a.png", [], "MODEL.WEIGHTS"),
+        ("cams", "a.png", ["--images", "nope", "MODEL.WEIGHTS", "x.pth"], "'nope'"),
+        ("cams", "a.png", ["MODEL.WEIGHTS", "x.pth"], "x.pth"),
+        ("segmentations", "a.png", ["--protocol", "mss"], "'mss'"),
+        ("compare", "a.png", ["--model", "A", "b", "c", "--model", "A", "d", "e"], "'A'"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(tool, tmp_path, capsys, name, output, arguments, word):
+    with pytest.raises(SystemExit) as error:
+        tool(name, tmp_path / output, *arguments)
+    assert error.value.code == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert word in line
+    assert not (tmp_path / output).exists()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/report.py as a whole: what it finds, what it runs, what it says is missing."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
+from torch import nn
+
+from dalnet.engine import run
+from dalnet.engine.trainer import load_model
+from dalnet.errors import UsageError
+from dalnet.evaluation.confusion import confusion_matrix, mean_iou
+from dalnet.figures.images import predict_images
+from dalnet.files import sha256
+from dalnet.report import run as report_run
+from dalnet.report.run import write_report
+
+TOOL = Path(__file__).parents[2] / "tools" / "report.py"
+SPLIT = "voc_2012_sem_seg_val"
+
+
+@pytest.fixture
+def tool(voc_tree, voc_model, monkeypatch):
+    """Returns a function that runs the tool on the tree's val split and returns the page."""
+    spec = importlib.util.spec_from_file_location("report_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def execute(*arguments, split=SPLIT):
+        command = ["report.py", "--config-file", voc_tree.config, "--split", split]
+        command += [*arguments, "MODEL.WEIGHTS", voc_model.weights]
+        monkeypatch.setattr("sys.argv", [str(part) for part in command])
+        run(module.main, module.parse_args())
+        return (voc_tree.output / "report" / split / "report.html").read_text(encoding="utf-8")
+
+    return execute
+
+
+@pytest.fixture
+def cfg(voc_model):
+    voc_model.cfg.MODEL.WEIGHTS = str(voc_model.weights)
+    voc_model.cfg.MODEL.CLIP.SOURCE = "checkpoint"
+    voc_model.cfg.TEST.EVAL_CAM = True
+    return voc_model.cfg
+
+
+def notes(page):
+    return re.findall(r'<p class="note">(.*?)</p>', page)
+
+
+def cards(page):
+    """(groups, name, score) of each card."""
+    return re.findall(
+        r'data-groups="([\w ]+)".*?<h3>(\w+)</h3>.*?<p class="small">(.*?)</p>', page, re.DOTALL
+    )
+
+
+def write_results(path, **changes):
+    measured = {"source": "sem_seg", "protocol": "ss", "scales": [1.0], "flip": False, "crf": None}
+    measured |= {"threshold": None, "miou": 12.34, "iou": {"cat": 12.34}, "labeled": 100.0}
+    result = {"split": SPLIT, "num_images": 4, "num_scored": 4, "weights_sha256": "0"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result | {"measurements": [measured]} | changes))
+
+
+def test_images_are_chosen_by_the_models_own_scores(tool, cfg, voc_tree):
+    records, scores = DatasetCatalog.get(SPLIT), {}
+    results = list(predict_images(cfg, load_model(cfg), SPLIT, records))
+    for result, wrong in zip(results, (15, 40, 5, 30), strict=True):
+        truth = result.prediction.copy()
+        truth[:, :wrong] = (truth[:, :wrong] + 1) % 21
+        Image.fromarray(truth).save(voc_tree.voc / "SegmentationClass" / f"{result.name}.png")
+        scores[result.name] = mean_iou(confusion_matrix(truth, result.prediction, 21))
+    ranked = sorted(scores, key=scores.get, reverse=True)
+    page = tool("--images", 2)
+    found = cards(page)
+    assert [name for groups, name, _ in found if "best" in groups] == ranked[:2]
+    assert [name for groups, name, _ in found if "worst" in groups] == ranked[:1:-1]
+    assert sum("random" in groups for groups, _, _ in found) == 2
+    for _, name, text in found:
+        assert f"mIoU {scores[name]:.1f} %" in text
+    assert page.count("<img ") == 5 * len(found)
+    assert sha256(Path(cfg.MODEL.WEIGHTS)) in page
+
+
+def test_what_lies_beside_the_weights_is_found(tool, voc_model):
+    folder = voc_model.weights.parent
+    sha = sha256(voc_model.weights)
+    write_results(folder / "evaluation" / SPLIT / "results.json", weights_sha256=sha)
+    (folder / "metrics.json").write_text(json.dumps({"iteration": 1, "cam/mIoU": 45.67}))
+    page = tool("--images", 1, "--colorblind")
+    assert notes(page) == []
+    assert "<td>12.3</td>" in page
+    assert "CAM: 45.7 at the end" in page
+
+
+def test_what_is_missing_is_named(tool, voc_tree):
+    lists, tags = voc_tree.voc / "ImageSets" / "Segmentation", voc_tree.voc / "image_tags.json"
+    (lists / "test.txt").write_text((lists / "val.txt").read_text())
+    tags.write_text(json.dumps(dict.fromkeys(json.loads(tags.read_text()), [])))
+    page = tool(split="voc_2012_sem_seg_test")
+    for note, what in zip(notes(page), ("results", "curves", "best", "CAMs"), strict=True):
+        assert what in note
+    assert [groups for groups, _, _ in cards(page)] == ["random"] * 4
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == ["image", "prediction"] * 4
+
+
+def test_numbers_of_something_else_are_called_so(tool, voc_model, tmp_path):
+    write_results(tmp_path / "a.json")
+    write_results(tmp_path / "b.json", split="other", weights_sha256=sha256(voc_model.weights))
+    page = tool("--results", tmp_path / "a.json", "--results", tmp_path / "b.json", "--images", 1)
+    _, *others = notes(page)
+    assert [re.findall(r"\w\.json|other weights|on other", note) for note in others] == [
+        *(["a.json", "other weights"], ["b.json", "on other"])
+    ]
+
+
+class CAMOnly(nn.Module):
+    """A system without a segmentation head: all of the image is its first class."""
+
+    sources = ("cam",)
+
+    def forward(self, inputs):
+        (item,) = inputs
+        ones = torch.ones(item["height"], item["width"])
+        return [{"cam": item["image_labels"][:, None, None] * ones}]
+
+
+def test_system_without_a_head_is_scored_by_its_cams(cfg, monkeypatch, tmp_path):
+    monkeypatch.setattr(report_run, "load_model", lambda cfg: CAMOnly())
+    write_report(cfg, SPLIT, tmp_path / "page.html", config_name="c.yaml", images=1)
+    page = (tmp_path / "page.html").read_text()
+    assert "segmentation head: " not in page
+    found = cards(page)
+    # 400 of 2000 pixels are of the class, and none is taken for background.
+    assert all("(background 0.0," in text and "20.0)" in text for _, _, text in found)
+    assert np.unique([groups.split()[0] for groups, _, _ in found]).tolist() == ["best", "worst"]
+
+
+def test_bad_arguments_are_one_sentence(tool, cfg, capsys, tmp_path):
+    for flags in (("--num-gpus", 2), ("--resume",)):
+        with pytest.raises(SystemExit):
+            tool(*flags)
+        assert f"error: {flags[0]}" in capsys.readouterr().err
+    for changes, fault in (
+        ({"images": 0}, "0 images"),
+        ({"images": 41}, "41 images"),
+        ({"run": tmp_path / "nowhere"}, "nowhere"),
+        ({"results": [tmp_path / "nothing.json"]}, r"nothing\.json"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            write_report(cfg, SPLIT, tmp_path / "page.html", config_name="c.yaml", **changes)
+    assert not (tmp_path / "page.html").exists()
