@@ -4,13 +4,18 @@
 import argparse
 from pathlib import Path
 
+import dalnet  # noqa: F401  before torch: it sets how OpenMP waits
+
+# isort: split
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from torch import nn
 
-from dalnet.engine import DALNetTrainer, load_model, run, setup
+from dalnet.checkpoint import load_model
+from dalnet.config import load_config
+from dalnet.engine import Trainer, run, setup
 from dalnet.errors import UsageError
 from dalnet.figures.images import predict_images
 from dalnet.figures.layout import save_figure
@@ -22,12 +27,17 @@ NUM_ROWS = 8
 
 def main(args: argparse.Namespace) -> None:
     """Train and evaluate ``args.config_file``, or only evaluate; then write the contact sheet."""
-    cfg = setup(args, _evaluate_cams)
+    cfg = load_config(args.config_file, args.opts)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise UsageError("The demo shows one split: name it as DATASETS.TEST.")
+    cfg.TEST.EVAL_CAM = True
+    processes = max(args.num_gpus, 1) * args.num_machines
+    setup(cfg, eval_only=args.eval_only, resume=args.resume, num_processes=processes)
     if args.eval_only:
         model = load_model(cfg, args.resume)
-        results = DALNetTrainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
     else:
-        trainer = DALNetTrainer(cfg)
+        trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         model, results = trainer.model, trainer.train()
     if comm.is_main_process():
@@ -36,12 +46,6 @@ def main(args: argparse.Namespace) -> None:
         names = {"sem_seg": "seg", "cam": "CAM"}
         found = [f"{names[k]} mIoU = {results[k]['mIoU']:.1f}" for k in names if k in results]
         print(f"demo: {', '.join(found)}\n{report}")
-
-
-def _evaluate_cams(cfg: CfgNode) -> None:
-    if len(cfg.DATASETS.TEST) != 1:
-        raise UsageError("The demo shows one split: name it as DATASETS.TEST.")
-    cfg.TEST.EVAL_CAM = True
 
 
 def _draw(cfg: CfgNode, model: nn.Module) -> Path:

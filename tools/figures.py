@@ -15,10 +15,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import dalnet  # noqa: F401  before torch: it sets how OpenMP waits
+
+# isort: split
 from detectron2.config import CfgNode
 from matplotlib.figure import Figure
 
-from dalnet.engine import load_model, setup
+from dalnet.checkpoint import load_model
+from dalnet.config import load_config
+from dalnet.engine import setup
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
@@ -84,20 +89,18 @@ def add_flags(parser: argparse.ArgumentParser, figure: str) -> None:
 
 
 def read_config(args: argparse.Namespace, config_file: str, opts: list[str]) -> CfgNode:
-    def adjust(cfg: CfgNode) -> None:
-        cfg.DATASETS.TEST = (args.split,)
-        cfg.OUTPUT_DIR = args.scratch
-        cfg.TEST.EVAL_CAM = True
-        if args.figure == "segmentations":
-            cfg.TEST.MULTI_SCALE.ENABLED, cfg.TEST.MULTI_SCALE.FLIP = True, args.protocol.flip
-            if not args.protocol.multi_scale:
-                cfg.TEST.MULTI_SCALE.SCALES = (1.0,)
-            cfg.TEST.CRF.ENABLED = args.protocol.crf
-        if not cfg.MODEL.WEIGHTS:
-            raise UsageError("there is no model to draw: give its checkpoint as MODEL.WEIGHTS.")
-
-    one_process = {"eval_only": True, "resume": False, "num_gpus": 1, "num_machines": 1}
-    return setup(argparse.Namespace(config_file=config_file, opts=opts, **one_process), adjust)
+    cfg = load_config(config_file, opts)
+    cfg.DATASETS.TEST = (args.split,)
+    cfg.OUTPUT_DIR = args.scratch
+    cfg.TEST.EVAL_CAM = True
+    if args.figure == "segmentations":
+        cfg.TEST.MULTI_SCALE.ENABLED, cfg.TEST.MULTI_SCALE.FLIP = True, args.protocol.flip
+        if not args.protocol.multi_scale:
+            cfg.TEST.MULTI_SCALE.SCALES = (1.0,)
+        cfg.TEST.CRF.ENABLED = args.protocol.crf
+    if not cfg.MODEL.WEIGHTS:
+        raise UsageError("there is no model to draw: give its checkpoint as MODEL.WEIGHTS.")
+    return setup(cfg, eval_only=True)
 
 
 def draw(args: argparse.Namespace) -> Figure:

@@ -12,17 +12,17 @@ import argparse
 import os
 from pathlib import Path
 
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-
-from dalnet.engine import run, setup
-from dalnet.errors import UsageError
+from dalnet.config import load_config
+from dalnet.engine import setup
+from dalnet.engine.launch import one_sentence_errors
 from dalnet.report.run import MAX_IMAGES, write_report
 
 
 def parse_args() -> argparse.Namespace:
-    parser = default_argument_parser(__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--split", required=True, help="a registered data set")
     text = "folder of metrics.json (default: the folder of the weights)"
     parser.add_argument("--run", type=Path, help=text)
@@ -36,23 +36,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=8, help=text)
     text = "colors that color-blind readers tell apart"
     parser.add_argument("--colorblind", action="store_true", help=text)
-    args = parser.parse_args()
-    args.eval_only = True
-    return args
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values")
+    return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    def adjust(cfg: CfgNode) -> None:
-        cfg.DATASETS.TEST = (args.split,)
-        cfg.TEST.EVAL_CAM = True
-        # Not OUTPUT_DIR itself: the training's config and log lie there.
-        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "report", args.split)
-
-    if args.resume:
-        raise UsageError("--resume: a report is made anew each time; leave it out.")
-    if args.num_gpus > 1:
-        raise UsageError("--num-gpus: a report is made in one process; leave it out.")
-    cfg = setup(args, adjust)
+    cfg = load_config(args.config_file, args.opts)
+    cfg.DATASETS.TEST = (args.split,)
+    cfg.TEST.EVAL_CAM = True
+    # Not OUTPUT_DIR itself: the training's config and log lie there.
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "report", args.split)
+    setup(cfg, eval_only=True)
     output = args.output or Path(cfg.OUTPUT_DIR, "report.html")
     flags = {key: getattr(args, key) for key in ("run", "results", "images", "colorblind")}
     write_report(cfg, args.split, output, config_name=args.config_file, **flags)
@@ -60,4 +54,5 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    with one_sentence_errors():
+        main(parse_args())

@@ -148,15 +148,17 @@ def predict_images(
     Raises:
         UsageError: an image or mask is missing, unreadable or of the wrong size.
     """
-    needs_labels = needs_cams or "sem_seg" not in getattr(model, "sources", ("sem_seg",))
+    needs_labels = needs_cams or "sem_seg" not in model.sources
     with inference_context(model), torch.no_grad():
         for item in load_items(cfg, split, records):
             if not needs_labels:
                 item.pop("image_labels", None)
-            yield _make_result(cfg, item, model([item])[0])
+            yield _make_result(cfg, item, model([item])[0], model.cam_settings.background)
 
 
-def _make_result(cfg: CfgNode, item: Record, output: Mapping[str, Tensor]) -> ImageResult:
+def _make_result(
+    cfg: CfgNode, item: Record, output: Mapping[str, Tensor], threshold: float
+) -> ImageResult:
     image, truth = read_photo(item["file_name"]), None
     if "sem_seg_file_name" in item:
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -174,18 +176,17 @@ def _make_result(cfg: CfgNode, item: Record, output: Mapping[str, Tensor]) -> Im
         truth=truth,
         cams=cams,
         pseudo_label=None if pseudo_label is None else pseudo_label.cpu().numpy(),
-        prediction=_predicted_labels(cfg, item, output),
+        prediction=_predicted_labels(item, output, threshold),
     )
 
 
 def _predicted_labels(
-    cfg: CfgNode, item: Record, output: Mapping[str, Tensor]
+    item: Record, output: Mapping[str, Tensor], threshold: float
 ) -> np.ndarray | None:
     if "sem_seg" in output:
         scores = output["sem_seg"]
     elif "cam" in output:
         labels = item["image_labels"].to(output["cam"].device)
-        threshold = cfg.MODEL.DALNET.CAM.BACKGROUND_THRESHOLD
         scores = cam_scores(output["cam"][None], labels[None], threshold)[0]
     else:
         return None

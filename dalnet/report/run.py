@@ -10,9 +10,8 @@ from detectron2.data import DatasetCatalog
 from torch import nn
 
 import dalnet
+from dalnet.checkpoint import checkpoint_hash, load_model
 from dalnet.data.datasets.catalog import class_table
-from dalnet.engine.checkpointer import checkpoint_hash
-from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Source, model_sources
 from dalnet.figures.colors import choose_colors

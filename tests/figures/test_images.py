@@ -14,6 +14,7 @@ from torch import nn
 from dalnet.engine.trainer import load_model
 from dalnet.errors import UsageError
 from dalnet.figures.images import choose_images, predict_images
+from dalnet.modeling.multi_scale import CAMSettings
 
 TOOL = Path(__file__).parents[2] / "tools" / "figures.py"
 SPLIT = "voc_2012_sem_seg_val"
@@ -64,6 +65,7 @@ class LeftHalf(nn.Module):
     def __init__(self, *sources):
         super().__init__()
         self.sources = sources
+        self.cam_settings = CAMSettings()
 
     def forward(self, inputs):
         assert not self.training

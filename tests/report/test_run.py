@@ -13,12 +13,12 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 from torch import nn
 
-from dalnet.engine import run
-from dalnet.engine.trainer import load_model
+from dalnet.checkpoint import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.confusion import confusion_matrix, mean_iou
 from dalnet.figures.images import predict_images
 from dalnet.files import sha256
+from dalnet.modeling.multi_scale import CAMSettings
 from dalnet.report import run as report_run
 from dalnet.report.run import write_report
 
@@ -37,7 +37,7 @@ def tool(voc_tree, voc_model, monkeypatch):
         command = ["report.py", "--config-file", voc_tree.config, "--split", split]
         command += [*arguments, "MODEL.WEIGHTS", voc_model.weights]
         monkeypatch.setattr("sys.argv", [str(part) for part in command])
-        run(module.main, module.parse_args())
+        module.main(module.parse_args())
         return (voc_tree.output / "report" / split / "report.html").read_text(encoding="utf-8")
 
     return execute
@@ -126,6 +126,7 @@ class CAMOnly(nn.Module):
     """A system without a segmentation head: all of the image is its first class."""
 
     sources = ("cam",)
+    cam_settings = CAMSettings()
 
     def forward(self, inputs):
         (item,) = inputs
@@ -144,11 +145,7 @@ def test_system_without_a_head_is_scored_by_its_cams(cfg, monkeypatch, tmp_path)
     assert np.unique([groups.split()[0] for groups, _, _ in found]).tolist() == ["best", "worst"]
 
 
-def test_bad_arguments_are_one_sentence(tool, cfg, capsys, tmp_path):
-    for flags in (("--num-gpus", 2), ("--resume",)):
-        with pytest.raises(SystemExit):
-            tool(*flags)
-        assert f"error: {flags[0]}" in capsys.readouterr().err
+def test_bad_arguments_are_one_sentence(cfg, tmp_path):
     for changes, fault in (
         ({"images": 0}, "0 images"),
         ({"images": 41}, "41 images"),
