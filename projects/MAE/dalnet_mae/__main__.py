@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-train a vision transformer of timm on photographs without labels (masked autoencoder).
+"""Pre-train a vision transformer of timm on images without labels (masked autoencoder).
 
     python -m dalnet_mae --list datasets/VOC2012/ImageSets/Segmentation/train_aug.txt \\
         --output output/mae/vit_tiny.safetensors
@@ -10,78 +10,108 @@ with --resume goes on.
 """
 
 import argparse
+import json
+import logging
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import torch
+from detectron2.utils.logger import setup_logger
+from safetensors.torch import save_file
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.engine.launch import one_sentence_errors
-from dalnet.engine.pretrainer import open_log
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent, sha256
 
-from .pretrain import Plan, Recipe, pretrain, read_photographs
+from .image_folder import PIXEL_MEAN, PIXEL_STD, read_images
+from .pretrain import PretrainOptions, draw_preview, pretrain
+
+logger = logging.getLogger(__package__)
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m dalnet_mae",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        default=datasets_root() / "VOC2012" / "JPEGImages",
-        help="folder (default: $DETECTRON2_DATASETS/VOC2012/JPEGImages)",
-    )
-    parser.add_argument("--list", type=Path, help="file of the ids to take (default: all)")
-    parser.add_argument(
-        "--memory-side",
-        type=int,
-        default=256,
-        help="short side of the photographs in memory, in pixels; default: %(default)s",
-    )
-    for f in (f for f in fields(Recipe) if f.default is not MISSING):
+    add = parser.add_argument
+    add("--images", type=Path, default=datasets_root() / "VOC2012" / "JPEGImages", help="folder")
+    add("--list", type=Path, help="file of the ids to take; default: all")
+    add("--memory-side", type=_positive, default=256, help="short side of the images in memory")
+    for f in (f for f in fields(PretrainOptions) if f.default is not MISSING):
         text = f"{f.metadata['help']}; default: %(default)s"
-        parser.add_argument(option(f.name), type=f.type, default=f.default, help=text)
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        type=size,
-        default=[],
-        metavar="KEY=N",
-        help="other sizes than timm's: patch_size, embed_dim, depth, num_heads, as in MODEL.VIT",
-    )
-    parser.add_argument("--output", type=Path, default=Path("output/mae/encoder.safetensors"))
-    parser.add_argument("--preview", type=Path, help="PNG: photograph | masked | reconstruction")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--log-every", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--save-every", type=int, default=200, help="default: %(default)s")
-    return parser.parse_args()
+        kind = _positive if f.type is int and f.default else f.type
+        add(f"--{f.name.replace('_', '-')}", type=kind, default=f.default, help=text)
+    text = "sizes other than timm's: patch_size, embed_dim, depth, num_heads, as in MODEL.VIT"
+    add("--overrides", nargs="+", type=_size, default=[], metavar="KEY=N", help=text)
+    add("--output", type=Path, default=Path("output/mae/encoder.safetensors"))
+    add("--preview", type=Path, help="PNG: image | masked | reconstruction")
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    add("--device", choices=devices, default=devices[0])
+    add("--resume", action="store_true", help="go on from the last checkpoint")
+    add("--log-every", type=_positive, default=20, help="iterations between lines of progress")
+    add("--save-every", type=_positive, default=200, help="iterations between checkpoints")
+    args = parser.parse_args()
+    if not 0 <= args.warmup < 1:
+        parser.error("--warmup is a fraction of the iterations: at least 0 and below 1")
+    return args
 
 
-def option(name: str) -> str:
-    """The flag of a field."""
-    return "--" + name.replace("_", "-")
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
 
 
-def size(text: str) -> tuple[str, int]:
-    """Read KEY=N."""
+def _size(text: str) -> tuple[str, int]:
     key, _, value = text.partition("=")
     return key, int(value)
 
 
 def main() -> None:
     """Pre-train as the command line says."""
-    args = vars(parse_args())
-    args["sizes"] = dict(args["sizes"])
+    args = parse_args()
+    args.overrides = dict(args.overrides)
     with one_sentence_errors():
-        recipe, plan = (
-            kind(**{f.name: args[f.name] for f in fields(kind)}) for kind in (Recipe, Plan)
-        )
-        open_log(plan.folder)
-        photographs = read_photographs(args["photos"], args["list"], args["memory_side"])
-        pretrain(recipe, photographs, plan)
+        try:
+            run(args)
+        except OSError as error:
+            raise UsageError(f"{error}: name another file or folder, or make it usable.") from error
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the images, train, write the encoder and what it was trained on."""
+    options = PretrainOptions(**{f.name: getattr(args, f.name) for f in fields(PretrainOptions)})
+    output = args.output.with_suffix(".safetensors")
+    folder = args.output.with_suffix("")
+    for name in ("detectron2", "fvcore", __package__):
+        setup_logger(str(folder), name=name)
+    images, skipped = read_images(args.images, args.list, args.memory_side)
+    for sentence in skipped:
+        logger.warning("skipped: %s", sentence)
+    images = [image.to(args.device) for image in images]
+    every = {"log_every": args.log_every, "save_every": args.save_every}
+    model, loss = pretrain(options, images, folder, resume=args.resume, **every)
+    encoder = {key: value.cpu().contiguous() for key, value in model.vit.state_dict().items()}
+    with complete_or_absent(output) as temporary:
+        save_file(encoder, temporary)
+    summary = {
+        "weights_sha256": sha256(output),
+        "num_images": len(images),
+        "skipped": skipped,
+        "final_loss": loss,
+        "arguments": vars(args),
+        "pixel_mean": PIXEL_MEAN,
+        "pixel_std": PIXEL_STD,
+    }
+    with complete_or_absent(output.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
+    logger.info("wrote %s, loss %.4f", output, loss)
+    if args.preview:
+        draw_preview(model, images, args.preview)
 
 
 if __name__ == "__main__":

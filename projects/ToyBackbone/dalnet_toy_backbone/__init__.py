@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pre-training of the toy data set's encoder, in the role that ImageNet has in the paper."""
+"""Pre-training of the toy data set's encoder, in the role that ImageNet has in the paper."""

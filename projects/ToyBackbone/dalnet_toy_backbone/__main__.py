@@ -3,45 +3,55 @@
 
     python -m dalnet_toy_backbone
 
-By default it overwrites the weights that come with the package: see dalnet/assets/README.md.
+By default it overwrites the weights that come with dalnet: see dalnet/assets/README.md.
 Interrupted, the same command with --resume goes on.
 """
 
 import argparse
 from pathlib import Path
 
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.engine.pretrainer import open_log
+from detectron2.utils.logger import setup_logger
 
-from .train import ToyPlan, ToyRecipe, pretrain_toy
+from dalnet.assets import ASSETS
+from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import UsageError
+
+from .train import TrainOptions, evaluate, save_encoder, train
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dalnet_toy_backbone",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--iters", type=int, default=ToyRecipe.iters, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=ToyRecipe.seed, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, default=ToyPlan.output, help="default: %(default)s")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=ToyPlan.checkpoint,
-        help="folder of checkpoints, log and metrics; default: %(default)s",
-    )
+    parser.add_argument("--iterations", type=int, default=TrainOptions.iterations)
+    parser.add_argument("--seed", type=int, default=TrainOptions.seed)
+    parser.add_argument("--output", type=Path, default=ASSETS / "toy_vit.safetensors")
+    folder = Path("output/toy_backbone")
+    parser.add_argument("--folder", type=Path, default=folder, help="of log and checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.iterations < 1 or args.seed < 0:
+        parser.error("--iterations must be at least 1, and --seed at least 0")
+    return args
 
 
 def main() -> None:
-    """Pre-train as the command line says."""
+    """Train as the command line says."""
     args = parse_args()
     with one_sentence_errors():
-        recipe = ToyRecipe(iters=args.iters, seed=args.seed)
-        plan = ToyPlan(output=args.output, checkpoint=args.checkpoint, resume=args.resume)
-        open_log(plan.folder)
-        pretrain_toy(recipe, plan)
+        options = TrainOptions(iterations=args.iterations, seed=args.seed)
+        try:
+            for name in ("detectron2", "fvcore", __package__):
+                setup_logger(str(args.folder), name=name)
+            model = train(options, args.folder, args.resume)
+        except OSError as error:
+            raise UsageError(f"{error}: name another folder, or make it usable.") from error
+        save_encoder(model, args.output.with_suffix(".safetensors"))
+        for classes in (False, True):
+            evaluate(model, options, 32, classes)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training of the toy data set's small ViT, in the role that ImageNet has in the paper.
+"""The training: name shape, texture and palette of generated objects in collages.
 
-The task is to name shape, texture and palette of generated objects, of which none looks like a
-class of the data set: see ``dalnet_toy_backbone.collages`` and
-``dalnet_toy_backbone.attribute_classifier``.
+No object looks like a class of the toy data set, see :mod:`dalnet_toy_backbone.collages`.
 """
 
 import logging
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from detectron2.engine import hooks
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import SimpleTrainer, default_writers, hooks
 from detectron2.evaluation import inference_context
-from fvcore.common.param_scheduler import CosineParamScheduler
+from safetensors.torch import save_file
 from torch import nn
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR
 
-from dalnet.assets import ASSETS
 from dalnet.data.datasets.toy import SIZE
-from dalnet.engine.pretrainer import (
-    Pretrainer,
-    PretrainingPlan,
-    expect_positive,
-    run_pretraining,
-    save_encoder,
-)
 from dalnet.errors import UsageError
-from dalnet.modeling.backbone.vit import TimmViT
+from dalnet.files import complete_or_absent
+from dalnet.modeling import TimmViT
 
 from .attribute_classifier import AttributeClassifier
-from .collages import (
-    NUM_LABELS,
-    PATCH,
-    PICTURES,
-    Batch,
-    Collages,
-    new_batches,
-)
+from .collages import NUM_LABELS, PATCH, TILES, training_batches, unseen_batches
 
 logger = logging.getLogger(__name__)
 
@@ -50,142 +36,125 @@ _CLIP_NORM = 1.0  # of all gradients together
 
 
 @dataclass(frozen=True)
-class ToyRecipe:
-    """What decides the result.
+class TrainOptions:
+    """What decides the result. A checkpoint holds it, so that no other run is resumed from it."""
 
-    Attributes:
-        iters: length of the training.
-        seed: of weights and collages.
-        batch: collages an iteration.
-        memory: number of the latest collages that batches are chosen from.
-        initial: collages drawn at the start.
-        fresh: collages drawn for each further iteration.
-        rate: learning rate after the warm-up, if there were no cosine.
-        weight_decay: of AdamW, on all parameters.
-        warmup: iterations in which the rate rises.
-    """
+    iterations: int = 900
+    seed: int = 0  # of weights and collages
+    batch_size: int = 16
+    memory: int = 4096  # number of the latest collages that batches are chosen from
+    initial: int = 256  # collages drawn at the start
+    fresh: int = 4  # collages drawn for each further iteration
+    lr: float = 1e-3  # learning rate that warm-up and cosine are multiplied with
+    weight_decay: float = 0.05  # of AdamW, on all parameters
+    warmup: int = 150  # iterations
 
-    iters: int = 900
-    seed: int = 0
-    batch: int = 16
-    memory: int = 4096
-    initial: int = 256
-    fresh: int = 4
-    rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 150
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return asdict(self)
 
-    def __post_init__(self) -> None:
-        """Refuse impossible values with a :class:`UsageError`."""
-        expect_positive(iters=self.iters)
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"--seed is {self.seed}; choose one from 0 to 2^64 - 1.")
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Raise :class:`UsageError` if a checkpoint is of a run with other options."""
+        if saved != asdict(self):
+            raise UsageError(
+                f"The checkpoint is of a run with {saved}: repeat these, or leave out --resume."
+            )
 
 
-@dataclass(frozen=True)
-class ToyPlan(PretrainingPlan):
-    """Where the pre-training runs and what it leaves; nothing here changes the result.
+def train(
+    options: TrainOptions, folder: Path, resume: bool = False, save_every: int = 200
+) -> AttributeClassifier:
+    """Train and return the classifier.
 
-    Attributes:
-        checkpoint: folder of checkpoints, log and metrics. It is not named as the output, beside
-            which, in the package, it would be in the way.
-        checked: new collages that are judged at each checkpoint, in multiples of a batch.
-        judged: the same at the end, of either kind of looks.
-    """
-
-    output: Path = ASSETS / "toy_vit.safetensors"
-    checkpoint: Path = Path("output/pretrain_toy")
-    checked: int = 64
-    judged: int = 512
-
-    @property
-    def folder(self) -> Path:
-        """Folder of checkpoints, log and metrics."""
-        return self.checkpoint
-
-
-class RisingCosine(CosineParamScheduler):
-    """Factor of the rate over 0..1 of the training: half a cosine to 0, times a rise at first."""
-
-    def __init__(self, iters: int, warmup: int) -> None:
-        """Rise in ``warmup`` of ``iters`` iterations; the first one is not at 0 already."""
-        super().__init__(1.0, 0.0)
-        self.iters, self.warmup = iters, warmup
-
-    def __call__(self, where: float) -> float:
-        """The factor at ``where`` = iterations done / all iterations."""
-        return min(1.0, (where * self.iters + 1) / self.warmup) * super().__call__(where)
-
-
-def pretrain_toy(recipe: ToyRecipe, plan: ToyPlan) -> None:
-    """Train, write the encoder's weights in half precision, and log what it can do.
+    ``folder`` gets metrics and, every ``save_every`` iterations, a checkpoint, which is evaluated.
+    With ``resume`` training goes on from the newest of them, if there is one.
 
     Raises:
-        UsageError: something cannot be written, or the checkpoint is of another run.
+        UsageError: the checkpoint is of a run with other options.
     """
-    model = build_classifier(recipe.seed)
-    collages = Collages(recipe.seed, recipe.batch, recipe.memory, recipe.initial, recipe.fresh)
-    trainer = Pretrainer(model, collages, build_optimizer(model, recipe), asdict(recipe))
-    check = partial(judge, model, recipe, plan.checked)
-    run_pretraining(
-        trainer,
-        RisingCosine(recipe.iters, recipe.warmup),
-        recipe.iters,
-        plan,
-        [hooks.EvalHook(plan.save_every, check)],
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build_classifier(options.seed)
+    optimizer = build_optimizer(model, options)
+    scheduler = build_scheduler(optimizer, options)
+    checkpointer = DetectionCheckpointer(
+        model, str(folder), options=options, optimizer=optimizer, scheduler=scheduler
     )
-    save_encoder(model.vit, plan.output, torch.float16)
-    logger.info("wrote %s, loss %.4f", plan.output, trainer.loss)
-    judge(model, recipe, plan.judged)
-    judge(model, recipe, plan.judged, classes=True)
+    start = checkpointer.resume_or_load("", resume=resume).get("iteration", -1) + 1
+    source = (options.seed, options.batch_size, options.memory, options.initial, options.fresh)
+    trainer = SimpleTrainer(model, training_batches(*source, start), optimizer)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(optimizer, scheduler),
+            hooks.PeriodicCheckpointer(checkpointer, save_every, max_to_keep=1),
+            hooks.EvalHook(save_every, partial(evaluate, model, options, batches=4)),
+            hooks.PeriodicWriter(default_writers(str(folder), options.iterations)),
+        ]
+    )
+    if start < options.iterations:
+        trainer.train(start, options.iterations)
+    return model
 
 
 def build_classifier(seed: int) -> AttributeClassifier:
     """The classifier around the very encoder that ``TimmViT`` trains."""
     torch.manual_seed(seed)
     vit = TimmViT(name=_VIT, weights="", intermediate_block=1, overrides=_SIZES).vit
-    return AttributeClassifier(vit, NUM_LABELS, PICTURES)
+    return AttributeClassifier(vit, NUM_LABELS, TILES)
 
 
-def build_optimizer(model: nn.Module, recipe: ToyRecipe) -> torch.optim.AdamW:
-    """AdamW that clips the norm of all gradients before each step."""
+def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    """AdamW that clips the norm of all gradients together before each step."""
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.rate, betas=_BETAS, weight_decay=recipe.weight_decay
+        model.parameters(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay
     )
 
     def clip(*args: object) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), _CLIP_NORM)
 
+    # Not by Detectron2, which clips the norm of each parameter by itself.
     optimizer.register_step_pre_hook(clip)
     return optimizer
 
 
-def judge(
-    model: AttributeClassifier, recipe: ToyRecipe, count: int, classes: bool = False
-) -> dict[str, float]:
-    """Log and return :func:`accuracy` on ``count`` new collages, rounded down to whole batches.
+def build_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions) -> ChainedScheduler:
+    """Half a cosine to 0, times a linear rise over ``warmup`` iterations.
 
-    With ``classes`` they show the data set's classes, else looks as in training.
+    Detectron2's ``WarmupParamScheduler`` rises in a straight line to the cosine: up to 6 % lower.
     """
-    batches = new_batches(recipe.seed, recipe.batch, count // recipe.batch, classes)
-    shares = accuracy(model, batches)
-    what = "the data set's classes" if classes else "other combinations"
-    words = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
-    logger.info("unseen pictures, %s: %s %% right", what, words)
-    return shares
+    rise = LinearLR(optimizer, 1 / options.warmup, total_iters=options.warmup - 1)
+    return ChainedScheduler([rise, CosineAnnealingLR(optimizer, options.iterations)])
 
 
 @torch.no_grad()
-def accuracy(model: AttributeClassifier, batches: Iterable[Batch]) -> dict[str, float]:
-    """Per cent of the objects, by attribute, that their patches name right."""
+def evaluate(
+    model: AttributeClassifier, options: TrainOptions, batches: int, classes: bool = False
+) -> dict[str, float]:
+    """Percentage of the objects, by attribute, that the patches of their tile name right.
+
+    Logged and returned, for so many batches of unseen collages. With ``classes`` these show the
+    data set's classes, else looks as in training.
+    """
     sizes = list(model.attributes.values())
     right, total = torch.zeros(len(sizes)), 0
     with inference_context(model):
-        for batch in batches:
+        for batch in unseen_batches(options.seed, options.batch_size, batches, classes):
             labels = batch["labels"]
             objects = labels[..., 0] > 0
-            of_parts = model.logits(batch["images"], batch["owners"])[1].split(sizes, dim=2)
-            named = torch.stack([logits.argmax(2) for logits in of_parts], dim=2)
-            right += (named == labels)[objects].sum(0)
+            _, tile_logits = model.logits(batch["images"], batch["tile_map"])
+            named = [logits.argmax(2) for logits in tile_logits.split(sizes, dim=2)]
+            right += (torch.stack(named, dim=2) == labels)[objects].sum(0)
             total += int(objects.sum())
-    return dict(zip(model.attributes, (100 * right / total).tolist(), strict=True))
+    result = dict(zip(model.attributes, (100 * right / total).tolist(), strict=True))
+    looks = "the data set's classes" if classes else "looks as in training"
+    words = ", ".join(f"{name} {value:.1f} %" for name, value in result.items())
+    logger.info("named right in unseen collages with %s: %s", looks, words)
+    return result
+
+
+def save_encoder(model: AttributeClassifier, path: Path) -> None:
+    """Write the encoder in half precision, with timm's names and without a classifier."""
+    state = {key: value.half().contiguous() for key, value in model.vit.state_dict().items()}
+    with complete_or_absent(path) as temporary:
+        save_file(state, temporary)
+    logger.info("wrote %s", path)

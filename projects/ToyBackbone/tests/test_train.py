@@ -1,34 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pre-training of the toy backbone, its command, and the weights that it left behind."""
+"""The training of the toy backbone, and the weights that it left in dalnet."""
 
+import itertools
 import json
 import math
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from detectron2.engine import SimpleTrainer
 from safetensors.torch import load_file
 
 from dalnet.assets import ASSETS
 from dalnet.errors import UsageError
-from dalnet_toy_backbone import __main__ as command
-from dalnet_toy_backbone.collages import NUM_LABELS, new_batches
+from dalnet_toy_backbone.collages import NUM_LABELS, unseen_batches
 from dalnet_toy_backbone.train import (
-    RisingCosine,
-    ToyPlan,
-    ToyRecipe,
-    accuracy,
+    TrainOptions,
     build_classifier,
     build_optimizer,
-    pretrain_toy,
+    build_scheduler,
+    evaluate,
+    save_encoder,
+    train,
 )
 
-QUICK = ToyRecipe(iters=5, seed=3, batch=2, memory=5, initial=3, fresh=2, rate=0.05)
-
-
-def quick_plan(folder, **changes):
-    return ToyPlan(folder / "vit.safetensors", checkpoint=folder, checked=4, judged=4, **changes)
+QUICK = TrainOptions(iterations=5, seed=3, batch_size=2, memory=5, initial=3, fresh=2, lr=0.05)
 
 
 def test_shipped_weights_are_of_this_model():
@@ -39,12 +35,15 @@ def test_shipped_weights_are_of_this_model():
     assert all(v.dtype == torch.float16 and v.isfinite().all() for v in state.values())
 
 
-def test_rate_is_a_cosine_times_a_rise():
-    schedule = RisingCosine(900, 150)
+def test_learning_rate_is_a_cosine_times_a_rise():
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = build_scheduler(optimizer, TrainOptions())
     for done in range(900):
         rise = min(1.0, (done + 1) / 150)
-        expected = rise * 0.5 * (1 + math.cos(math.pi * done / 900))
-        assert schedule(done / 900) == pytest.approx(expected, rel=1e-12)
+        expected = 1e-3 * rise * 0.5 * (1 + math.cos(math.pi * done / 900))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        scheduler.step()
 
 
 def test_gradients_are_clipped_together():
@@ -59,97 +58,66 @@ def test_gradients_are_clipped_together():
     assert (group["lr"], group["weight_decay"], group["betas"]) == (0.05, 0.05, (0.9, 0.98))
 
 
-def test_accuracy_against_plain_loops(monkeypatch):
+def test_evaluation_against_plain_loops(monkeypatch):
     model, sizes = build_classifier(0), list(NUM_LABELS.values())
-    batches = list(new_batches(0, 2, 2))
+    batches = list(unseen_batches(3, 2, 2, classes=True))
     answers = [torch.randn(2, 4, sum(sizes)) for _ in batches]
     for answer, batch in zip(answers, batches, strict=True):
         answer[0, 0, 5] = 99  # whatever it shows; and all of the second collage is right
-        for part in range(4):
+        for tile in range(4):
             for i, offset in enumerate((0, sizes[0], sizes[0] + sizes[1])):
-                answer[1, part, offset + batch["labels"][1, part, i]] = 99
+                answer[1, tile, offset + batch["labels"][1, tile, i]] = 99
     given = iter(answers)
-    monkeypatch.setattr(model, "logits", lambda images, owners: (None, next(given)))
-    shares = accuracy(model, batches)
-    assert model.training and list(shares) == ["shape", "texture", "palette"]
-    for i, name in enumerate(shares):
+    monkeypatch.setattr(model, "logits", lambda images, tile_map: (None, next(given)))
+    result = evaluate(model, QUICK, batches=2, classes=True)
+    assert model.training and list(result) == ["shape", "texture", "palette"]
+    for i, name in enumerate(result):
         offset, right, total = sum(sizes[:i]), 0, 0
         for answer, batch in zip(answers, batches, strict=True):
-            for labels, scores in zip(
-                batch["labels"].flatten(0, 1), answer.flatten(0, 1), strict=True
-            ):
+            tiles = zip(batch["labels"].flatten(0, 1), answer.flatten(0, 1), strict=True)
+            for labels, scores in tiles:
                 named = scores[offset : offset + sizes[i]].argmax()
                 total += int(labels[i] > 0)
                 right += int(labels[i] > 0 and named == labels[i])
-        assert shares[name] == pytest.approx(100 * right / total) and right >= 4
+        assert result[name] == pytest.approx(100 * right / total) and right >= 4
 
 
-def test_interrupted_run_ends_with_the_same_weights(tmp_path, interrupted_at):
-    whole, parts = quick_plan(tmp_path / "whole"), quick_plan(tmp_path / "parts", save_every=2)
-    pretrain_toy(QUICK, whole)
-    with interrupted_at(3):
-        pretrain_toy(QUICK, parts)
-    assert not parts.output.exists()
+class Interrupted(Exception):
+    """Stands for Ctrl-C, which pytest would take for itself."""
 
-    pretrain_toy(QUICK, replace(parts, resume=True))
-    assert interrupted_at.done == [2, 3, 4]
-    models = [
-        torch.load(plan.folder / "model_final.pth", weights_only=True)["model"]
-        for plan in (whole, parts)
-    ]
-    for key, value in models[0].items():
-        torch.testing.assert_close(models[1][key], value, rtol=0, atol=0)
-    assert parts.output.read_bytes() == whole.output.read_bytes()
-    lines = (parts.folder / "metrics.json").read_text().splitlines()
+
+def stopped_at(iteration, done):
+    """``SimpleTrainer.run_step`` that lists the iterations done, and stops once."""
+    run_step, stops = SimpleTrainer.run_step, itertools.count()
+
+    def step(trainer):
+        if trainer.iter == iteration and next(stops) == 0:
+            raise Interrupted
+        done.append(trainer.iter)
+        run_step(trainer)
+
+    return step
+
+
+@pytest.mark.slow
+def test_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+    folder, done = tmp_path / "parts", []
+    whole = train(QUICK, tmp_path / "whole").state_dict()
+    monkeypatch.setattr(SimpleTrainer, "run_step", stopped_at(3, done))
+    with pytest.raises(Interrupted):
+        train(QUICK, folder, save_every=2)
+    parts = train(QUICK, folder, resume=True).state_dict()
+    assert done == [0, 1, 2, 2, 3, 4]
+    assert all(torch.equal(parts[key], value) for key, value in whole.items())
+    lines = (folder / "metrics.json").read_text().splitlines()
     assert any("palette" in json.loads(line) for line in lines)
-
-    with pytest.raises(UsageError, match="a run with iters 5"):
-        pretrain_toy(replace(QUICK, iters=6), replace(parts, resume=True))
+    with pytest.raises(UsageError, match="'iterations': 5"):
+        train(replace(QUICK, iterations=6), folder, resume=True)
 
 
 def test_output_is_the_vit_alone(tmp_path):
-    plan = quick_plan(tmp_path)
-    pretrain_toy(replace(QUICK, iters=1), plan)
-    state, vit = load_file(plan.output), build_classifier(QUICK.seed).vit.state_dict()
+    model = build_classifier(1)
+    save_encoder(model, tmp_path / "new" / "vit.safetensors")
+    state, vit = load_file(tmp_path / "new" / "vit.safetensors"), model.vit.state_dict()
     assert state.keys() == vit.keys()
-    assert all(value.dtype == torch.float16 for value in state.values())
-    trained = torch.load(plan.folder / "model_final.pth", weights_only=True)["model"]
-    torch.testing.assert_close(state["cls_token"], trained["vit.cls_token"].half())
-    assert not torch.equal(state["pos_embed"], vit["pos_embed"].half())
-
-
-@pytest.fixture
-def tool(monkeypatch):
-    """The command, which only records what it would train."""
-    monkeypatch.setattr(command, "calls", [], raising=False)
-    monkeypatch.setattr(command, "pretrain_toy", lambda *args: command.calls.append(args))
-    return command
-
-
-def test_command_line(tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "open_log", lambda folder: None)
-    monkeypatch.setattr(sys, "argv", ["x"])
-    tool.main()
-    words = f"--iters 3 --seed 7 --output {tmp_path}/v.safetensors --checkpoint {tmp_path} --resume"
-    monkeypatch.setattr(sys, "argv", ["x", *words.split()])
-    tool.main()
-    default, (recipe, plan) = tool.calls
-    assert default == (ToyRecipe(), ToyPlan(ASSETS / "toy_vit.safetensors"))
-    assert recipe == ToyRecipe(iters=3, seed=7) and plan.resume and plan.folder == tmp_path
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--iters", "0"], "--iters is 0"),
-        (["--seed", "-1"], "--seed is -1"),
-        (["--output", "vit.pth"], "must end in .safetensors"),
-        (["--checkpoint", __file__], "cannot be the folder"),
-    ],
-)
-def test_one_sentence_for_what_cannot_be(tool, words, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["x", *words])
-    with pytest.raises(SystemExit) as stopped:
-        tool.main()
-    assert stopped.value.code == 1 and not tool.calls
-    assert sentence in capsys.readouterr().err
+    assert all(torch.equal(state[key], value.half()) for key, value in vit.items())
