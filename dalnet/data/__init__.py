@@ -5,8 +5,8 @@ Importing this package registers every data set of :mod:`dalnet.data.datasets` i
 ``DatasetCatalog``. Nothing is read from disk before a data set is asked for.
 """
 
-from dalnet.data import datasets  # noqa: F401  (registers)
-from dalnet.data.build import build_test_loader, build_train_loader, check_datasets
-from dalnet.data.mapper import DALNetMapper
+from . import datasets  # noqa: F401  (registers)
+from .loaders import build_test_loader, build_train_loader, check_datasets
+from .mapper import DALNetMapper
 
 __all__ = ["DALNetMapper", "build_test_loader", "build_train_loader", "check_datasets"]

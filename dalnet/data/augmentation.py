@@ -69,33 +69,33 @@ class RandomColorJitter(torch.nn.Module):
 
 
 def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
-    """Turn the hue of an RGB PIL image by ``shift`` (-0.5..0.5) of the colour circle."""
+    """Turn the hue of an RGB PIL image by ``shift`` (-0.5..0.5) of the color circle."""
     hsv = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2HSV_FULL)
     # The circle has 256 steps, and so has a byte.
     hsv[..., 0] += np.uint8(round(256 * shift) % 256)
     return Image.fromarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 
-def resize_photo(photo: np.ndarray, resize: T.Augmentation) -> np.ndarray:
-    """Resize a photograph, uint8 [H,W,3], by Detectron2's ``ResizeShortestEdge``.
+def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
+    """Resize an image, uint8 [H,W,3], by Detectron2's ``ResizeShortestEdge``.
 
     Raises:
         UsageError: it is so narrow that nothing would be left of its short side.
     """
-    transform = resize.get_transform(photo)
+    transform = resize.get_transform(image)
     if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
         raise UsageError(
-            f"The photograph is {photo.shape[1]} x {photo.shape[0]} pixels, of which "
+            f"The image is {image.shape[1]} x {image.shape[0]} pixels, of which "
             "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST (in training MIN_SIZE_TRAIN and MAX_SIZE_TRAIN) "
             "leave no whole pixel across; crop it."
         )
-    return transform.apply_image(photo)
+    return transform.apply_image(image)
 
 
 def main_view_geometry(
     rescale_range: tuple[float, float], crop_size: tuple[int, int], flip: bool
 ) -> T.AugmentationList:
-    """Build rescaling, mirroring and cropping of the main view.
+    """Build rescaling, flip and cropping of the main view.
 
     The crop is at most ``crop_size`` = (height, width) pixels: nothing is padded here.
     """
@@ -108,15 +108,15 @@ def main_view_geometry(
     )
 
 
-def random_mirror(flip: bool) -> v2.RandomHorizontalFlip:
-    """Build the mirroring of a further view."""
+def random_flip(flip: bool) -> v2.RandomHorizontalFlip:
+    """Build the flip of a further view."""
     return v2.RandomHorizontalFlip(_FLIP_PROB if flip else 0.0)
 
 
 def photometric_chain(
     enabled: bool, blur_prob: float, solarize_prob: float = 0.0
 ) -> torch.nn.Module:
-    """Build colour jitter, grey, blur and solarisation of 8-bit RGB PIL images.
+    """Build color jitter, gray, blur and solarization of 8-bit RGB PIL images.
 
     Args:
         enabled: ``False`` builds the identity (``INPUT.PHOTOMETRIC``).

@@ -16,7 +16,7 @@ from detectron2.evaluation import inference_context
 
 from dalnet.data import build_test_loader
 from dalnet.data.datasets.catalog import class_table
-from dalnet.data.images import read_mask, read_photo
+from dalnet.data.image_io import read_image, read_mask
 from dalnet.errors import UsageError
 from dalnet.evaluation.crf_pool import CRFJob
 from dalnet.evaluation.predictions import Prediction, RowPredictor
@@ -214,7 +214,7 @@ def _apply(
 
 
 def _subject(item: Record, num_classes: int) -> Subject:
-    photo, truth = read_photo(item["file_name"]), None
+    photo, truth = read_image(item["file_name"]), None
     if "sem_seg_file_name" in item:
         truth = read_mask(item["sem_seg_file_name"], photo.shape[:2], num_classes)
     return Subject(Path(item["file_name"]).stem, photo, truth)

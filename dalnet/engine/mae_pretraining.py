@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from dalnet.config import add_dalnet_config
-from dalnet.data.images import read_photo
+from dalnet.data.image_io import read_image
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent, sha256
 from dalnet.modeling.backbone.vit import TimmViT
@@ -168,7 +168,7 @@ def _read_ids(path: Path) -> set[str]:
 def _read_small(path: Path, short_side: int) -> Tensor | str:
     """The photograph, uint8 [3,H,W], or what is wrong with it."""
     try:
-        photo = Image.fromarray(read_photo(str(path)))
+        photo = Image.fromarray(read_image(str(path)))
     except UsageError as error:
         return str(error)
     factor = short_side / min(photo.size)

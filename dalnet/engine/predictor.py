@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from dalnet.data import DALNetMapper, check_datasets
-from dalnet.data.augmentation import resize_photo
+from dalnet.data.augmentation import resize_image
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol, Row
@@ -29,7 +29,7 @@ class Predictor:
     ::
 
         predictor = Predictor(cfg)
-        result = predictor(read_photo("dog.jpg"), cam_classes=["dog"])
+        result = predictor(read_image("dog.jpg"), cam_classes=["dog"])
         result["labels"], result["scores"], result["cams"]["dog"]
 
     Attributes:
@@ -67,7 +67,7 @@ class Predictor:
         """Predict one photograph.
 
         Args:
-            photo: RGB, uint8 [H, W, 3], as ``dalnet.data.images.read_photo`` returns it.
+            photo: RGB, uint8 [H, W, 3], as ``dalnet.data.image_io.read_image`` returns it.
             cam_classes: classes to compute CAMs of; those found in the photograph where not given.
 
         Returns:
@@ -100,7 +100,7 @@ class Predictor:
 
     def _pixels(self, photo: np.ndarray) -> Tensor:
         """What the network sees: float [1, 3, h, w] in 0..255, resized as for an evaluation."""
-        pixels = np.ascontiguousarray(resize_photo(photo, self._resize).transpose(2, 0, 1))
+        pixels = np.ascontiguousarray(resize_image(photo, self._resize).transpose(2, 0, 1))
         return torch.from_numpy(pixels)[None].to(self._model.device).float()
 
     def _cams(

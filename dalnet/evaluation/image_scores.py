@@ -10,7 +10,7 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import nn
 
-from dalnet.data.images import read_mask
+from dalnet.data.image_io import read_mask
 
 from .confusion import confusion_matrix, mean_iou
 

@@ -13,7 +13,7 @@ from detectron2.evaluation import inference_context
 from matplotlib.figure import Figure
 from torch import nn
 
-from dalnet.data.images import read_mask, read_photo
+from dalnet.data.image_io import read_image, read_mask
 from dalnet.errors import UsageError
 
 from .colors import Appearance
@@ -93,7 +93,7 @@ def collect_rows(model: nn.Module, inputs: Iterable[dict[str, Any]]) -> list[She
 
 
 def _make_row(item: dict[str, Any], output: dict[str, torch.Tensor]) -> SheetRow:
-    photo = read_photo(item["file_name"])
+    photo = read_image(item["file_name"])
     labels = item["image_labels"].nonzero().flatten().tolist() if "image_labels" in item else ()
     cam, pseudo_label = output.get("cam"), output.get("pseudo_label")
     return SheetRow(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of the user's own photographs, which become data sets by a file of classes."""
+"""Folders of the user's own images, which become data sets by a file of classes."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from dalnet.data.datasets.own_folders import read_classes, register_own_folders
+from dalnet.data.datasets.custom import read_classes, register_custom
 from dalnet.errors import UsageError
 
 
@@ -23,7 +23,7 @@ def root(tmp_path, monkeypatch):
         MetadataCatalog.remove(name)
 
 
-def write_photos(folder, classes="fox\n\n garden chair : chair in a garden \n"):
+def write_images(folder, classes="fox\n\n garden chair : chair in a garden \n"):
     for part in ("JPEGImages", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True)
     Image.new("RGB", (8, 6)).save(folder / "JPEGImages" / "p.png")
@@ -34,8 +34,8 @@ def write_photos(folder, classes="fox\n\n garden chair : chair in a garden \n"):
 
 
 def test_every_list_becomes_a_data_set(root):
-    write_photos(root / "mine")
-    assert register_own_folders() == ["mine_train", "mine_val"]
+    write_images(root / "mine")
+    assert register_custom() == ["mine_train", "mine_val"]
     (record,) = DatasetCatalog.get("mine_val")
     assert record["image_labels"] == [1]
     assert "sem_seg_file_name" not in record
@@ -45,43 +45,43 @@ def test_every_list_becomes_a_data_set(root):
 
 
 def test_masks_are_those_of_the_folder(root):
-    write_photos(root / "mine")
+    write_images(root / "mine")
     (root / "mine" / "SegmentationClass").mkdir()
-    register_own_folders()
+    register_custom()
     (record,) = DatasetCatalog.get("mine_train")
     assert record["sem_seg_file_name"] == str(root / "mine" / "SegmentationClass" / "p.png")
 
 
 def test_a_link_gives_its_own_name(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write_photos(elsewhere / "photos")
-    (root / "mine").symlink_to(elsewhere / "photos")
-    assert register_own_folders() == ["mine_train", "mine_val"]
+    write_images(elsewhere / "images")
+    (root / "mine").symlink_to(elsewhere / "images")
+    assert register_custom() == ["mine_train", "mine_val"]
 
 
 def test_unusable_folder_is_named_and_the_others_are_kept(root, caplog):
-    write_photos(root / "broken", "fox\nfox\n")
-    write_photos(root / "mine")
+    write_images(root / "broken", "fox\nfox\n")
+    write_images(root / "mine")
     (root / "no_classes" / "JPEGImages").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
-        assert register_own_folders() == ["mine_train", "mine_val"]
+        assert register_custom() == ["mine_train", "mine_val"]
     (message,) = caplog.messages
     assert str(root / "broken") in message
 
 
 @pytest.mark.parametrize("part", ["ImageSets", "ImageSets/Segmentation"])
 def test_unreadable_lists_stop_no_other_data_set(root, lock, caplog, part):
-    write_photos(root / "foreign")
-    write_photos(root / "mine")
+    write_images(root / "foreign")
+    write_images(root / "mine")
     lock(root / "foreign" / part)
-    assert register_own_folders() == ["mine_train", "mine_val"]
+    assert register_custom() == ["mine_train", "mine_val"]
     (message,) = caplog.messages
     assert f"{root / 'foreign'} are left out" in message and "Permission denied" in message
 
 
 def test_no_data_root(root, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
-    assert register_own_folders() == []
+    assert register_custom() == []
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ IDS = [f"p{i}" for i in range(6)]
 
 @pytest.fixture
 def tree(tmp_path):
-    """Six photographs, the last without a label, registered as ``built_tree``."""
+    """Six images, the last without a label, registered as ``built_tree``."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (tmp_path / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def test_test_loader_checks_name_and_classes(tree):
         (("INPUT.RESCALE_RANGE", (2.0, 4.0), "INPUT.MIN_SIZE_TRAIN", (20,)), False),
     ],
 )
-def test_photographs_too_large_for_the_crop_are_named(tree, caplog, options, warned):
+def test_images_too_large_for_the_crop_are_named(tree, caplog, options, warned):
     build_train_loader(make_cfg(*options))
     assert ("40 pixels on the short side" in caplog.text) == warned
     assert ("INPUT.MIN_SIZE_TRAIN" in caplog.text) == warned

@@ -34,7 +34,7 @@ def record_of(path, labels=(0, 3)):
 
 @pytest.fixture
 def noise(tmp_path):
-    """A photograph in which every pixel differs from the padding."""
+    """A image in which every pixel differs from the padding."""
     values = np.random.default_rng(0).integers(130, 256, (75, 100, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
@@ -42,7 +42,7 @@ def noise(tmp_path):
 
 @pytest.fixture
 def ramp(tmp_path):
-    """A photograph whose red value is 2x and green value 2y: a pixel knows where it is from."""
+    """A image whose red value is 2x and green value 2y: a pixel knows where it is from."""
     y, x = np.mgrid[0:80, 0:120]
     values = np.stack([2 * x, 2 * y, np.full_like(x, 200)], axis=2).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "ramp.png")
@@ -74,7 +74,7 @@ def test_further_views_may_be_switched_off(noise):
     assert out["local_boxes"].shape == (0, 4) and out["local_boxes"].dtype == torch.int64
 
 
-def test_image_box_separates_photograph_and_padding(noise):
+def test_image_box_separates_image_and_padding(noise):
     mapper = DALNetMapper(make_cfg("MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53]), True)
     padding = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None]
     corners = set()
@@ -84,13 +84,13 @@ def test_image_box_separates_photograph_and_padding(noise):
         y0, y1, x0, x1 = out["image_box"].tolist()
         outside = torch.ones(CROP, dtype=torch.bool)
         outside[y0:y1, x0:x1] = False
-        # The box is exact: colours may be altered inside, so only its outside is compared.
+        # The box is exact: colors may be altered inside, so only its outside is compared.
         assert (out["image"][:, outside] == padding).all()
         assert (out["image"][:, ~outside] != padding).any(0).float().mean() > 0.9
         corners.add((y0, x0))
         for box in out["local_boxes"].tolist():
             assert y0 <= box[0] < box[1] <= y1 and x0 <= box[2] < box[3] <= x1
-    assert len(corners) > 5  # the photograph's place in the padding is random
+    assert len(corners) > 5  # the image's place in the padding is random
 
 
 def test_rescaling_keeps_the_aspect_and_covers_the_range(noise):
@@ -141,7 +141,7 @@ def test_flip_none_mirrors_no_view(ramp):
             assert (red[:, -1] > red[:, 0]).all()
 
 
-def test_second_global_view_comes_from_the_whole_photograph(ramp):
+def test_second_global_view_comes_from_the_whole_image(ramp):
     # Enlarged twice, the main view shows a quarter at most; the second one reaches further.
     options = ("INPUT.PHOTOMETRIC", False, "INPUT.RESCALE_RANGE", (2.0, 2.0))
     mapper = DALNetMapper(make_cfg(*options), True)
@@ -187,22 +187,22 @@ def test_same_seed_same_views_other_seed_other_views(noise):
     assert not any(torch.equal(outs[0][k], outs[2][k]) for k in keys if k != "image_box")
 
 
-def test_photometric_chain_blurs_and_solarises_as_often_as_asked(noise):
+def test_photometric_chain_blurs_and_solarizes_as_often_as_asked(noise):
     image = Image.open(noise).convert("RGB")
     seed_all_rng(0)
     assert photometric_chain(False, 1.0)(image) is image
 
-    def roughness(picture):
-        return np.abs(np.diff(np.asarray(picture.convert("L"), dtype=float), axis=1)).mean()
+    def roughness(image):
+        return np.abs(np.diff(np.asarray(image.convert("L"), dtype=float), axis=1)).mean()
 
     blurred = [roughness(photometric_chain(True, 1.0)(image)) for _ in range(40)]
     sharp = [roughness(photometric_chain(True, 0.0)(image)) for _ in range(40)]
     assert np.mean(blurred) < 0.6 * np.mean(sharp)
     chain = photometric_chain(True, 0.0, solarize_prob=1.0)
     assert all(np.asarray(chain(image)).max() <= 128 for _ in range(20))
-    pictures = [np.asarray(photometric_chain(True, 0.0)(image)) for _ in range(200)]
-    grey = [np.ptp(picture, axis=2).max() == 0 for picture in pictures]
-    assert 20 < sum(grey) < 62  # 0.2 of 200
+    images = [np.asarray(photometric_chain(True, 0.0)(image)) for _ in range(200)]
+    gray = [np.ptp(image, axis=2).max() == 0 for image in images]
+    assert 20 < sum(gray) < 62  # 0.2 of 200
 
 
 def test_test_mapper_keeps_or_resizes_and_passes_on(noise):
@@ -214,11 +214,11 @@ def test_test_mapper_keeps_or_resizes_and_passes_on(noise):
     small = DALNetMapper(make_cfg("INPUT.MIN_SIZE_TEST", 30), False)(record_of(noise, ()))
     assert small["image"].shape == (3, 30, 40)
     assert (small["height"], small["width"]) == (75, 100)
-    # Zeros would say that the photograph shows the background only.
+    # Zeros would say that the image shows the background only.
     assert "image_labels" not in small
 
 
-def test_large_training_photographs_are_seen_at_the_size_of_small_ones(tmp_path):
+def test_large_training_images_are_seen_at_the_size_of_small_ones(tmp_path):
     y, x = np.mgrid[0:75, 0:100]
     small = np.stack([2 * x, 3 * y, np.full_like(x, 200)], axis=2).astype(np.uint8)
     large = small.repeat(8, axis=0).repeat(8, axis=1)
@@ -235,7 +235,7 @@ def test_large_training_photographs_are_seen_at_the_size_of_small_ones(tmp_path)
         assert difference.mean() < 2, key
 
 
-def test_sizes_of_training_photographs_that_cannot_be_had(tmp_path):
+def test_sizes_of_training_images_that_cannot_be_had(tmp_path):
     Image.new("RGB", (3000, 1)).save(tmp_path / "line.png")
     mapper = DALNetMapper(make_cfg("INPUT.MIN_SIZE_TRAIN", (75,)), True)
     with pytest.raises(UsageError, match=r"line.png: .*3000 x 1 pixels.*MIN_SIZE_TRAIN.*crop"):
@@ -258,7 +258,7 @@ def test_exif_orientation_is_respected(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 def test_other_modes_become_rgb(tmp_path, mode):
-    path = tmp_path / f"photo.{'tif' if mode == 'CMYK' else 'png'}"
+    path = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"
     Image.new("RGB", (20, 10), (10, 200, 30)).convert(mode).save(path)
     assert DALNetMapper(make_cfg(), False)(record_of(path))["image"].shape == (3, 10, 20)
 
@@ -287,7 +287,7 @@ def test_unsupported_input_keys_are_refused(key, value):
         DALNetMapper(make_cfg(key, value), True)
 
 
-def test_one_pixel_photograph_still_gives_all_views(tmp_path):
+def test_one_pixel_image_still_gives_all_views(tmp_path):
     Image.new("RGB", (1, 1), (9, 9, 9)).save(tmp_path / "dot.png")
     out = DALNetMapper(make_cfg(), True)(record_of(tmp_path / "dot.png"))
     assert out["local_views"].shape == (8, 3, 96, 96)
@@ -295,8 +295,8 @@ def test_one_pixel_photograph_still_gives_all_views(tmp_path):
     assert (boxes[:, 1] > boxes[:, 0]).all() and (boxes[:, 3] > boxes[:, 2]).all()
 
 
-def test_local_source_is_the_main_view_in_other_colours(noise):
-    options = ("INPUT.MULTI_CROP.LOCAL_CUT", "uncertain")
+def test_local_source_is_the_main_view_in_other_colors(noise):
+    options = ("INPUT.DATASET_MAPPER_NAME", "ToCoMapper")
     plain = DALNetMapper(make_cfg(*options, "INPUT.PHOTOMETRIC", False), True)
     for seed in range(5):
         seed_all_rng(seed)

@@ -19,15 +19,16 @@ from detectron2.data import (
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
-from dalnet.data.images import read_photo
-from dalnet.data.labels import filter_unlabeled
-from dalnet.data.mapper import DALNetMapper
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
 
+from .image_io import read_image
+from .labels import filter_unlabeled
+from .mapper import DALNetMapper
+
 logger = logging.getLogger(__name__)
 
-# A crop of VOC's recipe spans about one short side of a photograph.
+# A crop of VOC's recipe spans about one short side of an image.
 _MAX_SIDES_TO_CROP = 3.0
 
 
@@ -71,7 +72,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
     Raises:
         UsageError: no or an unknown data set, a number of classes that does not fit
-            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, another sampler, or unlabelled images that the
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, another sampler, or unlabeled images that the
             policy refuses.
     """
     names = list(cfg.DATASETS.TRAIN)
@@ -83,7 +84,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         )
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
-    _warn_of_large_photos(cfg, [record["file_name"] for record in dicts])
+    _warn_of_large_images(cfg, [record["file_name"] for record in dicts])
     return TrainLoader(cfg, dicts)
 
 
@@ -144,16 +145,16 @@ def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
         )
 
 
-def _warn_of_large_photos(cfg: CfgNode, paths: Sequence[str], samples: int = 5) -> None:
-    """Crops have all labels of their photograph: warn where they show next to nothing of it."""
+def _warn_of_large_images(cfg: CfgNode, paths: Sequence[str], samples: int = 5) -> None:
+    """Crops have all labels of their image: warn where they show next to nothing of it."""
     if any(cfg.INPUT.MIN_SIZE_TRAIN) or not paths:
         return
     chosen = paths[:: max(len(paths) // samples, 1)][:samples]
-    side = statistics.median(min(read_photo(path).shape[:2]) for path in chosen)
+    side = statistics.median(min(read_image(path).shape[:2]) for path in chosen)
     factor = statistics.mean(cfg.INPUT.RESCALE_RANGE)
     if side * factor > _MAX_SIDES_TO_CROP * min(cfg.INPUT.CROP.SIZE):
         logger.warning(
-            "the photographs have about %d pixels on the short side, of which a crop of %s after "
+            "the images have about %d pixels on the short side, of which a crop of %s after "
             "INPUT.RESCALE_RANGE %s shows a small part, yet with all labels; INPUT.MIN_SIZE_TRAIN "
             "'(375,)' and INPUT.MIN_SIZE_TEST 375 bring them to VOC's size.",
             side,

@@ -4,10 +4,11 @@
 import logging
 from pathlib import Path
 
-from dalnet.data.datasets.catalog import datasets_root
-from dalnet.data.datasets.voc_layout import register_voc_layout
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
+
+from .catalog import datasets_root
+from .voc_layout import register_voc_layout
 
 CLASSES_FILE = "classes.txt"
 _MASKS = "SegmentationClass"
@@ -15,7 +16,7 @@ _MASKS = "SegmentationClass"
 logger = logging.getLogger(__name__)
 
 
-def register_own_folders() -> list[str]:
+def register_custom() -> list[str]:
     """Register each list of images of each such folder as ``{folder}_{list}``.
 
     A folder with an unusable ``classes.txt`` or lists that cannot be read is named in a warning
