@@ -5,8 +5,18 @@ Importing this package registers every data set of :mod:`dalnet.data.datasets` i
 ``DatasetCatalog``. Nothing is read from disk before a data set is asked for.
 """
 
-from . import datasets  # noqa: F401  (registers)
+from . import (
+    datasets,  # noqa: F401  (registers)
+    toco_views,  # noqa: F401  (registers)
+)
 from .loaders import build_test_loader, build_train_loader, check_datasets
-from .mapper import DALNetMapper
+from .mapper import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
 
-__all__ = ["DALNetMapper", "build_test_loader", "build_train_loader", "check_datasets"]
+__all__ = [
+    "DATASET_MAPPER_REGISTRY",
+    "ImageLabelMapper",
+    "build_mapper",
+    "build_test_loader",
+    "build_train_loader",
+    "check_datasets",
+]

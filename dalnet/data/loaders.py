@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detectron2's loaders over DALNet's mapper, valid for Detectron2 v0.5 and later."""
+"""Detectron2's loaders over a system's mapper, valid for Detectron2 v0.5 and later."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from dalnet.files import reading_errors
 
 from .image_io import read_image
 from .labels import filter_unlabeled
-from .mapper import DALNetMapper
+from .mapper import build_mapper
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class TrainLoader:
         self._share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         self._order = _Order(len(dicts))
         self._loader = build_detection_train_loader(
-            cfg, mapper=DALNetMapper(cfg, True), dataset=dicts, sampler=self._order
+            cfg, mapper=build_mapper(cfg, is_train=True), dataset=dicts, sampler=self._order
         )
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -67,8 +67,8 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """Build the endless, shuffled loader over ``cfg.DATASETS.TRAIN``.
 
     Returns:
-        A loader of lists of mapped dicts (see :class:`DALNetMapper`), as many as this process's
-        share of ``SOLVER.IMS_PER_BATCH``.
+        A loader of lists of mapped dicts (see :class:`~dalnet.data.ImageLabelMapper`), as many as
+        this process's share of ``SOLVER.IMS_PER_BATCH``.
 
     Raises:
         UsageError: no or an unknown data set, a number of classes that does not fit
@@ -99,7 +99,7 @@ def build_test_loader(
         dicts: the part of it to read; all of it where not given.
 
     Returns:
-        A loader of lists of one mapped dict (see :class:`DALNetMapper`).
+        A loader of lists of one mapped dict (see :class:`~dalnet.data.ImageLabelMapper`).
 
     Raises:
         UsageError: an unknown data set, a number of classes that does not fit
@@ -111,7 +111,7 @@ def build_test_loader(
         dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_masks(dicts)
     return build_detection_test_loader(
-        dicts, mapper=DALNetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS
+        dicts, mapper=build_mapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
 
 

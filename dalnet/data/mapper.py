@@ -1,31 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a data set dict to what the model reads."""
+"""From a record of a data set to what a system reads, chosen by ``INPUT.DATASET_MAPPER_NAME``."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
+from detectron2.utils.registry import Registry
+from torch import Tensor
 
 from dalnet.errors import UsageError
 
 from .augmentation import resize_image
 from .image_io import read_image
-from .views import TrainingViews
+from .views import MultiCropViews, SingleView
 
-_PASSED_ON = ("file_name", "image_id", "sem_seg_file_name")
+Views = Callable[[np.ndarray], dict[str, Tensor]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+What makes a system's inputs of a data set's records: called with (cfg, is_train), it returns a
+function of a record.
+"""
+
+_PASSED_ON = ("file_name", "image_id")
 
 
-class DALNetMapper:
-    """Read an image and make what the model takes.
+def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
+    """Build the mapper that ``INPUT.DATASET_MAPPER_NAME`` names.
 
-    The image is resized as ``INPUT.MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN``, at test time
-    ``MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, say. In training it becomes the views of
-    :class:`TrainingViews`, else ``image`` uint8 [3,h,w]. Both with ``image_labels`` float32 [C]
-    (multi-hot; left out at test time where the image has no label), ``height`` and ``width`` of
-    the image, ``file_name``, ``image_id`` and, at test time, ``sem_seg_file_name`` if there
-    is one. Masks are never opened.
+    Raises:
+        UsageError: no mapper of this name is registered, or its keys are unusable.
+    """
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in DATASET_MAPPER_REGISTRY:
+        known = ", ".join(sorted(known for known, _ in DATASET_MAPPER_REGISTRY))
+        raise UsageError(
+            f"INPUT.DATASET_MAPPER_NAME is {name!r}, but the registered mappers are {known}: set "
+            "the key to one of them."
+        )
+    return DATASET_MAPPER_REGISTRY.get(name)(cfg, is_train)
+
+
+class ImageLabelMapper:
+    """Read an image and its image-level labels; masks are never opened.
+
+    In training the image, resized as ``INPUT.MIN_SIZE_TRAIN`` says, becomes the views of
+    :meth:`build_views`; at test time, resized as ``MIN_SIZE_TEST`` says, ``image`` uint8 [3, h, w].
+    Both with ``image_labels`` float32 [C] (multi-hot; left out at test time where the image has no
+    label), ``height`` and ``width`` of the image as stored, ``file_name``, ``image_id`` and, at
+    test time, ``sem_seg_file_name`` if there is one.
+
+    A system registers a subclass with its own :meth:`build_views`.
 
     Raises:
         UsageError: on call, where the image is missing, unreadable or too narrow.
@@ -33,21 +62,17 @@ class DALNetMapper:
 
     @configurable
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        training_views: TrainingViews | None,
-        resize: T.Augmentation | None,
+        self, *, num_classes: int, views: Views | None, resize: T.Augmentation | None
     ) -> None:
-        """Make training views or images for evaluation.
+        """Keep what turns a record into inputs.
 
         Args:
             num_classes: C, foreground classes only.
-            training_views: makes the views of a training image; None for evaluation.
+            views: makes the views of a training image [H, W, 3]; None at test time.
             resize: resizes the image first; None keeps its size.
         """
         self.num_classes = num_classes
-        self.training_views = training_views
+        self.views = views
         self.resize = resize
 
     @classmethod
@@ -56,42 +81,66 @@ class DALNetMapper:
         _check_input(cfg)
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
-            "training_views": TrainingViews.from_config(cfg) if is_train else None,
-            "resize": _training_resize(cfg) if is_train else _test_resize(cfg),
+            "views": cls.build_views(cfg) if is_train else None,
+            "resize": build_resize(cfg, is_train),
         }
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Map one dict of the data set; the dict itself stays as it is."""
-        image = read_image(dataset_dict["file_name"])
-        # Training must not even know where the masks are.
-        keys = _PASSED_ON if self.training_views is None else _PASSED_ON[:2]
+    @classmethod
+    def build_views(cls, cfg: CfgNode) -> Views:
+        """Build what makes the views of a training image, uint8 [H, W, 3] RGB, by name."""
+        raise NotImplementedError
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs for one record of a data set, which itself stays as it is."""
+        image = read_image(record["file_name"])
         try:
-            seen = image if self.resize is None else resize_image(image, self.resize)
+            resized = image if self.resize is None else resize_image(image, self.resize)
         except UsageError as error:
-            raise UsageError(f"image {dataset_dict['file_name']}: {error}") from error
-        return {
-            **{key: dataset_dict[key] for key in keys if key in dataset_dict},
-            "height": image.shape[0],
-            "width": image.shape[1],
-            **self._labels(dataset_dict["image_labels"]),
-            **self._pixels(seen),
-        }
-
-    def _labels(self, shown: list[int]) -> dict[str, torch.Tensor]:
-        # No known label is not the label "background only", which the zero vector would say.
-        if not shown and self.training_views is None:
-            return {}
-        labels = torch.zeros(self.num_classes)
-        labels[shown] = 1.0
-        return {"image_labels": labels}
-
-    def _pixels(self, image: np.ndarray) -> dict[str, torch.Tensor]:
-        if self.training_views is not None:
-            return self.training_views(image)
-        return {"image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))}
+            raise UsageError(f"image {record['file_name']}: {error}") from error
+        inputs = {key: record[key] for key in _PASSED_ON if key in record}
+        inputs["height"], inputs["width"] = image.shape[:2]
+        labels = record["image_labels"]
+        # At test time, no known label is not "background only", which the zero vector would say.
+        if labels or self.views is not None:
+            inputs["image_labels"] = torch.zeros(self.num_classes)
+            inputs["image_labels"][labels] = 1.0
+        if self.views is not None:
+            return {**inputs, **self.views(resized)}
+        # Only evaluation may know where the masks are.
+        if "sem_seg_file_name" in record:
+            inputs["sem_seg_file_name"] = record["sem_seg_file_name"]
+        inputs["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return inputs
 
 
-def _training_resize(cfg: CfgNode) -> T.Augmentation | None:
+@DATASET_MAPPER_REGISTRY.register()
+class MultiCropMapper(ImageLabelMapper):
+    """DALNet's mapper: a training image becomes a main view, global and local views."""
+
+    @classmethod
+    def build_views(cls, cfg: CfgNode) -> MultiCropViews:
+        """Build the views that ``cfg.INPUT`` and ``cfg.INPUT.MULTI_CROP`` describe."""
+        return MultiCropViews.from_config(cfg)
+
+
+@DATASET_MAPPER_REGISTRY.register()
+class SingleViewMapper(ImageLabelMapper):
+    """A training image becomes one view of ``INPUT.CROP.SIZE``."""
+
+    @classmethod
+    def build_views(cls, cfg: CfgNode) -> SingleView:
+        """Build the view that ``cfg.INPUT`` describes."""
+        return SingleView.from_config(cfg)
+
+
+def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:
+    """Build the resizing of whole images; None where training images keep their size.
+
+    Raises:
+        UsageError: the sampling "range" without exactly two sizes.
+    """
+    if not is_train:
+        return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     sizes = tuple(cfg.INPUT.MIN_SIZE_TRAIN)
     # Detectron2's would draw a random number for nothing where there is only the size 0.
     if not any(sizes):
@@ -105,17 +154,12 @@ def _training_resize(cfg: CfgNode) -> T.Augmentation | None:
     return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
 
 
-def _test_resize(cfg: CfgNode) -> T.Augmentation:
-    return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-
-
 def _check_input(cfg: CfgNode) -> None:
     fixed = {
         "INPUT.FORMAT": (cfg.INPUT.FORMAT, ("RGB",)),
         "INPUT.CROP.TYPE": (cfg.INPUT.CROP.TYPE, ("absolute",)),
         "INPUT.MIN_SIZE_TRAIN_SAMPLING": (cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range")),
         "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, ("horizontal", "none")),
-        "INPUT.MULTI_CROP.GLOBAL_VIEWS": (cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS, (1, 2)),
     }
     for key, (value, allowed) in fixed.items():
         if value not in allowed:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dalnet.data import DALNetMapper, check_datasets
+from dalnet.data import check_datasets
 from dalnet.data.augmentation import resize_image
 from dalnet.data.datasets.catalog import class_table
+from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol, Row
 from dalnet.modeling.multi_scale import Passes, crf_probabilities
@@ -57,7 +58,7 @@ class Predictor:
         self._head = Row.from_config(cfg, "seg", self.protocol)
         self._cam = Row.from_config(cfg, "cam", self.protocol)
         self._crf = crf_parameters(cfg) if self.protocol.crf else None
-        self._resize = DALNetMapper(cfg, is_train=False).resize
+        self._resize = build_resize(cfg, is_train=False)
         self._model = load_model(cfg).eval()
 
     @torch.no_grad()

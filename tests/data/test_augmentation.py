@@ -4,12 +4,18 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.env import seed_all_rng
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torchvision.transforms import v2
 
 from dalnet.data import augmentation
-from dalnet.data.augmentation import RandomColorJitter, RandomGaussianBlur, adjust_hue
+from dalnet.data.augmentation import (
+    RandomColorJitter,
+    RandomGaussianBlur,
+    adjust_hue,
+    photometric_chain,
+)
 
 
 @pytest.fixture
@@ -63,3 +69,22 @@ def test_blur_is_gaussian(image):
         expected = gaussian_filter(source, (sigma, sigma, 0), mode="mirror", truncate=3)
         assert np.abs(got - expected).max() < 2.5
         assert np.abs(got - expected).mean() < 0.6
+
+
+def test_photometric_chain_blurs_and_solarizes_as_often_as_asked():
+    values = np.random.default_rng(0).integers(130, 256, (75, 100, 3), dtype=np.uint8)
+    image = Image.fromarray(values)
+    seed_all_rng(0)
+    assert photometric_chain(False, 1.0)(image) is image
+
+    def roughness(image):
+        return np.abs(np.diff(np.asarray(image.convert("L"), dtype=float), axis=1)).mean()
+
+    blurred = [roughness(photometric_chain(True, 1.0)(image)) for _ in range(40)]
+    sharp = [roughness(photometric_chain(True, 0.0)(image)) for _ in range(40)]
+    assert np.mean(blurred) < 0.6 * np.mean(sharp)
+    chain = photometric_chain(True, 0.0, solarize_prob=1.0)
+    assert all(np.asarray(chain(image)).max() <= 128 for _ in range(20))
+    images = [np.asarray(photometric_chain(True, 0.0)(image)) for _ in range(200)]
+    gray = [np.ptp(image, axis=2).max() == 0 for image in images]
+    assert 20 < sum(gray) < 62  # 0.2 of 200
