@@ -15,16 +15,22 @@ from .palette import voc_palette
 
 
 def read_image(path: str) -> np.ndarray:
-    """Read an image of any 8-bit kind upright (EXIF) as RGB, uint8 [H,W,3].
+    """Read an image of any 8-bit kind upright (EXIF) as RGB, uint8 [H, W, 3].
 
     Raises:
         UsageError: it is missing, unreadable, too large or has more than 8 bits a channel.
     """
     try:
-        # A copy: Pillow's buffer is read-only.
-        pixels = np.array(detection_utils.read_image(path, format="RGB"))
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            mode = image.mode
+            # Pillow cuts off what lies above 255: most of the image would be white.
+            if image.mode.startswith(("I", "F")):
+                raise UsageError(
+                    f"image {path} has more than 8 bits a pixel and one channel (mode "
+                    f"{image.mode}): convert it to 8 bits, in the range that it is to be seen in."
+                )
+            # Detectron2's, as Pillow's own gives up on a damaged EXIF block.
+            upright = detection_utils._apply_exif_orientation(image)
+            return np.array(upright.convert("RGB"))
     except MemoryError as e:
         raise UsageError(f"image {path} does not fit into memory: shrink it.") from e
     except FileNotFoundError as e:
@@ -33,17 +39,10 @@ def read_image(path: str) -> np.ndarray:
         raise UsageError(
             f"image {path} cannot be read ({e}): replace it or take it off the list."
         ) from e
-    # Pillow cuts off what lies above 255: most of the image would be white.
-    if mode.startswith(("I", "F")):
-        raise UsageError(
-            f"image {path} has more than 8 bits a pixel and one channel (mode {mode}): convert it "
-            "to 8 bits, in the range that it is to be seen in."
-        )
-    return pixels
 
 
 def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 255) -> np.ndarray:
-    """Read a mask of class indices, uint8 [H,W].
+    """Read a mask of class indices, uint8 [H, W].
 
     Args:
         path: single-channel or palette image.
@@ -75,7 +74,7 @@ def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a label map, uint8 [H,W], as PNG with VOC's palette, whole or not at all.
+    """Write a label map, uint8 [H, W], as PNG with VOC's palette, whole or not at all.
 
     Raises:
         UsageError: it cannot be written.
