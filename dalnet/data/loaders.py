@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detectron2's loaders over a system's mapper, valid for Detectron2 v0.5 and later."""
+"""The loaders over a system's mapper, valid for Detectron2 v0.5 and later."""
 
 import logging
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
+    DatasetFromList,
+    MapDataset,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
+from torch.utils.data import DataLoader
 
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
@@ -25,6 +27,7 @@ from dalnet.files import reading_errors
 from .image_io import read_image
 from .labels import filter_unlabeled
 from .mapper import build_mapper
+from .samplers import build_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -32,35 +35,29 @@ logger = logging.getLogger(__name__)
 _MAX_SIDES_TO_CROP = 3.0
 
 
-class TrainLoader:
-    """Endless batches of one process, which can begin anywhere in the order of the images.
+class TrainLoader(DataLoader):
+    """Endless batches of one process, which can begin anywhere in the order of the images."""
 
-    Attributes:
-        first: number of the first batch, to be set before it is asked for.
-    """
+    _begun = False
 
-    def __init__(self, cfg: CfgNode, dicts: list[dict[str, Any]]) -> None:
-        """Read ``dicts`` in Detectron2's shuffled order."""
-        self.first = 0
-        self._share = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-        self._order = _Order(len(dicts))
-        self._loader = build_detection_train_loader(
-            cfg, mapper=build_mapper(cfg, is_train=True), dataset=dicts, sampler=self._order
-        )
+    def start_at(self, batch: int) -> None:
+        """Begin with the batch of this number, as a resumed training does.
+
+        Raises:
+            RuntimeError: a batch has been asked for already.
+        """
+        if self._begun:
+            raise RuntimeError("the loader has begun: set where it starts before its first batch")
+        self.sampler.start_index = batch * self.batch_size
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        """Begin with the batch of number ``first``."""
-        self._order.first = self.first * self._share
-        yield from self._loader
+        """Yield batches, the first of which is read when it is asked for.
 
-
-class _Order(TrainingSampler):
-    """Detectron2's endless shuffle, from this process's index number ``first`` on."""
-
-    first = 0
-
-    def __iter__(self) -> Iterator[int]:
-        yield from islice(super().__iter__(), self.first, None)
+        Detectron2 0.5 makes this iterator when the trainer is built, before the trainer knows
+        where to go on; workers that ran at once would read the wrong images.
+        """
+        self._begun = True
+        yield from super().__iter__()
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
@@ -68,24 +65,45 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
     Returns:
         A loader of lists of mapped dicts (see :class:`~dalnet.data.ImageLabelMapper`), as many as
-        this process's share of ``SOLVER.IMS_PER_BATCH``.
+        this process's share of ``SOLVER.IMS_PER_BATCH``; where the model is on a GPU, their tensors
+        are in pinned memory.
 
     Raises:
         UsageError: no or an unknown data set, a number of classes that does not fit
-            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, another sampler, or unlabeled images that the
-            policy refuses.
+            ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, an unknown sampler or mapper, images without labels
+            that the policy refuses, or a batch that the processes cannot share.
     """
-    names = list(cfg.DATASETS.TRAIN)
+    names, batch_size = list(cfg.DATASETS.TRAIN), _images_per_process(cfg)
     check_datasets(cfg, names, "DATASETS.TRAIN")
-    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise UsageError(
-            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; set it to "
-            "'TrainingSampler', the one order that an interrupted training can go on in."
-        )
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
     _warn_of_large_images(cfg, [record["file_name"] for record in dicts])
-    return TrainLoader(cfg, dicts)
+    # Not by Detectron2's builder: that of version 0.5 cannot pin memory.
+    return TrainLoader(
+        MapDataset(DatasetFromList(dicts, copy=False), build_mapper(cfg, is_train=True)),
+        sampler=build_sampler(cfg, dicts),
+        batch_size=batch_size,
+        drop_last=True,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+        pin_memory=torch.cuda.is_available() and torch.device(cfg.MODEL.DEVICE).type == "cuda",
+    )
+
+
+def _images_per_process(cfg: CfgNode) -> int:
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        raise UsageError(
+            "DATALOADER.ASPECT_RATIO_GROUPING is True, but training views have one size: set it to "
+            "False."
+        )
+    total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if total % processes:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH is {total}, which {processes} processes cannot share evenly: "
+            f"set it to a multiple of {processes}."
+        )
+    return total // processes
 
 
 def build_test_loader(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
@@ -65,19 +66,39 @@ def test_training_opens_no_mask(tree):
     assert not any("sem_seg_file_name" in d for d in seen)
 
 
-def test_order_of_the_images_can_be_entered_anywhere(tree):
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_order_of_the_images_can_be_entered_anywhere(tree, sampler, workers):
+    cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", 1.0)
+    cfg.DATALOADER.NUM_WORKERS = workers
+
     def names(batches):
         return [[d["image_id"] for d in batch] for batch in batches]
 
     seed_all_rng(5)
-    expected = names(batches(make_cfg(), 9))
+    expected = names(batches(cfg, 9))
     seed_all_rng(5)
-    loader = build_train_loader(make_cfg())
-    loader.first = 4
+    loader = build_train_loader(cfg)
+    iterator = iter(loader)  # as Detectron2's trainer does before it knows where to go on
+    loader.start_at(4)
     seed_all_rng(6)  # the order does not come from what is drawn later
-    assert names(islice(iter(loader), 5)) == expected[4:]
-    with pytest.raises(UsageError, match="SAMPLER_TRAIN is 'RepeatFactorTrainingSampler'"):
-        build_train_loader(make_cfg("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"))
+    assert names(islice(iterator, 5)) == expected[4:]
+    with pytest.raises(RuntimeError):
+        loader.start_at(0)
+
+
+def test_memory_is_pinned_where_the_model_is_on_a_gpu(tree):
+    assert not build_train_loader(make_cfg("MODEL.DEVICE", "cpu")).pin_memory
+    loader = build_train_loader(make_cfg("MODEL.DEVICE", "cuda:0"))
+    assert loader.pin_memory == torch.cuda.is_available()
+    if loader.pin_memory:
+        assert next(iter(loader))[0]["image"].is_pinned()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tree, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(UsageError, match="SOLVER.IMS_PER_BATCH is 3"):
+        build_train_loader(make_cfg("SOLVER.IMS_PER_BATCH", 3))
 
 
 def test_batches_hold_labeled_images_only(tree):
@@ -141,6 +162,8 @@ def test_unreadable_masks_are_named(tree, lock):
             "mixes the classes of built_tree",
         ),
         (("DATASETS.UNLABELED_IMAGES", "maybe"), "UNLABELED_IMAGES"),
+        (("DATALOADER.SAMPLER_TRAIN", "Sampler"), "DATALOADER.SAMPLER_TRAIN is 'Sampler'"),
+        (("DATALOADER.ASPECT_RATIO_GROUPING", True), "ASPECT_RATIO_GROUPING"),
     ],
 )
 def test_config_that_does_not_fit_the_data(tree, options, message):
