@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets with image-level labels, the training views, and the loaders.
 
-Importing this package registers every data set of :mod:`dalnet.data.datasets` in Detectron2's
-``DatasetCatalog``. Nothing is read from disk before a data set is asked for.
+Importing this package registers the data sets of :mod:`dalnet.data.datasets` in Detectron2's
+``DatasetCatalog``. Nothing is read from disk before a data set is asked for; the user's own folders
+are found when a name is looked up that is not registered.
 """
 
-from . import (
-    datasets,  # noqa: F401  (registers)
-    toco_views,  # noqa: F401  (registers)
-)
+from . import toco_views  # noqa: F401  (registers)
+from .datasets import ensure_registered
 from .loaders import build_test_loader, build_train_loader, check_datasets
 from .mapper import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
 
@@ -19,4 +18,5 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_datasets",
+    "ensure_registered",
 ]

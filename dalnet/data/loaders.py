@@ -21,9 +21,11 @@ from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
+from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
 
+from .datasets import ensure_registered
 from .image_io import read_image
 from .labels import filter_unlabeled
 from .mapper import build_mapper
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 # A crop of VOC's recipe spans about one short side of an image.
 _MAX_SIDES_TO_CROP = 3.0
+
+# Training views have one size; a grouping would only break the order that a resumed run goes on in.
+_RULES = (one_of((False,), "DATALOADER.ASPECT_RATIO_GROUPING"),)
 
 
 class TrainLoader(DataLoader):
@@ -71,9 +76,10 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     Raises:
         UsageError: no or an unknown data set, a number of classes that does not fit
             ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, an unknown sampler or mapper, images without labels
-            that the policy refuses, or a batch that the processes cannot share.
+            that the policy refuses.
     """
     names, batch_size = list(cfg.DATASETS.TRAIN), _images_per_process(cfg)
+    check_rules(cfg, _RULES)
     check_datasets(cfg, names, "DATASETS.TRAIN")
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
@@ -92,18 +98,10 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
 
 def _images_per_process(cfg: CfgNode) -> int:
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        raise UsageError(
-            "DATALOADER.ASPECT_RATIO_GROUPING is True, but training views have one size: set it to "
-            "False."
-        )
-    total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if total % processes:
-        raise UsageError(
-            f"SOLVER.IMS_PER_BATCH is {total}, which {processes} processes cannot share evenly: "
-            f"set it to a multiple of {processes}."
-        )
-    return total // processes
+    number, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+    if rest:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly")
+    return number
 
 
 def build_test_loader(
@@ -136,31 +134,54 @@ def build_test_loader(
 def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
     """Refuse ``names``, the value of config key ``key``, if they cannot be used together.
 
+    The user's own folders are looked through for names that are not registered yet.
+
     Raises:
-        UsageError: no or an unknown data set, data sets of different classes, or a number of
-            classes that does not fit ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
+        UsageError: no or an unknown data set, or classes that differ in number, name or order: of
+            the data sets among each other, from ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or from
+            ``MODEL.CLASS_NAMES`` (where empty, those of ``DATASETS.TRAIN``).
     """
     if not names:
         raise UsageError(f"{key} is empty: name at least one data set.")
-    unknown = [name for name in names if name not in DatasetCatalog]
-    if unknown:
+    unknown = next((name for name in names if not ensure_registered(name)), None)
+    if unknown is not None:
         ours = [n for n in DatasetCatalog if hasattr(MetadataCatalog.get(n), "prompt_names")]
         raise UsageError(
-            f"{key} names the unknown data set {unknown[0]!r}: choose from "
+            f"{key} names the unknown data set {unknown!r}: choose from "
             f"{', '.join(sorted(ours))}, or add your own (docs/data.md)."
         )
-    classes = [MetadataCatalog.get(name).get("stuff_classes", []) for name in names]
-    differing = next((n for n, c in zip(names, classes, strict=True) if c != classes[0]), None)
+    classes = _class_names(names[0])
+    differing = next((name for name in names if _class_names(name) != classes), None)
     if differing:
         raise UsageError(
             f"{key} mixes the classes of {names[0]} and {differing}: name one of them."
         )
     head = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if len(classes[0]) != head:
+    if len(classes) != head:
         raise UsageError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head}, but {names[0]} has {len(classes[0])} "
-            f"classes with background: set the key to {len(classes[0])} or name another data set."
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head}, but {names[0]} has {len(classes)} "
+            f"classes with background: set the key to {len(classes)} or name another data set."
         )
+    _check_model_classes(cfg, names[0], key)
+
+
+def _check_model_classes(cfg: CfgNode, name: str, key: str) -> None:
+    """Refuse a data set whose labels a model of as many classes would take for others."""
+    training = next(iter(cfg.DATASETS.TRAIN), "")
+    expected = list(cfg.MODEL.CLASS_NAMES)
+    if not expected and ensure_registered(training):
+        expected = _class_names(training)
+    pairs = zip(expected, _class_names(name), strict=False)
+    for value, (wanted, found) in enumerate(pairs):
+        if wanted != found:
+            raise UsageError(
+                f"{key} names {name}, whose class {value} is {found!r}, but the model's is "
+                f"{wanted!r}: name a data set of the same classes in the same order."
+            )
+
+
+def _class_names(dataset_name: str) -> list[str]:
+    return list(MetadataCatalog.get(dataset_name).get("stuff_classes", []))
 
 
 def _warn_of_large_images(cfg: CfgNode, paths: Sequence[str], samples: int = 5) -> None:

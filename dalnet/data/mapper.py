@@ -11,6 +11,7 @@ from detectron2.data import transforms as T
 from detectron2.utils.registry import Registry
 from torch import Tensor
 
+from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
 
 from .augmentation import resize_image
@@ -27,6 +28,12 @@ function of a record.
 """
 
 _PASSED_ON = ("file_name", "image_id")
+_RULES = (
+    one_of(("RGB",), "INPUT.FORMAT"),
+    one_of(("absolute",), "INPUT.CROP.TYPE"),
+    one_of(("choice", "range"), "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
+    one_of(("horizontal", "none"), "INPUT.RANDOM_FLIP"),
+)
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
@@ -78,7 +85,7 @@ class ImageLabelMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
         """Read the arguments of ``__init__`` from a config."""
-        _check_input(cfg)
+        check_rules(cfg, _RULES)
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
             "views": cls.build_views(cfg) if is_train else None,
@@ -152,16 +159,3 @@ def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:
             "smallest and the largest size: give two."
         )
     return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)
-
-
-def _check_input(cfg: CfgNode) -> None:
-    fixed = {
-        "INPUT.FORMAT": (cfg.INPUT.FORMAT, ("RGB",)),
-        "INPUT.CROP.TYPE": (cfg.INPUT.CROP.TYPE, ("absolute",)),
-        "INPUT.MIN_SIZE_TRAIN_SAMPLING": (cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, ("choice", "range")),
-        "INPUT.RANDOM_FLIP": (cfg.INPUT.RANDOM_FLIP, ("horizontal", "none")),
-    }
-    for key, (value, allowed) in fixed.items():
-        if value not in allowed:
-            choices = " or ".join(repr(choice) for choice in allowed)
-            raise UsageError(f"{key} is {value!r}: set it to {choices}.")

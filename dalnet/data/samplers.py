@@ -10,7 +10,10 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
+
+_RULES = (one_of(("TrainingSampler", "RepeatFactorTrainingSampler"), "DATALOADER.SAMPLER_TRAIN"),)
 
 
 class ResumableSampler(Sampler):
@@ -36,14 +39,10 @@ def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSam
     Raises:
         UsageError: an unknown sampler, or a threshold that repeats no image.
     """
-    name, threshold = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD
-    if name == "TrainingSampler":
+    check_rules(cfg, _RULES)
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
         return ResumableSampler(TrainingSampler(len(dicts)))
-    if name != "RepeatFactorTrainingSampler":
-        raise UsageError(
-            f"DATALOADER.SAMPLER_TRAIN is {name!r}: set it to 'TrainingSampler' or, for classes "
-            "that few images show, to 'RepeatFactorTrainingSampler'."
-        )
     if not 0 < threshold <= 1:
         raise UsageError(
             f"DATALOADER.REPEAT_THRESHOLD is {threshold}: set it to the fraction of the images "

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
-from dalnet.errors import UsageError
+from dalnet.config.checks import check_rules, one_of
 
 from .augmentation import RandomRescale, pad_image, photometric_chain
 
@@ -131,11 +131,8 @@ class GlobalViews:
         Raises:
             UsageError: ``INPUT.MULTI_CROP.GLOBAL_VIEWS`` is neither 1 nor 2.
         """
+        check_rules(cfg, (one_of((1, 2), "INPUT.MULTI_CROP.GLOBAL_VIEWS"),))
         crop = cfg.INPUT.MULTI_CROP
-        if crop.GLOBAL_VIEWS not in (1, 2):
-            raise UsageError(
-                f"INPUT.MULTI_CROP.GLOBAL_VIEWS is {crop.GLOBAL_VIEWS}: set it to 1 or 2."
-            )
         return cls(
             number=crop.GLOBAL_VIEWS - 1,
             size=tuple(cfg.INPUT.CROP.SIZE),

@@ -97,7 +97,7 @@ def test_memory_is_pinned_where_the_model_is_on_a_gpu(tree):
 
 def test_a_batch_that_processes_cannot_share_is_refused(tree, monkeypatch):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    with pytest.raises(UsageError, match="SOLVER.IMS_PER_BATCH is 3"):
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH 3"):
         build_train_loader(make_cfg("SOLVER.IMS_PER_BATCH", 3))
 
 
@@ -176,6 +176,25 @@ def test_test_loader_checks_name_and_classes(tree):
         build_test_loader(make_cfg(), "nowhere")
     with pytest.raises(UsageError, match="NUM_CLASSES is 3, but voc_2012_sem_seg_val has 21"):
         build_test_loader(make_cfg(), "voc_2012_sem_seg_val")
+
+
+@pytest.fixture
+def reordered(tree):
+    """The data set of ``tree`` with its two classes in the other order."""
+    register_voc_layout("reordered", tree, ("dog", "cat"), split="all")
+    yield "reordered"
+    DatasetCatalog.pop("reordered")
+    MetadataCatalog.pop("reordered")
+
+
+def test_classes_of_another_order_are_refused(reordered):
+    build_test_loader(make_cfg("DATASETS.TRAIN", (reordered,)), reordered)
+    with pytest.raises(UsageError, match="reordered, whose class 1 is 'dog'"):
+        build_test_loader(make_cfg(), reordered)
+    names = ("MODEL.CLASS_NAMES", ("background", "dog", "cat"))
+    build_test_loader(make_cfg(*names), reordered)
+    with pytest.raises(UsageError, match="DATASETS.TRAIN names built_tree, whose class 1 is 'cat'"):
+        build_train_loader(make_cfg(*names))
 
 
 @pytest.mark.parametrize(

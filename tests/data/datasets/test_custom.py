@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of the user's own images, which become data sets by a file of classes."""
+"""Folders of the user's own images: when they are looked for, and what makes them data sets."""
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from dalnet.data.datasets.custom import read_classes, register_custom
+from dalnet.data.datasets.catalog import register
+from dalnet.data.datasets.custom import ensure_registered, read_classes, register_custom
 from dalnet.errors import UsageError
 
 
@@ -42,6 +46,51 @@ def test_every_list_becomes_a_data_set(root):
     metadata = MetadataCatalog.get("mine_val")
     assert metadata.stuff_classes == ["background", "fox", "garden chair"]
     assert metadata.prompt_names == ["fox", "chair in a garden"]
+
+
+AUDIT = """
+import os, sys
+
+touched = []
+root = os.environ["DETECTRON2_DATASETS"]
+
+def note(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith(root):
+        touched.append(arguments[0])
+
+sys.addaudithook(note)
+import dalnet.data
+at_import = len(touched)
+assert dalnet.data.ensure_registered("voc_2012_sem_seg_val")
+assert len(touched) == at_import
+assert dalnet.data.ensure_registered("mine_val")
+print("touched", at_import, len(touched))
+"""
+
+
+def test_the_disk_is_read_when_a_name_is_looked_up_and_not_on_import(root):
+    write_images(root / "mine")
+    command = [sys.executable, "-c", AUDIT]
+    result = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
+    *_, at_import, in_all = result.stdout.split()
+    assert int(at_import) == 0 < int(in_all)
+
+
+def test_folders_that_appear_later_and_elsewhere_are_found(root, monkeypatch):
+    assert not ensure_registered("mine_val")
+    write_images(root / "mine")
+    assert ensure_registered("mine_val") and not ensure_registered("mine_test")
+    write_images(root / "elsewhere" / "other")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "elsewhere"))
+    assert ensure_registered("other_train")
+
+
+def test_registered_names_stay_as_they_are(root):
+    write_images(root / "mine")
+    register("mine_val", list, ["owl"])
+    assert register_custom() == ["mine_train"]
+    assert MetadataCatalog.get("mine_val").stuff_classes == ["background", "owl"]
+    assert register_custom() == []
 
 
 def test_masks_are_those_of_the_folder(root):
