@@ -14,7 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
 
 from benchmarks.inference import make_config
-from dalnet.data import DALNetMapper
+from dalnet.data import build_mapper
 from dalnet.engine.launch import one_sentence_errors
 
 # Each as options of the config.
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for way, options in _WAYS.items():
         cfg = make_config(args.config_file, [*args.opts, *options])
-        mapper = DALNetMapper(cfg, True)
+        mapper = build_mapper(cfg, is_train=True)
         dicts = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[: args.images]
         seed_all_rng(0)
         mapper(dicts[0])

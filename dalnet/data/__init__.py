@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets with image-level labels, the training views, and the loaders.
 
-Importing this package registers every data set of :mod:`dalnet.data.datasets` in Detectron2's
-``DatasetCatalog``. Nothing is read from disk before a data set is asked for.
+Importing this package registers the data sets of :mod:`dalnet.data.datasets` in Detectron2's
+``DatasetCatalog``. Nothing is read from disk before a data set is asked for; the user's own folders
+are found when a name is looked up that is not registered.
 """
 
-from dalnet.data import datasets  # noqa: F401  (registers)
-from dalnet.data.build import build_test_loader, build_train_loader, check_datasets
-from dalnet.data.mapper import DALNetMapper
+from .datasets import ensure_registered
+from .loaders import build_test_loader, build_train_loader, check_datasets
+from .mapper import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
 
-__all__ = ["DALNetMapper", "build_test_loader", "build_train_loader", "check_datasets"]
+__all__ = [
+    "DATASET_MAPPER_REGISTRY",
+    "ImageLabelMapper",
+    "build_mapper",
+    "build_test_loader",
+    "build_train_loader",
+    "check_datasets",
+    "ensure_registered",
+]

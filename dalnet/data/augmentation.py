@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometry of the main view and the photometric chain of every view.
+"""Single changes of an image: its size, its colors, and padding.
 
 Numbers: DINO (Caron et al., ICCV 2021), as ToCo (CVPR 2023) uses them. Detectron2's transforms
 draw from numpy's generator, torchvision's from torch's; Detectron2 seeds both in every worker.
@@ -14,8 +14,6 @@ from torchvision.transforms import ColorJitter, v2
 
 from dalnet.errors import UsageError
 
-_FLIP_PROB = 0.5
-
 
 class RandomRescale(T.Augmentation):
     """Enlarge or shrink an image by one factor for both sides, drawn uniformly from a range."""
@@ -25,7 +23,7 @@ class RandomRescale(T.Augmentation):
         self.scale_range = tuple(scale_range)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw a factor for an image [H,W,3]."""
+        """Draw a factor for an image [H, W, 3]."""
         height, width = image.shape[:2]
         factor = np.random.uniform(*self.scale_range)
         new_height, new_width = (max(1, round(factor * side)) for side in (height, width))
@@ -69,54 +67,17 @@ class RandomColorJitter(torch.nn.Module):
 
 
 def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
-    """Turn the hue of an RGB PIL image by ``shift`` (-0.5..0.5) of the colour circle."""
+    """Turn the hue of an RGB PIL image by ``shift`` (-0.5..0.5) of the color circle."""
     hsv = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2HSV_FULL)
     # The circle has 256 steps, and so has a byte.
     hsv[..., 0] += np.uint8(round(256 * shift) % 256)
     return Image.fromarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
 
-def resize_photo(photo: np.ndarray, resize: T.Augmentation) -> np.ndarray:
-    """Resize a photograph, uint8 [H,W,3], by Detectron2's ``ResizeShortestEdge``.
-
-    Raises:
-        UsageError: it is so narrow that nothing would be left of its short side.
-    """
-    transform = resize.get_transform(photo)
-    if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
-        raise UsageError(
-            f"The photograph is {photo.shape[1]} x {photo.shape[0]} pixels, of which "
-            "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST (in training MIN_SIZE_TRAIN and MAX_SIZE_TRAIN) "
-            "leave no whole pixel across; crop it."
-        )
-    return transform.apply_image(photo)
-
-
-def main_view_geometry(
-    rescale_range: tuple[float, float], crop_size: tuple[int, int], flip: bool
-) -> T.AugmentationList:
-    """Build rescaling, mirroring and cropping of the main view.
-
-    The crop is at most ``crop_size`` = (height, width) pixels: nothing is padded here.
-    """
-    return T.AugmentationList(
-        [
-            RandomRescale(rescale_range),
-            T.RandomFlip(prob=_FLIP_PROB if flip else 0.0),
-            T.RandomCrop("absolute", tuple(crop_size)),
-        ]
-    )
-
-
-def random_mirror(flip: bool) -> v2.RandomHorizontalFlip:
-    """Build the mirroring of a further view."""
-    return v2.RandomHorizontalFlip(_FLIP_PROB if flip else 0.0)
-
-
 def photometric_chain(
     enabled: bool, blur_prob: float, solarize_prob: float = 0.0
 ) -> torch.nn.Module:
-    """Build colour jitter, grey, blur and solarisation of 8-bit RGB PIL images.
+    """Build color jitter, gray, blur and solarization of 8-bit RGB PIL images.
 
     Args:
         enabled: ``False`` builds the identity (``INPUT.PHOTOMETRIC``).
@@ -135,30 +96,32 @@ def photometric_chain(
     )
 
 
-def pad_randomly(
-    image: Image.Image, size: tuple[int, int], fill: tuple[int, int, int]
-) -> tuple[Image.Image, tuple[int, int]]:
-    """Put an image at a random place of a larger canvas.
+def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
+    """Resize an image, uint8 [H, W, 3], by Detectron2's ``ResizeShortestEdge``.
+
+    Raises:
+        UsageError: it is so narrow that nothing would be left of its short side.
+    """
+    transform = resize.get_transform(image)
+    if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
+        raise UsageError(
+            f"The image is {image.shape[1]} x {image.shape[0]} pixels, of which "
+            "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST (in training MIN_SIZE_TRAIN and MAX_SIZE_TRAIN) "
+            "leave no whole pixel across; crop it."
+        )
+    return transform.apply_image(image)
+
+
+def pad_image(
+    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], fill: tuple[int, int, int]
+) -> Image.Image:
+    """Put an image at a given place of a larger canvas.
 
     Args:
         image: at most ``size`` large.
         size: (height, width) of the result in pixels.
+        corner: (y0, x0) of the image's top left corner in the result.
         fill: RGB value of the padding, 0..255.
-
-    Returns:
-        The padded image and the (y0, x0) of the image's top left corner in it.
-    """
-    top = np.random.randint(size[0] - image.height + 1)
-    left = np.random.randint(size[1] - image.width + 1)
-    return pad_at(image, size, (top, left), fill), (top, left)
-
-
-def pad_at(
-    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], fill: tuple[int, int, int]
-) -> Image.Image:
-    """Put an image with its top left corner at ``corner`` = (y0, x0) of a larger canvas.
-
-    Args as for :func:`pad_randomly`.
     """
     (height, width), (top, left) = size, corner
     padding = [left, top, width - left - image.width, height - top - image.height]

@@ -62,7 +62,7 @@ def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str,
         The dicts whose ``image_labels`` are not empty.
 
     Raises:
-        UsageError: an unknown policy, an unlabelled image under ``"refuse"``, or none labelled.
+        UsageError: an unknown policy, an unlabeled image under ``"refuse"``, or none labeled.
     """
     if policy not in ("skip", "refuse"):
         raise UsageError(f'DATASETS.UNLABELED_IMAGES is "{policy}": set it to "skip" or "refuse".')

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dalnet.checkpoint import load_model
 from dalnet.data import build_test_loader
-from dalnet.data.images import read_mask
+from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
 from dalnet.evaluation.alignment_quality import AlignmentQuality, format_quality
 from dalnet.evaluation.similarity import encode_photo, patch_similarities

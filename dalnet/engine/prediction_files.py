@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dalnet.data.images import write_mask
+from dalnet.data.image_io import write_mask
 from dalnet.errors import UsageError
 from dalnet.figures.overlay import draw_heat
 from dalnet.files import complete_or_absent

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from dalnet.data.datasets.catalog import class_table
-from dalnet.data.images import read_photo
+from dalnet.data.image_io import read_image
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
 from dalnet.prediction.legend import annotate
@@ -129,7 +129,7 @@ class _Worker:
     def picture(self, item: PredictionInput) -> str | None:
         kinds = self.job.kinds(is_video=False)
         try:
-            photo = read_photo(str(item.source))
+            photo = read_image(str(item.source))
             result = self.predictor(photo, self.job.cam_classes if "cam" in kinds else ())
         except UsageError as error:
             return _reason(item, error)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dalnet.data import DALNetMapper, check_datasets
-from dalnet.data.augmentation import resize_photo
+from dalnet.data import check_datasets
+from dalnet.data.augmentation import resize_image
 from dalnet.data.datasets.catalog import class_table
+from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol, Row
 from dalnet.modeling.multi_scale import Passes, crf_probabilities
@@ -29,7 +30,7 @@ class Predictor:
     ::
 
         predictor = Predictor(cfg)
-        result = predictor(read_photo("dog.jpg"), cam_classes=["dog"])
+        result = predictor(read_image("dog.jpg"), cam_classes=["dog"])
         result["labels"], result["scores"], result["cams"]["dog"]
 
     Attributes:
@@ -57,7 +58,7 @@ class Predictor:
         self._head = Row.from_config(cfg, "seg", self.protocol)
         self._cam = Row.from_config(cfg, "cam", self.protocol)
         self._crf = crf_parameters(cfg) if self.protocol.crf else None
-        self._resize = DALNetMapper(cfg, is_train=False).resize
+        self._resize = build_resize(cfg, is_train=False)
         self._model = load_model(cfg).eval()
 
     @torch.no_grad()
@@ -67,7 +68,7 @@ class Predictor:
         """Predict one photograph.
 
         Args:
-            photo: RGB, uint8 [H, W, 3], as ``dalnet.data.images.read_photo`` returns it.
+            photo: RGB, uint8 [H, W, 3], as ``dalnet.data.image_io.read_image`` returns it.
             cam_classes: classes to compute CAMs of; those found in the photograph where not given.
 
         Returns:
@@ -100,7 +101,7 @@ class Predictor:
 
     def _pixels(self, photo: np.ndarray) -> Tensor:
         """What the network sees: float [1, 3, h, w] in 0..255, resized as for an evaluation."""
-        pixels = np.ascontiguousarray(resize_photo(photo, self._resize).transpose(2, 0, 1))
+        pixels = np.ascontiguousarray(resize_image(photo, self._resize).transpose(2, 0, 1))
         return torch.from_numpy(pixels)[None].to(self._model.device).float()
 
     def _cams(

@@ -110,7 +110,7 @@ class Trainer(DefaultTrainer):
                 f"The run in {self.cfg.OUTPUT_DIR} has {self.start_iter} iterations already, more "
                 f"than SOLVER.MAX_ITER {self.max_iter}: raise that, or evaluate with --eval-only."
             )
-        self._trainer.data_loader.first = self.start_iter
+        self._trainer.data_loader.start_at(self.start_iter)
         if self.cfg.SEED >= 0:
             # The generators stand where they stood at iteration 0: crops would repeat themselves.
             seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from dalnet.data.images import write_mask
+from dalnet.data.image_io import write_mask
 from dalnet.files import complete_or_absent
 
 from .protocol import Row

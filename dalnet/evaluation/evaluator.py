@@ -12,7 +12,7 @@ from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from tabulate import tabulate
 from torch import Tensor
 
-from dalnet.data.images import read_mask
+from dalnet.data.image_io import read_mask
 from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores

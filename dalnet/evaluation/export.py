@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from dalnet.data.images import read_mask
+from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dalnet.data.images import read_mask
+from dalnet.data.image_io import read_mask
 
 from .crf_pool import CRFJob, CRFPool, result_of
 from .dump import Dump

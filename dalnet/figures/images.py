@@ -16,7 +16,7 @@ from detectron2.evaluation import inference_context
 from torch import Tensor, nn
 
 from dalnet.data import build_test_loader
-from dalnet.data.images import read_mask, read_photo
+from dalnet.data.image_io import read_image, read_mask
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_scores
 
@@ -159,7 +159,7 @@ def predict_images(
 def _make_result(
     cfg: CfgNode, item: Record, output: Mapping[str, Tensor], threshold: float
 ) -> ImageResult:
-    image, truth = read_photo(item["file_name"]), None
+    image, truth = read_image(item["file_name"]), None
     if "sem_seg_file_name" in item:
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         truth = read_mask(item["sem_seg_file_name"], image.shape[:2], num_classes)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from dalnet.data.datasets.catalog import class_table
-from dalnet.data.images import read_photo
+from dalnet.data.image_io import read_image
 from dalnet.errors import UsageError
 from dalnet.evaluation.similarity import similarity_maps
 
@@ -56,7 +56,7 @@ def draw_similarities(
     ends = float(values.min()), float(values.max())
     rows = []
     for record, by_label in zip(records, maps, strict=True):
-        image, cells = read_photo(record["file_name"]), []
+        image, cells = read_image(record["file_name"]), []
         for label, cosines in by_label.items():
             own = float(cosines.min()), float(cosines.max())
             low, high = own if stretch else ends

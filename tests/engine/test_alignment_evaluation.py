@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dalnet.data import build_test_loader
-from dalnet.data.images import read_mask
+from dalnet.data.image_io import read_mask
 from dalnet.engine.trainer import load_model
 from dalnet.evaluation.alignment_quality import AlignmentQuality
 from dalnet.evaluation.similarity import similarity_maps

@@ -11,7 +11,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from dalnet.data import DALNetMapper
+from dalnet.data import build_mapper
 from dalnet.data.datasets.toy import TOY_CLASSES
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.engine.predictor import Predictor
@@ -55,7 +55,7 @@ def test_same_result_as_the_evaluation(trained, tmp_path, crf):
     predictor = Predictor(trained)
     record = {"file_name": str(tmp_path / "x.png"), "image_id": "x", "image_labels": [2, 0]}
     with torch.no_grad():
-        expected = predictor._model([DALNetMapper(trained, False)(record)])[0]
+        expected = predictor._model([build_mapper(trained, is_train=False)(record)])[0]
 
     names = predictor.class_names
     result = predictor(photo, [names[3], names[1]])

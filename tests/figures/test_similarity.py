@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from torch import nn
 
-from dalnet.data.images import read_photo
+from dalnet.data.image_io import read_image
 from dalnet.errors import UsageError
 from dalnet.figures import similarity
 from dalnet.figures.overlay import draw_heat, make_faint
@@ -25,7 +25,7 @@ def test_similarities_share_one_range_or_have_each_its_own(voc_model, look, monk
     records = DatasetCatalog.get(SPLIT)[:1]
     shown = look(draw_similarities(voc_model.cfg, model, records, SPLIT, stretch))
     assert shown.captions == ["2007_000000", "cat, -0.500 to 0.000", "background, 0.000 to 0.750"]
-    faint = make_faint(read_photo(records[0]["file_name"]))
+    faint = make_faint(read_image(records[0]["file_name"]))
     first = np.linspace(0, 1, 2000).reshape(40, 50) if stretch else (LOW + 0.5) / 1.25
     np.testing.assert_array_equal(shown.pictures[1], draw_heat(faint, first))
     if not stretch:

@@ -12,9 +12,10 @@ from typing import Any
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from pycocotools.coco import COCO
 
-from dalnet.data.datasets.catalog import datasets_root, register
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
+
+from .catalog import datasets_root, register
 
 COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["isthing"])
 # COCO's own ids of these classes, 1..90 with gaps.

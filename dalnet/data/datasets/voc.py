@@ -5,8 +5,8 @@ from pathlib import Path
 
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
-from dalnet.data.datasets.catalog import datasets_root
-from dalnet.data.datasets.voc_layout import register_voc_layout
+from .catalog import datasets_root
+from .voc_layout import register_voc_layout
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any folder laid out like PASCAL VOC, the user's own photographs included.
+"""Any folder laid out like PASCAL VOC, the user's own images included.
 
 ::
 
@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dalnet.data.datasets.catalog import register
 from dalnet.data.labels import TAGS_FILE, read_image_labels
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
+
+from .catalog import register
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -11,8 +11,9 @@ from pycocotools.coco import COCO
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.coco import MASK_FOLDER, category_indices, open_annotations
-from dalnet.data.prepare.masks import MaskSummary, write_masks
 from dalnet.errors import UsageError
+
+from .masks import MaskSummary, write_masks
 
 _IMAGE_KEYS = {"file_name": str, "height": int, "width": int}
 _ANNOTATION_KEYS = {"category_id": int, "segmentation": (list, dict), "area": (int, float)}

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dalnet.data.images import write_mask
+from dalnet.data.image_io import write_mask
 from dalnet.errors import UsageError
 
 

@@ -9,9 +9,10 @@ from scipy.io import loadmat
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.voc import VOC_CLASSES
-from dalnet.data.prepare.masks import MaskSummary, write_masks
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
+
+from .masks import MaskSummary, write_masks
 
 _SPLITS = ("train", "val")
 

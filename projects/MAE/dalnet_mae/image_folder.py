@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from dalnet.config import add_dalnet_config
-from dalnet.data.images import read_photo
+from dalnet.data.image_io import read_image
 from dalnet.errors import UsageError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -62,7 +62,7 @@ def read_images(
 def _read_small(short_side: int, path: Path) -> Tensor | str:
     """The image, uint8 [3, H, W], or what is wrong with it."""
     try:
-        image = Image.fromarray(read_photo(str(path)))
+        image = Image.fromarray(read_image(str(path)))
     except UsageError as error:
         return str(error)
     factor = short_side / min(image.size)

@@ -6,6 +6,7 @@ Importing this package registers the meta-architecture, the mapper and the confi
 
 from dalnet.config import register_system
 
+from . import mapper  # noqa: F401  registers
 from .config import TOCO
 from .toco import ToCo
 

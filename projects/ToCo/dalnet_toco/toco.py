@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from dalnet.modeling.batch import MultiCropBatch
+from dalnet.modeling.batch import TrainingBatch
 from dalnet.modeling.losses.criterion import DALNetCriterion
 from dalnet.modeling.meta_arch import DALNet
 
@@ -19,13 +19,15 @@ from .uncertain_crops import UncertainCrops
 
 
 @dataclass(frozen=True)
-class ToCoBatch(MultiCropBatch):
+class ToCoBatch(TrainingBatch):
     """A batch from which the model cuts the local views itself.
 
     Attributes:
+        global_views: further views of each image ``[N, G - 1, 3, H, W]``, float32 RGB in 0..255.
         local_source: ``images`` in other colors ``[N, 3, H, W]``, float32 RGB in 0..255.
     """
 
+    global_views: Tensor
     local_source: Tensor
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from dalnet_toco.class_token_contrast import (
     ClassTokenContrast,
     ProjectionHead,

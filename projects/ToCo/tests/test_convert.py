@@ -4,11 +4,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from dalnet_toco.convert import convert, convert_state
 from helpers import make_model
 
 from dalnet.checkpoint import config_of_checkpoint, load_model
 from dalnet.errors import UsageError
+from dalnet_toco.convert import convert, convert_state
 
 
 def published_state(model):

@@ -3,12 +3,12 @@
 
 import pytest
 import torch
-from dalnet_toco.class_token_contrast import class_token_contrast
-from dalnet_toco.uncertain_crops import UncertainCrops
 from detectron2.modeling import build_model
 from helpers import DEGENERATE, forward_on_fake_tensors, losses_of, make_item, make_model, raw_cams
 
 from dalnet.modeling.cam import multi_scale_cam
+from dalnet_toco.class_token_contrast import class_token_contrast
+from dalnet_toco.uncertain_crops import UncertainCrops
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])

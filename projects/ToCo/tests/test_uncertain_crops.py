@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+
 from dalnet_toco.uncertain_crops import (
     UncertainCrops,
     cut_crops,

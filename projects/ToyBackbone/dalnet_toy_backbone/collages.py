@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from dalnet.data.datasets.toy import SIZE, TOY_LOOKS
-from dalnet.data.datasets.toy_background import GROUNDS, draw_background
-from dalnet.data.datasets.toy_drawing import (
+from dalnet.data.datasets.toy.background import GROUNDS, draw_background
+from dalnet.data.datasets.toy.drawing import (
     PALETTES,
     SHAPES,
     TEXTURES,

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of the user's own photographs, which become data sets by a file of classes."""
+"""Folders of the user's own images: when they are looked for, and what makes them data sets."""
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from dalnet.data.datasets.own_folders import read_classes, register_own_folders
+from dalnet.data.datasets.catalog import register
+from dalnet.data.datasets.custom import ensure_registered, read_classes, register_custom
 from dalnet.errors import UsageError
 
 
@@ -23,7 +27,7 @@ def root(tmp_path, monkeypatch):
         MetadataCatalog.remove(name)
 
 
-def write_photos(folder, classes="fox\n\n garden chair : chair in a garden \n"):
+def write_images(folder, classes="fox\n\n garden chair : chair in a garden \n"):
     for part in ("JPEGImages", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True)
     Image.new("RGB", (8, 6)).save(folder / "JPEGImages" / "p.png")
@@ -34,8 +38,8 @@ def write_photos(folder, classes="fox\n\n garden chair : chair in a garden \n"):
 
 
 def test_every_list_becomes_a_data_set(root):
-    write_photos(root / "mine")
-    assert register_own_folders() == ["mine_train", "mine_val"]
+    write_images(root / "mine")
+    assert register_custom() == ["mine_train", "mine_val"]
     (record,) = DatasetCatalog.get("mine_val")
     assert record["image_labels"] == [1]
     assert "sem_seg_file_name" not in record
@@ -44,44 +48,89 @@ def test_every_list_becomes_a_data_set(root):
     assert metadata.prompt_names == ["fox", "chair in a garden"]
 
 
+AUDIT = """
+import os, sys
+
+touched = []
+root = os.environ["DETECTRON2_DATASETS"]
+
+def note(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith(root):
+        touched.append(arguments[0])
+
+sys.addaudithook(note)
+import dalnet.data
+at_import = len(touched)
+assert dalnet.data.ensure_registered("voc_2012_sem_seg_val")
+assert len(touched) == at_import
+assert dalnet.data.ensure_registered("mine_val")
+print("touched", at_import, len(touched))
+"""
+
+
+def test_the_disk_is_read_when_a_name_is_looked_up_and_not_on_import(root):
+    write_images(root / "mine")
+    command = [sys.executable, "-c", AUDIT]
+    result = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
+    *_, at_import, in_all = result.stdout.split()
+    assert int(at_import) == 0 < int(in_all)
+
+
+def test_folders_that_appear_later_and_elsewhere_are_found(root, monkeypatch):
+    assert not ensure_registered("mine_val")
+    write_images(root / "mine")
+    assert ensure_registered("mine_val") and not ensure_registered("mine_test")
+    write_images(root / "elsewhere" / "other")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "elsewhere"))
+    assert ensure_registered("other_train")
+
+
+def test_registered_names_stay_as_they_are(root):
+    write_images(root / "mine")
+    register("mine_val", list, ["owl"])
+    assert register_custom() == ["mine_train"]
+    assert MetadataCatalog.get("mine_val").stuff_classes == ["background", "owl"]
+    assert register_custom() == []
+
+
 def test_masks_are_those_of_the_folder(root):
-    write_photos(root / "mine")
+    write_images(root / "mine")
     (root / "mine" / "SegmentationClass").mkdir()
-    register_own_folders()
+    register_custom()
     (record,) = DatasetCatalog.get("mine_train")
     assert record["sem_seg_file_name"] == str(root / "mine" / "SegmentationClass" / "p.png")
 
 
 def test_a_link_gives_its_own_name(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    write_photos(elsewhere / "photos")
-    (root / "mine").symlink_to(elsewhere / "photos")
-    assert register_own_folders() == ["mine_train", "mine_val"]
+    write_images(elsewhere / "images")
+    (root / "mine").symlink_to(elsewhere / "images")
+    assert register_custom() == ["mine_train", "mine_val"]
 
 
 def test_unusable_folder_is_named_and_the_others_are_kept(root, caplog):
-    write_photos(root / "broken", "fox\nfox\n")
-    write_photos(root / "mine")
+    write_images(root / "broken", "fox\nfox\n")
+    write_images(root / "mine")
     (root / "no_classes" / "JPEGImages").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
-        assert register_own_folders() == ["mine_train", "mine_val"]
+        assert register_custom() == ["mine_train", "mine_val"]
     (message,) = caplog.messages
     assert str(root / "broken") in message
 
 
 @pytest.mark.parametrize("part", ["ImageSets", "ImageSets/Segmentation"])
 def test_unreadable_lists_stop_no_other_data_set(root, lock, caplog, part):
-    write_photos(root / "foreign")
-    write_photos(root / "mine")
+    write_images(root / "foreign")
+    write_images(root / "mine")
     lock(root / "foreign" / part)
-    assert register_own_folders() == ["mine_train", "mine_val"]
+    assert register_custom() == ["mine_train", "mine_val"]
     (message,) = caplog.messages
     assert f"{root / 'foreign'} are left out" in message and "Permission denied" in message
 
 
 def test_no_data_root(root, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "nowhere"))
-    assert register_own_folders() == []
+    assert register_custom() == []
 
 
 @pytest.mark.parametrize(

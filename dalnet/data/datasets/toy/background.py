@@ -6,7 +6,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from dalnet.data.datasets.toy_drawing import jittered_colour
+from .drawing import jittered_color
 
 Ground = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -24,7 +24,7 @@ def _mix(
     second: tuple[float, float, float],
 ) -> np.ndarray:
     weight = np.clip(weight, 0, 1)[..., None]
-    return (1 - weight) * jittered_colour(rng, first, 1.5) + weight * jittered_colour(
+    return (1 - weight) * jittered_color(rng, first, 1.5) + weight * jittered_color(
         rng, second, 1.5
     )
 
@@ -49,8 +49,8 @@ def _meadow(rng: np.random.Generator, size: int) -> np.ndarray:
     for _ in range(size):
         start = rng.uniform(0, size, 2)
         end = start + rng.uniform((-3, -8), (3, -3))
-        colour = jittered_colour(rng, (105, 0.6, 0.5), 2.0)
-        cv2.line(ground, np.int32(start).tolist(), np.int32(end).tolist(), colour.tolist(), 1)
+        color = jittered_color(rng, (105, 0.6, 0.5), 2.0)
+        cv2.line(ground, np.int32(start).tolist(), np.int32(end).tolist(), color.tolist(), 1)
     return ground
 
 
@@ -71,7 +71,7 @@ def _night(rng: np.random.Generator, size: int) -> np.ndarray:
     ground = _mix(rng, 0.5 + 0.6 * _noise(rng, size, 24), (232, 0.7, 0.2), (250, 0.55, 0.38))
     for _ in range(rng.integers(25, 50)):
         y, x = rng.integers(0, size, 2)
-        ground[y, x] = jittered_colour(rng, (55, 0.15, 0.85), 1.5)
+        ground[y, x] = jittered_color(rng, (55, 0.15, 0.85), 1.5)
     return ground
 
 
@@ -86,18 +86,18 @@ GROUNDS: dict[str, Ground] = {
 
 
 def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Scatter pebbles and twigs of any colour, too small to be an object."""
+    """Scatter pebbles and twigs of any color, too small to be an object."""
     size = image.shape[0]
     for _ in range(rng.integers(4, 10)):
         hsv = (rng.uniform(0, 360), rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.85))
-        colour = jittered_colour(rng, hsv, 0.0).tolist()
+        color = jittered_color(rng, hsv, 0.0).tolist()
         at = rng.integers(0, size, 2).tolist()
         if rng.random() < 0.5:
             axes = rng.integers(1, 4, 2).tolist()
-            cv2.ellipse(image, at, axes, rng.uniform(0, 180), 0, 360, colour, -1)
+            cv2.ellipse(image, at, axes, rng.uniform(0, 180), 0, 360, color, -1)
         else:
             end = (np.array(at) + rng.integers(-10, 11, 2)).tolist()
-            cv2.line(image, at, end, colour, int(rng.integers(1, 3)))
+            cv2.line(image, at, end, color, int(rng.integers(1, 3)))
 
 
 def draw_background(rng: np.random.Generator, ground: str, size: int) -> np.ndarray:
@@ -106,7 +106,7 @@ def draw_background(rng: np.random.Generator, ground: str, size: int) -> np.ndar
     Args:
         rng: source of the variation.
         ground: key of :data:`GROUNDS`.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
 
     Returns:
         float64 [size, size, 3], RGB 0..255.

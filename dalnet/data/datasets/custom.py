@@ -4,10 +4,13 @@
 import logging
 from pathlib import Path
 
-from dalnet.data.datasets.catalog import datasets_root
-from dalnet.data.datasets.voc_layout import register_voc_layout
+from detectron2.data import DatasetCatalog
+
 from dalnet.errors import UsageError
 from dalnet.files import reading_errors
+
+from .catalog import datasets_root
+from .voc_layout import register_voc_layout
 
 CLASSES_FILE = "classes.txt"
 _MASKS = "SegmentationClass"
@@ -15,14 +18,26 @@ _MASKS = "SegmentationClass"
 logger = logging.getLogger(__name__)
 
 
-def register_own_folders() -> list[str]:
+def ensure_registered(name: str) -> bool:
+    """Return whether a data set is registered, having looked for it in the user's folders.
+
+    Args:
+        name: of any data set; only where it is not registered is the disk read.
+    """
+    if name not in DatasetCatalog:
+        register_custom()
+    return name in DatasetCatalog
+
+
+def register_custom() -> list[str]:
     """Register each list of images of each such folder as ``{folder}_{list}``.
 
-    A folder with an unusable ``classes.txt`` or lists that cannot be read is named in a warning
-    and left out: this runs on import, where only one of many data sets is wanted.
+    Names that are registered already stay as they are. A folder with an unusable ``classes.txt`` or
+    lists that cannot be read is named in a warning and left out, since only one of many data sets
+    is wanted.
 
     Returns:
-        The names of the data sets.
+        The names that are new.
     """
     names = []
     for path in sorted(datasets_root().glob(f"*/{CLASSES_FILE}")):
@@ -35,20 +50,22 @@ def register_own_folders() -> list[str]:
 
 @reading_errors()
 def _register_folder(root: Path) -> list[str]:
-    classes, lists = read_classes(root / CLASSES_FILE), root / "ImageSets" / "Segmentation"
+    lists = root / "ImageSets" / "Segmentation"
     # Unlike glob, iterdir does not take a folder that it may not list for an empty one.
     files = sorted(lists.iterdir()) if lists.is_dir() else []
-    splits = [path.stem for path in files if path.suffix == ".txt"]
-    for split in splits:
+    names = {f"{root.name}_{path.stem}": path.stem for path in files if path.suffix == ".txt"}
+    new = [name for name in names if name not in DatasetCatalog]
+    classes = read_classes(root / CLASSES_FILE)
+    for name in new:
         register_voc_layout(
-            f"{root.name}_{split}",
+            name,
             root,
             list(classes),
-            split=split,
+            split=names[name],
             mask_folder=_MASKS if (root / _MASKS).is_dir() else None,
             prompt_names=list(classes.values()),
         )
-    return [f"{root.name}_{split}" for split in splits]
+    return new
 
 
 def read_classes(path: Path) -> dict[str, str]:

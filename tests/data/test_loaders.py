@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
@@ -23,7 +24,7 @@ IDS = [f"p{i}" for i in range(6)]
 
 @pytest.fixture
 def tree(tmp_path):
-    """Six photographs, the last without a label, registered as ``built_tree``."""
+    """Six images, the last without a label, registered as ``built_tree``."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (tmp_path / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -65,19 +66,39 @@ def test_training_opens_no_mask(tree):
     assert not any("sem_seg_file_name" in d for d in seen)
 
 
-def test_order_of_the_images_can_be_entered_anywhere(tree):
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_order_of_the_images_can_be_entered_anywhere(tree, sampler, workers):
+    cfg = make_cfg("DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", 1.0)
+    cfg.DATALOADER.NUM_WORKERS = workers
+
     def names(batches):
         return [[d["image_id"] for d in batch] for batch in batches]
 
     seed_all_rng(5)
-    expected = names(batches(make_cfg(), 9))
+    expected = names(batches(cfg, 9))
     seed_all_rng(5)
-    loader = build_train_loader(make_cfg())
-    loader.first = 4
+    loader = build_train_loader(cfg)
+    iterator = iter(loader)  # as Detectron2's trainer does before it knows where to go on
+    loader.start_at(4)
     seed_all_rng(6)  # the order does not come from what is drawn later
-    assert names(islice(iter(loader), 5)) == expected[4:]
-    with pytest.raises(UsageError, match="SAMPLER_TRAIN is 'RepeatFactorTrainingSampler'"):
-        build_train_loader(make_cfg("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"))
+    assert names(islice(iterator, 5)) == expected[4:]
+    with pytest.raises(RuntimeError):
+        loader.start_at(0)
+
+
+def test_memory_is_pinned_where_the_model_is_on_a_gpu(tree):
+    assert not build_train_loader(make_cfg("MODEL.DEVICE", "cpu")).pin_memory
+    loader = build_train_loader(make_cfg("MODEL.DEVICE", "cuda:0"))
+    assert loader.pin_memory == torch.cuda.is_available()
+    if loader.pin_memory:
+        assert next(iter(loader))[0]["image"].is_pinned()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tree, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="SOLVER.IMS_PER_BATCH 3"):
+        build_train_loader(make_cfg("SOLVER.IMS_PER_BATCH", 3))
 
 
 def test_batches_hold_labeled_images_only(tree):
@@ -141,6 +162,8 @@ def test_unreadable_masks_are_named(tree, lock):
             "mixes the classes of built_tree",
         ),
         (("DATASETS.UNLABELED_IMAGES", "maybe"), "UNLABELED_IMAGES"),
+        (("DATALOADER.SAMPLER_TRAIN", "Sampler"), "DATALOADER.SAMPLER_TRAIN is 'Sampler'"),
+        (("DATALOADER.ASPECT_RATIO_GROUPING", True), "ASPECT_RATIO_GROUPING"),
     ],
 )
 def test_config_that_does_not_fit_the_data(tree, options, message):
@@ -155,6 +178,25 @@ def test_test_loader_checks_name_and_classes(tree):
         build_test_loader(make_cfg(), "voc_2012_sem_seg_val")
 
 
+@pytest.fixture
+def reordered(tree):
+    """The data set of ``tree`` with its two classes in the other order."""
+    register_voc_layout("reordered", tree, ("dog", "cat"), split="all")
+    yield "reordered"
+    DatasetCatalog.pop("reordered")
+    MetadataCatalog.pop("reordered")
+
+
+def test_classes_of_another_order_are_refused(reordered):
+    build_test_loader(make_cfg("DATASETS.TRAIN", (reordered,)), reordered)
+    with pytest.raises(UsageError, match="reordered, whose class 1 is 'dog'"):
+        build_test_loader(make_cfg(), reordered)
+    names = ("MODEL.CLASS_NAMES", ("background", "dog", "cat"))
+    build_test_loader(make_cfg(*names), reordered)
+    with pytest.raises(UsageError, match="DATASETS.TRAIN names built_tree, whose class 1 is 'cat'"):
+        build_train_loader(make_cfg(*names))
+
+
 @pytest.mark.parametrize(
     ("options", "warned"),
     [
@@ -163,7 +205,7 @@ def test_test_loader_checks_name_and_classes(tree):
         (("INPUT.RESCALE_RANGE", (2.0, 4.0), "INPUT.MIN_SIZE_TRAIN", (20,)), False),
     ],
 )
-def test_photographs_too_large_for_the_crop_are_named(tree, caplog, options, warned):
+def test_images_too_large_for_the_crop_are_named(tree, caplog, options, warned):
     build_train_loader(make_cfg(*options))
     assert ("40 pixels on the short side" in caplog.text) == warned
     assert ("INPUT.MIN_SIZE_TRAIN" in caplog.text) == warned

@@ -2,7 +2,7 @@
 """Objects of the toy data set: one shape, filled with one texture in one palette.
 
 Shapes are predicates over the plane, textures are functions of it with values in 0..1, and a
-palette is a pair of colours that the texture mixes. All vary from drawing to drawing.
+palette is a pair of colors that the texture mixes. All vary from drawing to drawing.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 # Samples per pixel and axis: the share of them inside a shape is its coverage of the pixel.
 SUPERSAMPLING = 2
-# No shape, stretched and bent, gets farther from its centre than this many radii.
+# No shape, stretched and bent, gets farther from its center than this many radii.
 _REACH = 1.5
 
 Plane = np.ndarray
@@ -97,7 +97,7 @@ TEXTURES: dict[str, Texture] = {
     "speckle": _speckle,
 }
 
-# Main and second colour as (hue in degrees, saturation, value).
+# Main and second color as (hue in degrees, saturation, value).
 PALETTES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "orange": ((28, 0.85, 0.95), (14, 0.90, 0.62)),
     "pink": ((325, 0.45, 0.95), (335, 0.75, 0.70)),
@@ -119,24 +119,24 @@ class Appearance:
 
 
 def hsv_to_rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Convert one colour (degrees, 0..1, 0..1; out of range values are clipped) to RGB 0..255."""
+    """Convert one color (degrees, 0..1, 0..1; out of range values are clipped) to RGB 0..255."""
     saturation, value = np.clip((saturation, value), 0, 1)
     k = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
     return 255 * value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
-def jittered_colour(
-    rng: np.random.Generator, colour: tuple[float, float, float], amount: float = 1.0
+def jittered_color(
+    rng: np.random.Generator, color: tuple[float, float, float], amount: float = 1.0
 ) -> np.ndarray:
-    """Return an (h, s, v) colour as RGB 0..255, shifted at random by at most ``amount`` steps."""
+    """Return an (h, s, v) color as RGB 0..255, shifted at random by at most ``amount`` steps."""
     shift = rng.uniform(-1, 1, 3) * (9, 0.10, 0.09) * amount
-    return hsv_to_rgb(*(np.asarray(colour) + shift))
+    return hsv_to_rgb(*(np.asarray(color) + shift))
 
 
-def _window(size: int, centre: tuple[float, float], reach: float) -> tuple[slice, slice]:
-    """The rows and columns of a size x size picture within ``reach`` pixels of ``centre``."""
+def _window(size: int, center: tuple[float, float], reach: float) -> tuple[slice, slice]:
+    """The rows and columns of a size x size image within ``reach`` pixels of ``center``."""
     rows, columns = (
-        slice(max(0, int(c - reach)), max(0, min(size, int(c + reach) + 1))) for c in centre
+        slice(max(0, int(c - reach)), max(0, min(size, int(c + reach) + 1))) for c in center
     )
     return rows, columns
 
@@ -144,13 +144,13 @@ def _window(size: int, centre: tuple[float, float], reach: float) -> tuple[slice
 def _object_plane(
     rng: np.random.Generator,
     window: tuple[slice, slice],
-    centre: tuple[float, float],
+    center: tuple[float, float],
     radius: float,
 ) -> tuple[Plane, Plane]:
     """Samples of the window's pixels in the object's own turned, stretched frame of radius 1."""
     dy, dx = (
         np.arange(s.start + 0.5 / SUPERSAMPLING, s.stop, 1 / SUPERSAMPLING) - c
-        for s, c in zip(window, centre, strict=True)
+        for s, c in zip(window, center, strict=True)
     )
     angle = rng.uniform(0, 2 * np.pi)
     stretch = np.exp(rng.uniform(-0.14, 0.14))
@@ -170,33 +170,33 @@ def draw_object(
     rng: np.random.Generator,
     image: np.ndarray,
     look: Appearance,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     radius: float,
 ) -> np.ndarray:
     """Draw one object into ``image``, in place, with smooth edges.
 
     Args:
-        rng: source of the variation: turn, stretch, outline, texture period and phase, colours.
+        rng: source of the variation: turn, stretch, outline, texture period and phase, colors.
         image: float64 [S, S, 3], RGB 0..255.
         look: shape, texture and palette.
-        centre: (y, x) in pixels.
+        center: (y, x) in pixels.
         radius: half of the object's side in pixels.
 
     Returns:
         The object's hard mask, bool [S, S]: the pixels that it covers by half or more.
     """
-    window = _window(image.shape[0], centre, _REACH * radius)
-    x, y = _object_plane(rng, window, centre, radius)
+    window = _window(image.shape[0], center, _REACH * radius)
+    x, y = _object_plane(rng, window, center, radius)
     inside = SHAPES[look.shape](*_deform(rng, x, y))
     weight = _texture_weight(rng, look.texture, x, y, radius)
-    main, second = (jittered_colour(rng, colour) for colour in PALETTES[look.palette])
+    main, second = (jittered_color(rng, color) for color in PALETTES[look.palette])
     light = rng.uniform(-0.12, 0.12, 2)
     shading = (1 + light[0] * x + light[1] * y)[..., None]
-    colour = np.clip(((1 - weight) * main + weight * second) * shading, 0, 255)
+    color = np.clip(((1 - weight) * main + weight * second) * shading, 0, 255)
     coverage = _pixel_mean(inside)[..., None]
     view = image[window]
     view *= 1 - coverage
-    view += _pixel_mean(colour * inside[..., None])
+    view += _pixel_mean(color * inside[..., None])
     mask = np.zeros(image.shape[:2], dtype=bool)
     mask[window] = coverage[..., 0] >= 0.5
     return mask
@@ -205,7 +205,7 @@ def draw_object(
 def _texture_weight(
     rng: np.random.Generator, texture: str, x: Plane, y: Plane, radius: float
 ) -> np.ndarray:
-    """Share of the second colour at each sample, 0..1, with a last axis of 1."""
+    """Share of the second color at each sample, 0..1, with a last axis of 1."""
     period = rng.uniform(4, 7) / radius
     phase = rng.uniform(-0.25, 0.25, 2)
     return TEXTURES[texture](x / period + phase[0], y / period + phase[1])[..., None]
@@ -218,6 +218,6 @@ def _pixel_mean(samples: np.ndarray) -> np.ndarray:
 
 
 def add_grain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Finish a picture, float64 [H, W, 3] RGB 0..255: with a camera's noise, as uint8."""
+    """Finish an image, float64 [H, W, 3] RGB 0..255: with a camera's noise, as uint8."""
     noisy = image + rng.normal(0, 3.0, image.shape)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs and masks from disk, or a sentence on what is wrong with them."""
+"""Images and masks from disk, or a sentence on what is wrong with them."""
 
 from pathlib import Path
 
@@ -8,22 +8,29 @@ from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 
+from .palette import voc_palette
 
-def read_photo(path: str) -> np.ndarray:
-    """Read a photograph of any 8-bit kind upright (EXIF) as RGB, uint8 [H,W,3].
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image of any 8-bit kind upright (EXIF) as RGB, uint8 [H, W, 3].
 
     Raises:
         UsageError: it is missing, unreadable, too large or has more than 8 bits a channel.
     """
     try:
-        # A copy: Pillow's buffer is read-only.
-        photo = np.array(detection_utils.read_image(path, format="RGB"))
-        with PathManager.open(path, "rb") as file, Image.open(file) as picture:
-            mode = picture.mode
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            # Pillow cuts off what lies above 255: most of the image would be white.
+            if image.mode.startswith(("I", "F")):
+                raise UsageError(
+                    f"image {path} has more than 8 bits a pixel and one channel (mode "
+                    f"{image.mode}): convert it to 8 bits, in the range that it is to be seen in."
+                )
+            # Detectron2's, as Pillow's own gives up on a damaged EXIF block.
+            upright = detection_utils._apply_exif_orientation(image)
+            return np.array(upright.convert("RGB"))
     except MemoryError as e:
         raise UsageError(f"image {path} does not fit into memory: shrink it.") from e
     except FileNotFoundError as e:
@@ -32,21 +39,14 @@ def read_photo(path: str) -> np.ndarray:
         raise UsageError(
             f"image {path} cannot be read ({e}): replace it or take it off the list."
         ) from e
-    # Pillow cuts off what lies above 255: most of the picture would be white.
-    if mode.startswith(("I", "F")):
-        raise UsageError(
-            f"image {path} has more than 8 bits a pixel and one channel (mode {mode}): convert it "
-            "to 8 bits, in the range that it is to be seen in."
-        )
-    return photo
 
 
 def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 255) -> np.ndarray:
-    """Read a mask of class indices, uint8 [H,W].
+    """Read a mask of class indices, uint8 [H, W].
 
     Args:
-        path: single-channel or palette picture.
-        size: (H, W) of the photograph that it belongs to.
+        path: single-channel or palette image.
+        size: (H, W) of the image that it belongs to.
         num_classes: values 0 to ``num_classes - 1`` are classes, background included.
         ignore: value of pixels that count for nothing.
 
@@ -61,8 +61,8 @@ def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 
         ) from e
     if mask.shape != tuple(size):
         raise UsageError(
-            f"mask {path} is {mask.shape} but its photograph is {tuple(size)} (height, width): "
-            "masks must be single-channel and of the photograph's size."
+            f"mask {path} is {mask.shape} but its image is {tuple(size)} (height, width): "
+            "masks must be single-channel and of the image's size."
         )
     wrong = mask[(mask >= num_classes) & (mask != ignore)]
     if wrong.size:
@@ -74,12 +74,12 @@ def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Write a label map, uint8 [H,W], as PNG with VOC's palette, whole or not at all.
+    """Write a label map, uint8 [H, W], as PNG with VOC's palette, whole or not at all.
 
     Raises:
         UsageError: it cannot be written.
     """
-    picture = Image.fromarray(mask)
-    picture.putpalette(np.uint8(voc_palette()).tobytes())
+    image = Image.fromarray(mask)
+    image.putpalette(np.uint8(voc_palette()).tobytes())
     with complete_or_absent(path) as unfinished:
-        picture.save(unfinished, format="PNG")
+        image.save(unfinished, format="PNG")

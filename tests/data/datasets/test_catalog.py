@@ -9,7 +9,7 @@ from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
 
-def test_classes_registered_without_colours_get_those_of_voc(request):
+def test_classes_registered_without_colors_get_those_of_voc(request):
     request.addfinalizer(lambda: MetadataCatalog.pop("catalog_own", None))
     metadata = MetadataCatalog.get("catalog_own")
     metadata.set(stuff_classes=("background", "cat"))

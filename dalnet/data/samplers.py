@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order in which training sees its images: Detectron2's samplers, from any place on."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from dalnet.config.checks import check_rules, one_of
+from dalnet.errors import UsageError
+
+_RULES = (one_of(("TrainingSampler", "RepeatFactorTrainingSampler"), "DATALOADER.SAMPLER_TRAIN"),)
+
+
+class ResumableSampler(Sampler):
+    """An endless order of indices that can begin anywhere.
+
+    Attributes:
+        start_index: how many of this process's indices are left out, read when iteration begins.
+    """
+
+    def __init__(self, order: Sampler) -> None:
+        """Follow ``order``, one of Detectron2's samplers."""
+        self.order = order
+        self.start_index = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the indices of this process from number ``start_index`` on."""
+        return islice(self.order, self.start_index, None)
+
+
+def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSampler:
+    """Build the order that ``DATALOADER.SAMPLER_TRAIN`` names, over the images of ``dicts``.
+
+    Raises:
+        UsageError: an unknown sampler, or a threshold that repeats no image.
+    """
+    check_rules(cfg, _RULES)
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
+        return ResumableSampler(TrainingSampler(len(dicts)))
+    if not 0 < threshold <= 1:
+        raise UsageError(
+            f"DATALOADER.REPEAT_THRESHOLD is {threshold}: set it to the fraction of the images "
+            "below which those of a class are repeated, above 0 and at most 1."
+        )
+    return ResumableSampler(RepeatFactorTrainingSampler(repeat_factors(dicts, threshold)))
+
+
+def repeat_factors(dicts: Sequence[dict[str, Any]], threshold: float) -> Tensor:
+    """Return how often each image is to be seen in one round, from its rarest class.
+
+    The factor of a class that a fraction f of the images shows is max(1, sqrt(threshold / f)), that
+    of an image the largest of its classes' (LVIS, Gupta et al., CVPR 2019, appendix B.2).
+
+    Args:
+        dicts: data set dicts with ``image_labels``.
+        threshold: fraction of the images below which those of a class are repeated.
+
+    Returns:
+        float32 [N], 1 or more.
+    """
+    annotated = [
+        {"annotations": [{"category_id": label} for label in record["image_labels"]]}
+        for record in dicts
+    ]
+    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(annotated, threshold)

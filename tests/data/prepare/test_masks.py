@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks rendered by several processes."""
+
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalnet.data.prepare.masks import write_masks
+from dalnet.errors import UsageError
+
+
+@pytest.mark.parametrize("workers", [0, -2])
+def test_masks_without_workers_are_refused(workers):
+    with pytest.raises(UsageError, match=f"--workers is {workers}"):
+        write_masks({}, interrupts_ignored, workers)
+
+
+@pytest.mark.parametrize(
+    ("function", "command"),
+    [
+        ("coco_masks.prepare_coco", ("prepare_coco.py",)),
+        ("sbd.prepare_sbd", ("prepare_sbd.py", "sbd")),
+        (
+            "image_labels.convert_image_labels",
+            ("convert_image_labels.py", "a", "b", "--classes=voc"),
+        ),
+    ],
+)
+def test_interrupted_commands_print_no_traceback(last_words, monkeypatch, function, command):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"dalnet.data.prepare.{function}", interrupt)
+    assert last_words(*command) == (130, "error: interrupted")
+
+
+def interrupts_ignored(_):
+    """A mask that says whether Ctrl-C leaves the process that makes it alone."""
+    return np.full((1, 1), signal.getsignal(signal.SIGINT) is signal.SIG_IGN, np.uint8)
+
+
+def test_workers_leave_an_interrupt_to_their_parent(tmp_path):
+    write_masks({tmp_path / "a.png": None}, interrupts_ignored, workers=1)
+    assert np.array(Image.open(tmp_path / "a.png")).item() == 1
