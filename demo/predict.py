@@ -25,8 +25,8 @@ from detectron2.config import CfgNode
 
 from dalnet.engine import setup
 from dalnet.engine.launch import one_sentence_errors
-from dalnet.engine.prediction_files import PredictionInput, find_inputs
-from dalnet.engine.prediction_job import PredictionJob, predict_inputs
+from dalnet.prediction.files import PredictionInput, find_inputs
+from dalnet.prediction.batch import PredictionJob, predict_inputs
 from dalnet.evaluation.protocol import Protocol
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalnet.engine.prediction_files import PredictionInput, PredictionWriter, find_inputs
+from dalnet.prediction.files import PredictionInput, PredictionWriter, find_inputs
 from dalnet.errors import UsageError
 
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dalnet.engine import video
-from dalnet.engine.video import VideoReader, complete_video
+from dalnet.prediction import video
+from dalnet.prediction.video import VideoReader, complete_video
 from dalnet.errors import UsageError
 
 RED = (200, 0, 0)

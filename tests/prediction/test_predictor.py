@@ -14,7 +14,7 @@ from PIL import Image
 from dalnet.data import DALNetMapper
 from dalnet.data.datasets.toy import TOY_CLASSES
 from dalnet.engine.launch import one_sentence_errors
-from dalnet.engine.predictor import Predictor
+from dalnet.prediction.predictor import Predictor
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
 

@@ -19,8 +19,8 @@ from dalnet.evaluation.protocol import Protocol, Row
 from dalnet.modeling.multi_scale import Passes, crf_probabilities
 from dalnet.modeling.settings import crf_parameters
 
-from .setup import expect_checkpoint, use_cpu_without_cuda
-from .trainer import load_model
+from dalnet.engine.setup import expect_checkpoint, use_cpu_without_cuda
+from dalnet.checkpoint import load_model
 
 
 class Predictor:

@@ -15,9 +15,9 @@ from dalnet.data.datasets.catalog import class_table
 from dalnet.data.images import read_photo
 from dalnet.errors import UsageError
 from dalnet.evaluation.protocol import Protocol
-from dalnet.prediction.legend import annotate
+from .legend import annotate
 
-from .prediction_files import PredictionInput, PredictionWriter
+from .files import PredictionInput, PredictionWriter
 from .predictor import Predictor, label_values
 from .video import VideoReader, complete_video
 
