@@ -1,177 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicting pictures and films from disk, one after the other, into a folder."""
+"""Predicting images and videos from disk, one after the other, into a folder."""
 
 import contextlib
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from dalnet.data.datasets.catalog import class_table
-from dalnet.data.images import read_photo
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol
-from .legend import annotate
 
-from .files import PredictionInput, PredictionWriter
-from .predictor import Predictor, label_values
-from .video import VideoReader, complete_video
+from .files import PredictionInput, ResultPaths, save_picture
+from .prediction import label_values
+from .predictor import Predictor
+from .video import VideoReader, write_video
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("overlay", "mask", "cam")
+# With these, the next input would fail alike.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
-class PredictionJob:
-    """What to predict and what to keep of it.
+class PredictOptions:
+    """What to keep of predictions.
 
     Attributes:
-        inputs: pictures and films.
-        output: folder of the results.
-        save: of :data:`KINDS`; None for overlays and, of pictures, masks.
+        save: of :data:`KINDS`; None for overlays and, of images, masks. Videos have no CAMs.
         classes: shown in overlays and by CAMs; None for all. Masks have all in any case.
-        cam_classes: classes of the CAMs, which are then saved; None for those found.
-        protocol: None for what the config says.
+        image_classes: classes of the CAMs, which are then saved; None for those found. A system
+            without segmentation head finds only these.
     """
 
-    inputs: Sequence[PredictionInput]
-    output: Path
     save: Sequence[str] | None = None
     classes: Sequence[str] | None = None
-    cam_classes: Sequence[str] | None = None
-    protocol: Protocol | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be saved.
-
-        Raises:
-            UsageError: an unknown kind, or films without any.
-        """
-        unknown = set(self.save or ()) - set(KINDS)
-        if unknown:
-            raise UsageError(
-                f"{sorted(unknown)[0]!r} cannot be saved; choose of {', '.join(KINDS)}."
-            )
-        if any(item.is_video for item in self.inputs) and not self.kinds(is_video=True):
-            raise UsageError("Films have no CAMs: save their overlay or mask.")
+    image_classes: Sequence[str] | None = None
 
     def kinds(self, is_video: bool) -> set[str]:
-        """What is saved of a picture or of a film, which has no CAMs."""
+        """Return what is saved of an image or of a video."""
         if is_video:
             return {"overlay", "mask"} & set(self.save or ["overlay"])
-        chosen = {"overlay", "mask"} if self.save is None else set(self.save)
-        return chosen | {"cam"} if self.cam_classes else chosen
+        chosen = set(self.save or ["overlay", "mask"])
+        return chosen | {"cam"} if self.image_classes else chosen
 
 
-def predict_inputs(cfg: CfgNode, job: PredictionJob) -> int:
-    """Predict everything that can be; the rest is listed at the end with the reason.
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[PredictionInput],
+    output: Path,
+    options: PredictOptions,
+) -> int:
+    """Predict every input that can be; the log lists the others with the reason.
 
     Args:
-        cfg: of the model.
-        job: what to predict.
+        predictor: the model.
+        inputs: images and videos.
+        output: folder of the results, see :class:`.files.ResultPaths`.
+        options: what to keep.
 
     Returns:
         How many inputs were predicted, at least 1.
 
     Raises:
-        UsageError: settings that do not fit, results that cannot be written, an interrupt, or
-            none of the inputs could be predicted.
+        UsageError: an unknown kind or class, an interrupt, a full disk, or none of the inputs
+            could be predicted.
     """
-    names, _ = class_table(cfg.DATASETS.TRAIN[0])
-    label_values(names, [*(job.classes or ()), *(job.cam_classes or ())])
-    writer = PredictionWriter(job.output, job.inputs)
-    writer.check(names if "cam" in job.kinds(False) else ())
-    worker = _Worker(cfg, job, writer)
+    unknown = set(options.save or ()) - set(KINDS)
+    if unknown:
+        raise UsageError(f"{min(unknown)!r} cannot be saved; choose of {', '.join(KINDS)}.")
+    label_values(predictor.class_names, [*(options.classes or ()), *(options.image_classes or ())])
+    paths = ResultPaths(output, inputs, predictor.class_names)
     failed: list[str] = []
     try:
-        for item in tqdm(job.inputs, unit="input", disable=len(job.inputs) == 1):
-            reason = worker.video(item) if item.is_video else worker.picture(item)
-            if reason is not None:
-                failed.append(reason)
+        for item in tqdm(inputs, unit="input", disable=len(inputs) == 1):
+            try:
+                predict = _predict_video if item.is_video else _predict_image
+                predict(predictor, item, paths, options)
+            except UsageError as error:
+                if getattr(error.__cause__, "errno", None) in _DISK_ERRORS:
+                    raise
+                failed.append(_reason(item, error))
     except KeyboardInterrupt:
         raise UsageError(
-            f"interrupted; what is in {job.output} by now is complete, the rest is missing."
+            f"interrupted; what is in {output} by now is complete, the rest is missing."
         ) from None
-    return _report(job, failed)
-
-
-def _report(job: PredictionJob, failed: Sequence[str]) -> int:
     for reason in failed:
         logger.warning("left out: %s", reason)
-    done, count = len(job.inputs) - len(failed), len(job.inputs)
+    done = len(inputs) - len(failed)
     if not done:
-        raise UsageError(f"none of {count} input(s) could be predicted: {failed[0]}")
-    logger.info("%d of %d input(s) predicted; the results are in %s", done, count, job.output)
+        raise UsageError(f"none of {len(inputs)} input(s) could be predicted: {failed[0]}")
+    logger.info("%d of %d input(s) predicted; the results are in %s", done, len(inputs), output)
     return done
 
 
 def _reason(item: PredictionInput, error: UsageError) -> str:
-    reason = str(error)
-    return reason if str(item.source) in reason else f"{item.source}: {reason}"
+    reason = str(error) if str(item.source) in str(error) else f"{item.source}: {error}"
+    # A file's name may hold bytes that no log can.
+    return reason.encode(errors="backslashreplace").decode()
 
 
-class _Worker:
-    """Predicts and writes one input at a time; returns the reason where one cannot be used."""
+def _predict_image(
+    predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
+) -> None:
+    kinds = options.kinds(is_video=False)
+    needed = "cam" in kinds or predictor.needs_image_classes
+    prediction = predictor(item.source, options.image_classes if needed else ())
+    if "overlay" in kinds:
+        save_picture(paths.overlay(item), prediction.overlay(options.classes))
+    if "mask" in kinds:
+        prediction.save(paths.mask(item))
+    # CAMs of classes that were only found are shown as overlays show them.
+    shown = options.image_classes or options.classes or prediction.cams
+    for name in prediction.cams if "cam" in kinds else ():
+        if name in shown:
+            save_picture(paths.cam(item, name), prediction.cam_overlay(name))
 
-    def __init__(self, cfg: CfgNode, job: PredictionJob, writer: PredictionWriter) -> None:
-        self.job, self.writer = job, writer
-        self.names, self.colors = class_table(cfg.DATASETS.TRAIN[0])
-        shown = label_values(self.names, self.names[1:] if job.classes is None else job.classes)
-        self.shown = np.zeros(256, bool)
-        self.shown[shown] = True
-        self.predictor = Predictor(cfg, job.protocol)
 
-    def picture(self, item: PredictionInput) -> str | None:
-        kinds = self.job.kinds(is_video=False)
-        try:
-            photo = read_photo(str(item.source))
-            result = self.predictor(photo, self.job.cam_classes if "cam" in kinds else ())
-        except UsageError as error:
-            return _reason(item, error)
+def _predict_video(
+    predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
+) -> None:
+    kinds = options.kinds(is_video=True)
+    if not kinds:
+        raise UsageError("Videos have no CAMs; save their overlay or mask.")
+    image_classes = options.image_classes if predictor.needs_image_classes else ()
+    reader = VideoReader(item.source)
+    with contextlib.ExitStack() as stack:
+        write = None
         if "overlay" in kinds:
-            self.writer.write_overlay(item, self._overlay(photo, result["labels"]))
-        if "mask" in kinds:
-            self.writer.write_mask(item, result["labels"])
-        self.writer.write_cams(item, photo, self._chosen(result["cams"]))
-        return None
-
-    def video(self, item: PredictionInput) -> str | None:
-        try:
-            self._film(item, VideoReader(item.source))
-        except UsageError as error:
-            return _reason(item, error)
-        return None
-
-    def _film(self, item: PredictionInput, reader: VideoReader) -> None:
-        kinds = self.job.kinds(is_video=True)
-        with contextlib.ExitStack() as stack:
-            film = None
-            if "overlay" in kinds:
-                path = self.writer.overlay_path(item)
-                film = stack.enter_context(complete_video(path, reader.rate, reader.live))
-            if reader.live:
-                # This is how a camera is switched off; the film up to there is wanted.
-                stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-            bar = tqdm(reader, str(item.source), reader.announced or None, unit="frame")
-            for number, photo in enumerate(bar):
-                labels = self.predictor(photo, ())["labels"]
-                if "mask" in kinds:
-                    self.writer.write_mask(item, labels, number)
-                if film is not None:
-                    film.write(self._overlay(photo, labels, keep_size=True))
-
-    def _overlay(
-        self, photo: np.ndarray, labels: np.ndarray, keep_size: bool = False
-    ) -> np.ndarray:
-        shown = np.where(self.shown[labels], labels, 0)
-        return annotate(photo, shown, self.names, self.colors, keep_size)
-
-    def _chosen(self, cams: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """CAMs of classes that were only found are shown as overlays show them."""
-        wanted = self.job.cam_classes or self.job.classes
-        return {name: cam for name, cam in cams.items() if not wanted or name in wanted}
+            path = paths.overlay(item)
+            write = stack.enter_context(write_video(path, reader.rate, reader.live))
+        if reader.live:
+            # This is how a camera is switched off; the video up to there is wanted.
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        bar = tqdm(reader, str(item.source), reader.announced or None, unit="frame")
+        for number, frame in enumerate(bar):
+            prediction = predictor(frame, image_classes)
+            if "mask" in kinds:
+                prediction.save(paths.mask(item, number))
+            if write is not None:
+                write(prediction.overlay(options.classes))

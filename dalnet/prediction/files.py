@@ -1,41 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a prediction reads and writes: pictures and films in, overlays, masks and CAMs out."""
+"""The images and videos that are to be predicted, and where their results are written."""
 
 import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dalnet.data.images import write_mask
 from dalnet.errors import UsageError
-from dalnet.figures.overlay import draw_heat
 from dalnet.files import complete_or_absent
-
-from .video import VIDEO_SUFFIXES
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *_JPEG_SUFFIXES,
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
+)
+VIDEO_SUFFIXES = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
+    *(".ogv", ".ts", ".webm", ".wmv"),
 )
 
 
 @dataclass(frozen=True)
 class PredictionInput:
-    """One picture or film.
+    """One image or video.
 
     Attributes:
         source: its file, or the number of a camera.
         name: what its results are called, relative to the output folder and without suffix.
-        is_video: whether it is a film or a camera.
+        is_video: whether it is a video or a camera.
     """
 
     source: Path | int
@@ -43,20 +43,19 @@ class PredictionInput:
     is_video: bool = False
 
 
-def find_inputs(texts: Sequence[str], output: Path, video: bool = False) -> list[PredictionInput]:
-    """List the pictures and films that were asked for, each once.
+def find_inputs(texts: Sequence[str], output: Path) -> list[PredictionInput]:
+    """List the images and videos that were asked for, each once.
 
-    Folders are searched with everything below them for pictures, patterns (``*``, ``?``, ``[]``,
-    ``**`` for any folders) for pictures and films, both without hidden files and without what
+    Folders are searched for images, with all folders in them; patterns (``*``, ``?``, ``[]``,
+    ``**`` for any folders) for images and videos; both without hidden files and without what
     lies in ``output``. A file that is named itself is taken whatever its suffix.
 
-    Results are named by the path below the deepest folder that all inputs share, so that equal
-    file names do not meet; files that differ only in their suffix keep it in the name.
+    An input's name is its path below the deepest folder that all share; it keeps its suffix
+    where files differ in nothing else.
 
     Args:
         texts: files, folders, patterns.
         output: where the results will be.
-        video: every file is a film, whatever its suffix.
 
     Raises:
         UsageError: something that does not exist, or in which nothing can be predicted.
@@ -71,98 +70,66 @@ def find_inputs(texts: Sequence[str], output: Path, video: bool = False) -> list
     paths = list(files.values())
     names = _distinct_names([path.relative_to(shared) for path in paths])
     return [
-        PredictionInput(path, name, video or path.suffix.lower() in VIDEO_SUFFIXES)
+        PredictionInput(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
         for path, name in zip(paths, names, strict=True)
     ]
 
 
-class PredictionWriter:
-    """Writes results beside each other into one folder; an input is never overwritten.
+class ResultPaths:
+    """Where results are written: beside each other in one folder, never over an input.
 
-    ``<name>_overlay.jpg`` (of JPEG) or ``.png``, ``<name>_mask.png``, a palette PNG of class
-    indices, ``<name>_cam_<class>.png``; of a film ``<name>_overlay.mp4``, ``<name>_mask/*.png``.
+    ``<name>_overlay.jpg`` (of JPEG) or ``.png``, ``<name>_mask.png``, ``<name>_cam_<class>.png``;
+    of a video ``<name>_overlay.mp4`` and ``<name>_mask/<frame>.png``. Each method raises a
+    ``UsageError`` where the path is that of an input.
     """
 
-    def __init__(self, output: Path, inputs: Sequence[PredictionInput]) -> None:
-        """Take the folder and all inputs."""
-        self.output = output
-        self.inputs = inputs
+    def __init__(
+        self, output: Path, inputs: Sequence[PredictionInput], class_names: Sequence[str]
+    ) -> None:
+        """Take the folder, all inputs and the names of all classes."""
+        self._output = output
+        self._inputs = {item.source.resolve() for item in inputs if isinstance(item.source, Path)}
+        slugs = [re.sub(r"[^\w.-]+", "_", name) for name in class_names]
+        counts = Counter(slug.lower() for slug in slugs)
+        # Where only such signs tell two names apart, their labels do.
+        self._cam_names = {
+            name: slug if counts[slug.lower()] == 1 else f"{slug}_{label}"
+            for label, (name, slug) in enumerate(zip(class_names, slugs, strict=True))
+        }
 
-    def check(self, cam_classes: Sequence[str]) -> None:
-        """Refuse, before anything is written, what would overwrite an input.
-
-        Args:
-            cam_classes: the classes whose CAMs may be written.
-
-        Raises:
-            UsageError: a result would have the path of an input.
-        """
-        sources = {item.source.resolve() for item in self.inputs if isinstance(item.source, Path)}
-        taken = sources | {path.parent for path in sources}
-        for item in self.inputs:
-            targets = [self.overlay_path(item), self.mask_path(item)]
-            folder = targets[0].parent.resolve()
-            if folder not in taken and not item.is_video:
-                continue
-            targets += [self.cam_path(item, name) for name in cam_classes]
-            clash = next((path for path in targets if folder / path.name in taken), None)
-            if clash is not None:
-                raise UsageError(
-                    f"{clash}, a result of {item.source}, is an input or the folder of one: choose "
-                    "another output folder."
-                )
-
-    def overlay_path(self, item: PredictionInput) -> Path:
-        """Where the overlay of a picture or film is written."""
+    def overlay(self, item: PredictionInput) -> Path:
+        """Return the path of an overlay."""
         if item.is_video:
             return self._path(item, "overlay.mp4")
         is_jpeg = item.source.suffix.lower() in _JPEG_SUFFIXES
         return self._path(item, "overlay.jpg" if is_jpeg else "overlay.png")
 
-    def mask_path(self, item: PredictionInput) -> Path:
-        """Where the mask of a picture is written; of a film the folder of its masks."""
-        return self._path(item, "mask" if item.is_video else "mask.png")
+    def mask(self, item: PredictionInput, frame: int = 0) -> Path:
+        """Return the path of a label map; of a video that of a frame, counted from 0."""
+        return self._path(item, f"mask/{frame:06d}.png" if item.is_video else "mask.png")
 
-    def cam_path(self, item: PredictionInput, class_name: str) -> Path:
-        """Where a picture's CAM is written; what may not be in a file's name becomes ``_``."""
-        return self._path(item, "cam_" + re.sub(r"[^\w.-]+", "_", class_name) + ".png")
-
-    def write_overlay(self, item: PredictionInput, overlay: np.ndarray) -> None:
-        """Write an overlay, uint8 [H, W, 3].
-
-        Raises:
-            UsageError: it cannot be written.
-        """
-        path = self.overlay_path(item)
-        _save(path, Image.fromarray(overlay), "PNG" if path.suffix == ".png" else "JPEG")
-
-    def write_mask(self, item: PredictionInput, labels: np.ndarray, frame: int = 0) -> None:
-        """Write a label map, uint8 [H, W]; of a film's frame with its number, from 0.
-
-        Raises:
-            UsageError: it cannot be written.
-        """
-        path = self.mask_path(item)
-        write_mask(path / f"{frame:06d}.png" if item.is_video else path, labels)
-
-    def write_cams(
-        self, item: PredictionInput, photo: np.ndarray, cams: Mapping[str, np.ndarray]
-    ) -> None:
-        """Write CAMs, float [H, W] in 0..1 by class, over their photograph, uint8 [H, W, 3].
-
-        Raises:
-            UsageError: one cannot be written.
-        """
-        for name, cam in cams.items():
-            _save(self.cam_path(item, name), Image.fromarray(draw_heat(photo, cam)), "PNG")
+    def cam(self, item: PredictionInput, class_name: str) -> Path:
+        """Return the path of a CAM."""
+        return self._path(item, f"cam_{self._cam_names[class_name]}.png")
 
     def _path(self, item: PredictionInput, ending: str) -> Path:
-        return self.output / item.name.parent / f"{item.name.name}_{ending}"
+        path = self._output / item.name.parent / f"{item.name.name}_{ending}"
+        if path.resolve() in self._inputs:
+            raise UsageError(
+                f"{item.source}: its result {path} would overwrite an input; choose another folder."
+            )
+        return path
 
 
-def _save(path: Path, picture: Image.Image, kind: str) -> None:
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 [H, W, 3], as its suffix says, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     with complete_or_absent(path) as unfinished:
-        picture.save(unfinished, format=kind, quality=95)
+        kind = "JPEG" if path.suffix == ".jpg" else "PNG"
+        Image.fromarray(picture).save(unfinished, format=kind, quality=95)
 
 
 def _expand(text: str, output: Path) -> tuple[Path, list[Path]]:
@@ -171,22 +138,18 @@ def _expand(text: str, output: Path) -> tuple[Path, list[Path]]:
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        root, found, suffixes = path, _walk(path), PICTURE_SUFFIXES
-    elif any(sign in text for sign in "*?["):
-        root, suffixes = _fixed_part(path), PICTURE_SUFFIXES + VIDEO_SUFFIXES
-        found = (Path(match) for match in glob.glob(str(path), recursive=True))
+        root, found, suffixes = path, _walk(path), IMAGE_SUFFIXES
+    elif glob.has_magic(text):
+        root = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
+        found = map(Path, glob.iglob(str(path), recursive=True))
+        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
     else:
         raise UsageError(f"{text} does not exist: give a file, a folder or a quoted pattern.")
+    kept = sorted(file for file in found if file.suffix.lower() in suffixes and file.is_file())
     # Results of an earlier run, where the output folder lies among the inputs.
-    spared = output.resolve()
-    spares = spared != root.resolve() and spared.is_relative_to(root.resolve())
-    kept = sorted(
-        file
-        for file in found
-        if file.suffix.lower() in suffixes
-        and file.is_file()
-        and not (spares and file.resolve().is_relative_to(spared))
-    )
+    earlier = output.resolve()
+    if earlier != root.resolve() and earlier.is_relative_to(root.resolve()):
+        kept = [file for file in kept if not file.resolve().is_relative_to(earlier)]
     if not kept:
         raise UsageError(
             f"{text} holds no file to predict ({', '.join(suffixes)}; hidden ones and those in the "
@@ -195,18 +158,14 @@ def _expand(text: str, output: Path) -> tuple[Path, list[Path]]:
     return root, kept
 
 
-def _walk(folder: Path) -> Iterable[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder, without hidden ones; linked folders are entered, each once."""
+    entered = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        folders[:] = [] if place in entered else [f for f in folders if not f.startswith(".")]
+        entered.add(place)
         yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The last folder of a pattern before its first special sign."""
-    fixed = pattern
-    while any(sign in str(fixed) for sign in "*?["):
-        fixed = fixed.parent
-    return fixed
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[Path]:

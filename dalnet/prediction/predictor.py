@@ -1,158 +1,207 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained model for photographs in memory."""
+"""A trained model for images on disk or in memory."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from dalnet.data import DALNetMapper, check_datasets
+from dalnet.checkpoint import config_of_checkpoint, expect_checkpoint, find_checkpoint, load_model
+from dalnet.config import fill_class_names
+from dalnet.config.load import merge_options
+from dalnet.config.validation import check_values, use_cpu_without_cuda
 from dalnet.data.augmentation import resize_photo
-from dalnet.data.datasets.catalog import class_table
+from dalnet.data.images import read_photo
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol, Row
-from dalnet.modeling.multi_scale import Passes, crf_probabilities
-from dalnet.modeling.settings import crf_parameters
+from dalnet.layers.argmax import fast_argmax
+from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
-from dalnet.engine.setup import expect_checkpoint, use_cpu_without_cuda
-from dalnet.checkpoint import load_model
+from .prediction import Prediction, label_values
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+# A checkpoint's config says where and how its training ran, which need not suit this machine.
+_MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
 
 
 class Predictor:
-    """Labels, scores and CAMs of photographs, by the model that ``MODEL.WEIGHTS`` names.
+    """Predicts images with a trained model; several threads may call it at once.
 
     ::
 
-        predictor = Predictor(cfg)
-        result = predictor(read_photo("dog.jpg"), cam_classes=["dog"])
-        result["labels"], result["scores"], result["cams"]["dog"]
+        predictor = Predictor("output/voc_dalnet/model_final.pth")
+        prediction = predictor("dog.jpg", image_classes=["dog"])
+        prediction.labels, prediction.cams["dog"], prediction.overlay()
+
+    Neither the data set that the model was trained on nor pre-trained weights need to exist here.
 
     Attributes:
-        class_names: C + 1 names, background first: label i is ``class_names[i]``.
-        protocol: how the head's scores and the CAMs are computed.
+        cfg: of the model.
+        class_names: C + 1 names, background first.
+        needs_image_classes: whether only classes that are named can be found in an image, as the
+            system has no segmentation head.
     """
 
-    def __init__(self, cfg: CfgNode, protocol: Protocol | None = None) -> None:
-        """Load the model.
+    def __init__(
+        self,
+        model: str | os.PathLike | CfgNode,
+        vocabulary: Sequence[str] | None = None,
+        *,
+        opts: Sequence[str] = (),
+        multi_scale: bool | None = None,
+        flip: bool | None = None,
+        crf: bool | None = None,
+    ) -> None:
+        """Load a model, onto the GPU if there is one.
 
         Args:
-            cfg: of the model; left as it is. Of ``DATASETS.TRAIN`` only the registered classes
-                are read; neither its photographs nor pre-trained weights need to exist. Without
-                CUDA the CPU is used.
-            protocol: scales, mirror image and dense CRF; what ``TEST.MULTI_SCALE`` and
-                ``TEST.CRF`` say where not given.
+            model: a checkpoint, the folder of its training, or an address that Detectron2's
+                ``PathManager`` knows. Of a checkpoint of before 0.2, which does not hold its
+                config, that config with ``MODEL.WEIGHTS``; it is left as it is.
+            vocabulary: the classes to look for, where the system is open to others.
+            opts: ``KEY, VALUE, ...`` that go before those of the config.
+            multi_scale: use the scales of ``TEST.MULTI_SCALE``, for CAMs those of ``MODEL.CAM``.
+                Where this or what follows is not given, the config decides.
+            flip: also use the flipped image.
+            crf: refine the scores by the dense CRF.
 
         Raises:
-            UsageError: there are no weights, they do not fit, or the data set is not registered
-                here or of another number of classes.
+            UsageError: there is no such model, it does not fit its config, or it does not know
+                the vocabulary.
         """
-        cfg = _for_prediction(cfg)
-        self.class_names = class_table(cfg.DATASETS.TRAIN[0])[0]
-        self.protocol = protocol or Protocol.from_config(cfg)
-        self._head = Row.from_config(cfg, "seg", self.protocol)
-        self._cam = Row.from_config(cfg, "cam", self.protocol)
-        self._crf = crf_parameters(cfg) if self.protocol.crf else None
-        self._resize = DALNetMapper(cfg, is_train=False).resize
+        self.cfg = cfg = _prediction_config(model, opts)
         self._model = load_model(cfg).eval()
+        if vocabulary is not None:
+            self._model.set_vocabulary(vocabulary)
+        self.class_names: tuple[str, ...] = tuple(self._model.class_names)
+        self.needs_image_classes = "sem_seg" not in self._model.sources
+        test, cam = cfg.TEST.MULTI_SCALE, self._model.cam_settings
+        if multi_scale is None:
+            multi_scale = test.ENABLED or self.needs_image_classes
+        if flip is None:
+            flip = cam.with_flip if self.needs_image_classes else test.ENABLED and test.FLIP
+        self._flip = flip
+        self._scales = tuple(test.SCALES) if multi_scale else (1.0,)
+        self._cam_scales = cam.scales if multi_scale else (1.0,)
+        self._crf = crf_parameters(cfg) if (cfg.TEST.CRF.ENABLED if crf is None else crf) else None
+        self._resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
-    def __call__(
-        self, photo: np.ndarray, cam_classes: Sequence[str] | None = None
-    ) -> dict[str, Any]:
-        """Predict one photograph.
+    def __call__(self, image: ImageLike, image_classes: Sequence[str] | None = None) -> Prediction:
+        """Predict one image.
 
         Args:
-            photo: RGB, uint8 [H, W, 3], as ``dalnet.data.images.read_photo`` returns it.
-            cam_classes: classes to compute CAMs of; those found in the photograph where not given.
-
-        Returns:
-            ``labels``, uint8 [H, W], 0 for background and c + 1 for class c of 0..C-1;
-            ``scores``, float32 tensor [C + 1, H, W] on the model's device, probabilities that
-            ``labels`` are the arg max of; ``cams``, for each class by name float32 [H, W] in
-            0..1, before any CRF. Each CAM is scaled to its own maximum, so it lights up somewhere
-            also for a class that the photograph does not show.
+            image: a path, a PIL image, or RGB, uint8 ``[H, W, 3]``.
+            image_classes: the classes to compute CAMs of; where not given, those found. A system
+                without segmentation head finds no others than these, so that it needs them.
 
         Raises:
-            UsageError: no such photograph or class can be worked on, or memory ran out.
+            UsageError: the image cannot be read or used, a class is unknown, or memory ran out.
         """
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+        if image_classes is None and self.needs_image_classes:
             raise UsageError(
-                f"A photograph is {photo.dtype} {list(photo.shape)}; give RGB, uint8 [H, W, 3]."
+                f"{type(self._model).__name__} finds only classes that it is told of: name those "
+                f"that the image shows, of {', '.join(self.class_names[1:])}."
             )
-        with _memory_errors(photo):
-            pixels = self._pixels(photo)
-            passes, size = self._model.passes(pixels), photo.shape[:2]
-            head = self._head
-            scores = passes.probabilities("sem_seg", size, head.scales, head.protocol.flip)
-            if self._crf is not None:
-                scores = crf_probabilities(pixels, scores, **self._crf)
-            # As argmax, which takes ten times as long on the CPU.
-            labels = scores[0].max(dim=0).indices.to(torch.uint8).cpu().numpy()
-            if cam_classes is None:
-                cam_classes = [self.class_names[i] for i in np.unique(labels[labels > 0])]
-            cams = self._cams(passes, size, cam_classes)
-        return {"labels": labels, "scores": scores[0], "cams": cams}
+        values = label_values(self.class_names, image_classes or ())
+        pixels = _read(image)
+        with _memory_errors(pixels):
+            inference = self._infer(pixels, values)
+            scores = self._scores(inference)
+            labels = fast_argmax(scores, dim=0).to(torch.uint8).cpu().numpy()
+            if image_classes is None:
+                values = np.unique(labels[labels > 0]).tolist()
+                # The encoder's passes are shared, and no CAM has been computed yet.
+                inference.image_classes = tuple(value - 1 for value in values)
+            names = [self.class_names[value] for value in values]
+            cams = dict(zip(names, self._cams(inference).cpu().numpy(), strict=True))
+            return Prediction(pixels, labels, scores.cpu().numpy(), cams, self.class_names)
 
-    def _pixels(self, photo: np.ndarray) -> Tensor:
-        """What the network sees: float [1, 3, h, w] in 0..255, resized as for an evaluation."""
-        pixels = np.ascontiguousarray(resize_photo(photo, self._resize).transpose(2, 0, 1))
-        return torch.from_numpy(pixels)[None].to(self._model.device).float()
+    def _infer(self, pixels: np.ndarray, values: Sequence[int]) -> ImageInference:
+        resized = resize_photo(pixels, self._resize)
+        images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
+        images = images.to(self._model.device).float()
+        return self._model.infer(images, pixels.shape[:2], [value - 1 for value in values])
 
-    def _cams(
-        self, passes: Passes, size: tuple[int, int], names: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        if not names:
-            return {}
-        index = [label - 1 for label in label_values(self.class_names, names)]
-        cams = passes.cams("cam", self._cam.scales, self._cam.protocol.flip)[:, index]
-        cams = F.interpolate(cams, size=size, mode="bilinear", align_corners=False)[0]
-        return dict(zip(names, cams.cpu().numpy(), strict=True))
+    def _scores(self, inference: ImageInference) -> Tensor:
+        """Scores ``[C + 1, H, W]``: the head's, or the CAMs' beside the background's."""
+        if not self.needs_image_classes:
+            scores = inference.probabilities(self._scales, self._flip)
+            return scores if self._crf is None else inference.refine_by_crf(scores, **self._crf)
+        cams = self._cams(inference)
+        threshold = self._model.cam_settings.background
+        local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+        if self._crf is not None:
+            local = inference.refine_by_crf(local / local.sum(dim=0), **self._crf)
+        scores = local.new_zeros(len(self.class_names), *inference.size)
+        scores[[0, *(index + 1 for index in inference.image_classes)]] = local
+        return scores
 
-
-def label_values(class_names: Sequence[str], chosen: Sequence[str]) -> list[int]:
-    """Labels 1..C of the ``chosen`` ones of ``class_names``, which has the background first.
-
-    Raises:
-        UsageError: a name that is not known.
-    """
-    values = {name: value for value, name in enumerate(class_names) if value > 0}
-    unknown = next((name for name in chosen if name not in values), None)
-    if unknown is not None:
-        raise UsageError(f"The model knows no class {unknown!r}; it knows {', '.join(values)}.")
-    return [values[name] for name in chosen]
+    def _cams(self, inference: ImageInference) -> Tensor:
+        """CAMs ``[P, H, W]`` of the image's classes."""
+        if not inference.image_classes:
+            return inference.images.new_zeros(0, *inference.size)
+        return inference.cams("cam", self._cam_scales, self._flip)
 
 
-def _for_prediction(cfg: CfgNode) -> CfgNode:
-    if not cfg.MODEL.WEIGHTS:
-        raise UsageError(
-            "There is no model to predict with: name its checkpoint as MODEL.WEIGHTS "
-            "(--opts MODEL.WEIGHTS output/…/model_final.pth)."
-        )
-    # It names the classes.
-    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    cfg = cfg.clone()
-    cfg.defrost()
-    expect_checkpoint(cfg)
+def _prediction_config(model: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:
+    if isinstance(model, CfgNode):
+        cfg = model.clone()
+        cfg.defrost()
+        merge_options(cfg, opts)
+        fill_class_names(cfg)
+        expect_checkpoint(cfg)
+        if not cfg.MODEL.CLASS_NAMES:
+            raise UsageError(
+                "The config names no classes; set DATASETS.TRAIN to the data set that the model "
+                "was trained on, or MODEL.CLASS_NAMES to its classes, background first."
+            )
+        if cfg.MODEL.WEIGHTS:
+            cfg.MODEL.WEIGHTS = str(find_checkpoint(cfg.MODEL.WEIGHTS))
+    else:
+        cfg = config_of_checkpoint(model, (*_MACHINE_DEFAULTS, *opts))
     use_cpu_without_cuda(cfg)
+    check_values(cfg)
     cfg.freeze()
     return cfg
 
 
+def _read(image: ImageLike) -> np.ndarray:
+    """Return RGB, uint8 ``[H, W, 3]``."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_photo(os.fspath(image))
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            # Pillow would cut off what lies above 255.
+            raise UsageError(f"An image has the mode {image.mode}; convert it to 8 bits a channel.")
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UsageError(
+            f"An image is {image.dtype} {list(image.shape)}; give RGB, uint8 [H, W, 3]."
+        )
+    return image
+
+
 @contextlib.contextmanager
-def _memory_errors(photo: np.ndarray) -> Iterator[None]:
-    """Turn running out of memory into a sentence: other photographs may be smaller."""
+def _memory_errors(pixels: np.ndarray) -> Iterator[None]:
+    """Turn running out of memory into a sentence: other images may be smaller."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch's class for CUDA; on the CPU it has none.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        # torch has no class of its own for the CPU's memory.
+        known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if not known and "DefaultCPUAllocator" not in str(error):
             raise
         raise UsageError(
-            f"The photograph of {photo.shape[1]} x {photo.shape[0]} pixels does not fit into "
-            "memory; shrink it, or what the network sees of it with INPUT.MIN_SIZE_TEST 448."
+            f"The image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit into memory; "
+            "make it smaller."
         ) from error

@@ -1,248 +1,234 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One photograph as an evaluation sees it; and demo/predict.py from files to files."""
+"""One image as an evaluation sees it, from nothing but a checkpoint; systems without head."""
 
-import importlib.util
-from pathlib import Path
+import logging
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.config import configurable
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from PIL import Image
 
-from dalnet.data import DALNetMapper
-from dalnet.data.datasets.toy import TOY_CLASSES
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.prediction.predictor import Predictor
+from dalnet.checkpoint import Checkpointer, CheckpointInfo
+from dalnet.config import System, new_config, systems
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol
+from dalnet.modeling.meta_arch.segmentor import Source, WeakSegmentor
+from dalnet.prediction import Predictor
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def trained(tiny_cfg, tmp_path):
-    """A config that names the checkpoint of a tiny network whose labels vary."""
-    # Whoever predicts has no files of text tower and encoder nor, perhaps, a GPU.
-    tiny_cfg.MODEL.CLIP.SOURCE = "checkpoint"
-    torch.manual_seed(0)
-    model = build_model(tiny_cfg)
-    torch.nn.init.normal_(model.sem_seg_head.predictor.weight)
-    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
-    tiny_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
-    tiny_cfg.MODEL.VIT.WEIGHTS, tiny_cfg.MODEL.CLIP.WEIGHTS = "gone.pth", "gone.pt"
-    tiny_cfg.MODEL.CLIP.SOURCE = "tower"
-    if not torch.cuda.is_available():
-        tiny_cfg.MODEL.DEVICE = "cuda"
-    return tiny_cfg
-
-
-def make_photo(height, width, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 4, 4, generator=generator)
-    large = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
-    return (255 * large[0]).byte().permute(1, 2, 0).numpy().copy()
+MULTI_SCALE = ("TEST.MULTI_SCALE.ENABLED", True, "TEST.MULTI_SCALE.SCALES", (1.0, 0.5))
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_same_result_as_the_evaluation(trained, tmp_path, crf):
-    trained.TEST.MULTI_SCALE.ENABLED = True
-    trained.TEST.CRF.ENABLED, trained.TEST.CRF.ITERS = crf, 2
-    trained.TEST.MULTI_SCALE.SCALES = trained.MODEL.DALNET.CAM.SCALES
-    photo = make_photo(50, 41)
-    Image.fromarray(photo).save(tmp_path / "x.png")
-    predictor = Predictor(trained)
-    record = {"file_name": str(tmp_path / "x.png"), "image_id": "x", "image_labels": [2, 0]}
-    with torch.no_grad():
-        expected = predictor._model([DALNetMapper(trained, False)(record)])[0]
+def test_same_result_as_the_evaluation(checkpoint, make_image, crf):
+    predictor = Predictor(
+        checkpoint, opts=[*MULTI_SCALE, "TEST.CRF.ENABLED", crf, "TEST.CRF.ITERS", 2]
+    )
+    image, names = make_image(50, 41), predictor.class_names
+    test = predictor.cfg.INPUT
+    resized = T.ResizeShortestEdge(test.MIN_SIZE_TEST, test.MAX_SIZE_TEST).get_transform(image)
+    pixels = torch.from_numpy(resized.apply_image(image).transpose(2, 0, 1).copy())
+    assert pixels.shape[-1] == 32
+    labels = torch.zeros(10).index_fill(0, torch.tensor([0, 2]), 1)
+    record = {"image": pixels, "height": 50, "width": 41, "image_labels": labels}
+    expected = predictor._model([record])[0]
 
-    names = predictor.class_names
-    result = predictor(photo, [names[3], names[1]])
-    torch.testing.assert_close(result["scores"], expected["sem_seg"])
-    assert result["labels"].dtype == np.uint8 and result["labels"].shape == (50, 41)
-    np.testing.assert_array_equal(result["labels"], expected["sem_seg"].argmax(0).numpy())
-    assert len(np.unique(result["labels"])) > 1
-    assert list(result["cams"]) == [names[3], names[1]]
+    result = predictor(image, [names[3], names[1]])
+    np.testing.assert_allclose(result.scores, expected["sem_seg"].numpy(), atol=1e-6)
+    assert result.labels.dtype == np.uint8 and result.labels.shape == (50, 41)
+    np.testing.assert_array_equal(result.labels, expected["sem_seg"].argmax(0).numpy())
+    assert len(np.unique(result.labels)) > 1
+    assert list(result.cams) == [names[3], names[1]]
     for label in (3, 1):
-        cam = result["cams"][names[label]]
-        np.testing.assert_allclose(cam, expected["cam"][label - 1].numpy(), atol=1e-6)
+        cam = expected["cam"][label - 1].numpy()
+        np.testing.assert_allclose(result.cams[names[label]], cam, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("names", "part"),
-    [
-        (("photos_elsewhere_train",), "DATASETS.TRAIN names the unknown data set 'photos_else"),
-        ((), "DATASETS.TRAIN is empty"),
-        (("voc_2012_sem_seg_train",), "NUM_CLASSES is 11, but voc_2012_sem_seg_train has 21"),
-    ],
-)
-def test_data_sets_that_name_other_classes_or_none(trained, names, part):
-    trained.DATASETS.TRAIN = names
-    with pytest.raises(UsageError, match=part):
-        Predictor(trained)
+def test_a_checkpoint_alone_is_enough(checkpoint, make_image, tmp_path, monkeypatch):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    shutil.move(checkpoint, folder / "model_final.pth")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"asked for {args}")
+
+    for owner, name in (
+        *((socket.socket, "connect"), (socket, "getaddrinfo")),
+        *((DatasetCatalog, "get"), (MetadataCatalog, "get")),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
+    for model in ("model_final.pth", folder):
+        predictor = Predictor(model)
+        assert predictor.class_names[:2] == ("background", "goldfish")
+        assert predictor(make_image(40, 40)).labels.any()
+    assert [path.name for path in folder.iterdir()] == ["model_final.pth"]
 
 
-def test_protocol_and_found_classes(trained):
-    photo = make_photo(40, 40)
-    single, several = Predictor(trained), Predictor(trained, Protocol.parse("ms+flip"))
-    assert str(single.protocol) == "ss" and str(several.protocol) == "ms+flip"
-    result = single(photo)
-    assert not torch.allclose(result["scores"], several(photo)["scores"])
-    found = [single.class_names[i] for i in np.unique(result["labels"]) if i]
-    assert found and list(result["cams"]) == found
-    assert single(photo, ())["cams"] == {}
+def test_paths_pictures_and_arrays_are_images(checkpoint, make_image, tmp_path):
+    predictor, image = Predictor(checkpoint), make_image(40, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    turned = Image.fromarray(np.rot90(image).copy())
+    turned.save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as picture:
+        results = [predictor(x) for x in (image, tmp_path / "x.png", picture)]
+    for result in results:
+        np.testing.assert_array_equal(result.image, image)
+        np.testing.assert_array_equal(result.labels, results[0].labels)
+
+
+def test_protocol_and_found_classes(checkpoint, make_image):
+    image, single = make_image(40, 40), Predictor(checkpoint)
+    result = single(image)
+    for changed in ({"multi_scale": True}, {"flip": True}, {"crf": True}):
+        assert not np.allclose(result.scores, Predictor(checkpoint, **changed)(image).scores)
+    found = [single.class_names[i] for i in np.unique(result.labels) if i]
+    assert found and list(result.cams) == found
+    assert single(image, ()).cams == {}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (300, 4)])
-def test_extreme_sizes(trained, size):
-    trained.INPUT.MIN_SIZE_TEST = 0
-    result = Predictor(trained)(np.full((*size, 3), 90, np.uint8))
-    assert result["labels"].shape == size
-    assert result["scores"].shape == (11, *size)
+def test_extreme_sizes(checkpoint, size):
+    predictor = Predictor(checkpoint, opts=["INPUT.MIN_SIZE_TEST", 0])
+    result = predictor(np.full((*size, 3), 90, np.uint8))
+    assert result.labels.shape == size and result.scores.shape == (11, *size)
 
 
-def test_refusals(trained, monkeypatch):
-    trained.INPUT.MAX_SIZE_TEST = 64
-    predictor = Predictor(trained)
-    with pytest.raises(UsageError, match="500 x 1 pixels.*INPUT.MIN_SIZE_TEST"):
-        predictor(make_photo(1, 500))
-    for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
-        with pytest.raises(UsageError, match="uint8"):
-            predictor(wrong)
-    with pytest.raises(UsageError, match="no class 'unicorn'; it knows goldfish"):
-        predictor(make_photo(8, 8), ["unicorn"])
-
-    def exhaust(pixels):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(predictor._model, "passes", exhaust)
-    with pytest.raises(UsageError, match="9 x 8 pixels does not fit into memory"):
-        predictor(make_photo(8, 9))
-    trained.MODEL.WEIGHTS = ""
-    with pytest.raises(UsageError, match="MODEL.WEIGHTS"):
-        Predictor(trained)
-
-
-@pytest.fixture
-def program(trained, tmp_path, monkeypatch):
-    """Runs demo/predict.py in a folder that has no data set; returns its exit status."""
-    spec = importlib.util.spec_from_file_location("predict", ROOT / "demo" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = tmp_path / "config.yaml"
-    config.write_text(trained.dump())
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
-    monkeypatch.chdir(tmp_path)
-
-    def execute(*arguments):
-        argv = ["predict.py", "--config-file", str(config), "--output", "out", *arguments]
-        monkeypatch.setattr("sys.argv", [*argv, "--opts", "MODEL.WEIGHTS", "model.pth"])
-        try:
-            with one_sentence_errors():
-                module.main(module.parse_args())
-        except SystemExit as error:
-            return error.code
-        return 0
-
-    (tmp_path / "in" / "sub").mkdir(parents=True)
-    return execute
-
-
-def results():
-    files = (path for path in Path("out").rglob("*") if path.is_file())
-    return {str(path.relative_to("out")) for path in files if path.parts[1] != "log"}
-
-
-def test_pictures_to_files(program, capsys):
-    photo = make_photo(40, 60)
-    Image.fromarray(photo).save("in/a.png")
-    Image.fromarray(photo).save("in/sub/a.jpg")
-    Path("in/sub/broken.jpg").write_bytes(b"no picture")
-    Path("in/notes.txt").write_text("no picture either")
-    assert program("--input", "in", "--cam-classes", "water lily,moon") == 0
-    expected = {f"a_{end}" for end in ("overlay.png", "mask.png", "cam_moon.png")}
-    expected |= {"a_cam_water_lily.png"}
-    nested = {f"sub/{name}" for name in expected - {"a_overlay.png"}} | {"sub/a_overlay.jpg"}
-    assert results() == expected | nested
-    assert {path.name for path in Path("out/log").iterdir()} >= {"config.yaml", "log.txt"}
-    with Image.open("out/a_mask.png") as mask:
-        assert mask.mode == "P" and mask.size == (60, 40)
-        assert mask.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
-        assert len(np.unique(mask)) > 1
-    overlay = np.array(Image.open("out/a_overlay.png"))
-    assert overlay.shape[1] >= 60 and overlay.shape[0] > 40
-    assert (overlay[:40, :60] != photo).any()
-    log = Path("out/log/log.txt").read_text()
-    assert "2 of 3 input(s) predicted" in log
-    assert log.count("left out: ") == 1 and "broken.jpg cannot be read" in log
-
-
-def test_chosen_classes_only_in_the_overlay(program):
-    photo = make_photo(40, 60)
-    Image.fromarray(photo).save("in/a.png")
-    program("--input", "in/a.png")
-    labels = np.array(Image.open("out/a_mask.png"))
-    values = [value for value in np.unique(labels) if value]
-    assert len(values) > 1
-    keep, names = values[0], ["background", *TOY_CLASSES]
-    program("--input", "in/a.png", "--classes", names[keep], "--save", "overlay,mask,cam")
-    np.testing.assert_array_equal(np.array(Image.open("out/a_mask.png")), labels)
-    overlay = np.array(Image.open("out/a_overlay.png"))[:40, :60]
-    kept = cv2.dilate((labels == keep).astype(np.uint8), np.ones((3, 3))) > 0
-    np.testing.assert_array_equal(overlay[~kept], photo[~kept])
-    assert (overlay[labels == keep] != photo[labels == keep]).any()
-    assert {n for n in results() if "cam" in n} == {f"a_cam_{names[keep].replace(' ', '_')}.png"}
-
-
-def write_film(path, size=(64, 48), frames=5, rate=12.0):
-    codec = cv2.VideoWriter_fourcc(*"MJPG")
-    writer = cv2.VideoWriter(str(path), codec, rate, size)
-    for seed in range(frames):
-        writer.write(make_photo(size[1], size[0], seed))
-    writer.release()
-
-
-def test_film(program):
-    write_film("in/walk.avi")
-    assert program("--input", "in/walk.avi", "--save", "overlay,mask") == 0
-    masks = {f"walk_mask/{number:06d}.png" for number in range(5)}
-    assert results() == {"walk_overlay.mp4", *masks}
-    film = cv2.VideoCapture("out/walk_overlay.mp4")
-    assert film.get(cv2.CAP_PROP_FPS) == 12.0
-    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 5
-    assert film.read()[1].shape == (48, 64, 3)
+def test_four_threads_get_what_one_gets(checkpoint, make_image):
+    predictor = Predictor(checkpoint, crf=True, opts=["TEST.CRF.ITERS", 1])
+    images = [make_image(32 + seed, 48 - seed, seed) for seed in range(8)]
+    alone = [predictor(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(predictor, images))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+        assert list(one.cams) == list(other.cams)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"),
+    "error",
     [
-        (["--input", "in"], "in holds no file"),
-        (["--input", "in/*.png"], "in/*.png holds no file"),
-        (["--input", "gone.jpg"], "gone.jpg does not exist"),
-        (["--input", "broken.jpg"], "none of 1 input(s) could be predicted"),
-        (["--video-input", "broken.film"], "cannot be read by OpenCV"),
-        (["--input", "broken.jpg", "--save", "sound"], "'sound' cannot be saved"),
-        (["--video-input", "broken.jpg", "--save", "cam"], "Films have no CAMs"),
-        (["--input", "broken.jpg", "--classes", "moon,unicorn"], "no class 'unicorn'"),
-        (["--input", "broken.jpg", "--protocol", "best"], "'best' is no protocol"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_bad_input_is_one_sentence(program, capfd, arguments, part):
-    for name in ("broken.jpg", "broken.film"):
-        Path(name).write_bytes(b"no picture")
-    assert program(*arguments) == 1
-    errors = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert len(errors) == 1 and part in errors[0]
-    assert not Path("out").exists() or not results()
+def test_images_beyond_memory(checkpoint, make_image, monkeypatch, error):
+    predictor = Predictor(checkpoint)
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(predictor._model, "infer", fail)
+    with pytest.raises(UsageError, match="9 x 8 pixels"):
+        predictor(make_image(8, 9))
+    error = RuntimeError("shapes do not fit the memory format")
+    with pytest.raises(RuntimeError, match="shapes"):
+        predictor(make_image(8, 9))
 
 
-def test_interrupt_is_one_sentence(program, monkeypatch, capfd):
-    Image.fromarray(make_photo(40, 60)).save("in/a.png")
+def test_refusals(checkpoint, make_image, tmp_path):
+    predictor = Predictor(checkpoint)
+    for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
+        with pytest.raises(UsageError, match="uint8"):
+            predictor(wrong)
+    with pytest.raises(UsageError, match="I;16"):
+        predictor(Image.fromarray(np.zeros((8, 8), np.uint16)))
+    with pytest.raises(UsageError, match="'unicorn'.*goldfish"):
+        predictor(make_image(8, 8), ["unicorn"])
+    with pytest.raises(UsageError, match=r"gone\.png"):
+        predictor(tmp_path / "gone.png")
+    with pytest.raises(UsageError, match="goldfish"):
+        Predictor(checkpoint, vocabulary=["unicorn"])
+    with pytest.raises(UsageError, match=r"gone\.pth"):
+        Predictor(tmp_path / "gone.pth")
+    with pytest.raises(UsageError, match=r"MODEL\.CAM\.SCALES"):
+        Predictor(checkpoint, opts=["MODEL.CAM.SCALES", ()])
 
-    def interrupt(self, photo, cam_classes=None):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(Predictor, "__call__", interrupt)
-    assert program("--input", "in") == 1
-    assert "error: interrupted" in capfd.readouterr().err
+def test_checkpoints_without_config(checkpoint, tiny_cfg, make_image, tmp_path, caplog):
+    image, expected = make_image(40, 40), Predictor(checkpoint)
+    old = tmp_path / "old.pth"
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    torch.save({"model": state}, old)
+    with pytest.raises(UsageError, match=r"old\.pth.*config"):
+        Predictor(old)
+    tiny_cfg.MODEL.WEIGHTS = str(old)
+    before = tiny_cfg.clone()
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor(tiny_cfg)
+    assert "old.pth" in caplog.text
+    assert tiny_cfg == before
+    np.testing.assert_array_equal(predictor(image).labels, expected(image).labels)
+    assert predictor.class_names == expected.class_names
+    tiny_cfg.DATASETS.TRAIN = ("photos_elsewhere_train",)
+    with pytest.raises(UsageError, match=r"DATASETS\.TRAIN"):
+        Predictor(tiny_cfg)
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.MODEL.WEIGHTS = ("toy_train",), ""
+    with pytest.raises(UsageError, match=r"MODEL\.WEIGHTS"):
+        Predictor(tiny_cfg)
+
+
+class ColorSystem(WeakSegmentor):
+    """Sees each class in one color channel; has no segmentation head."""
+
+    sources = {"cam": Source("CAM", "cam"), "pseudo_label": Source("pseudo label", "pseudo_label")}
+
+    @configurable
+    def __init__(self, **shared):
+        super().__init__(**shared)
+        self.classifier = torch.nn.Conv2d(3, self.num_classes, 1, bias=False)
+        with torch.no_grad():
+            self.classifier.weight.copy_(torch.eye(3)[:, :, None, None])
+
+    @classmethod
+    def from_config(cls, cfg):
+        return cls.shared_arguments(cfg)
+
+    def encode(self, images):
+        return {"images": images}
+
+    def maps(self, source, features):
+        return self.classifier(features["images"])
+
+    def losses(self, batch):
+        return {}
+
+
+@pytest.fixture
+def headless(tmp_path, monkeypatch):
+    """A predictor with a system that has CAMs only."""
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "ColorSystem", ColorSystem)
+    system = System("ColorSystem", add_config=lambda cfg: None)
+    monkeypatch.setitem(systems._systems, system.name, system)
+    cfg = new_config()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = system.name, "cpu"
+    cfg.MODEL.CLASS_NAMES = ("background", "red", "green", "blue")
+    info = CheckpointInfo.of_training(cfg)
+    Checkpointer(build_model(cfg), str(tmp_path), info=info).save("model_final")
+    return Predictor(tmp_path / "model_final.pth", opts=["TEST.CRF.ITERS", 2])
+
+
+def test_a_system_without_head_labels_from_its_cams(headless, tmp_path):
+    image = np.zeros((30, 60, 3), np.uint8)
+    image[:, :20, 0] = image[:, 40:, 2] = 255
+    with pytest.raises(UsageError, match="red, green, blue"):
+        headless(image)
+    result = headless(image, ["blue", "red"])
+    assert (result.labels[:, 5] == 1).all() and (result.labels[:, 55] == 3).all()
+    assert (result.labels[:, 30] == 0).all()
+    np.testing.assert_array_equal(result.labels, result.scores.argmax(0))
+    assert result.scores.shape == (4, 30, 60) and not result.scores[2].any()
+    np.testing.assert_array_equal(result.scores[3], result.cams["blue"])
+    assert not headless(image, ["blue"]).labels[:, 5].any()
+    assert not headless(image, ()).labels.any()
+    refined = Predictor(tmp_path, crf=True)(image, ["blue", "red"])
+    assert (refined.labels[:, 5] == 1).all() and (refined.labels[:, 55] == 3).all()
+    np.testing.assert_allclose(refined.scores.sum(0), 1, atol=1e-5)
