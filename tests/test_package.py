@@ -14,7 +14,8 @@ PACKAGE = ROOT / "dalnet"
 
 # From the ground up: a module imports from its own floor's own folder, and from floors below.
 FLOORS = (
-    ("dalnet", "dalnet.errors", "dalnet.files", "dalnet.numbers", "dalnet.assets"),
+    ("dalnet", "dalnet.errors"),
+    ("dalnet.files", "dalnet.numbers", "dalnet.assets"),
     ("dalnet.layers",),
     ("dalnet.config",),
     ("dalnet.modeling", "dalnet.data"),

@@ -5,16 +5,14 @@ import argparse
 import logging
 import os
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
 
 from dalnet.checkpoint import expect_checkpoint
-from dalnet.config import fill_class_names, installed_systems
-from dalnet.config.base import BASE_RULES, check_base
-from dalnet.config.checks import check_rules
+from dalnet.config import fill_class_names
+from dalnet.config.validation import check_values, use_cpu_without_cuda
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
 
@@ -65,17 +63,6 @@ def setup(
     return cfg
 
 
-def use_cpu_without_cuda(cfg: CfgNode) -> bool:
-    """Set the device to the CPU where CUDA is wanted but missing; return whether it was."""
-    missing = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-    if missing:
-        cfg.MODEL.DEVICE = "cpu"
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        # Mixed precision is switched on for CUDA alone.
-        cfg.SOLVER.AMP.ENABLED = False
-    return missing
-
-
 def check_config(cfg: CfgNode) -> None:
     """Refuse what would only fail, or silently go wrong, later.
 
@@ -93,11 +80,7 @@ def check_config(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {value}, but the masks of {name} mark ignored "
                 f"pixels with {ignored}: set the key to it."
             )
-    check_rules(cfg, BASE_RULES)
-    check_base(cfg)
-    system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
-    check_rules(cfg, system.rules)
-    system.check(cfg)
+    check_values(cfg)
 
 
 def _make_output_dir(path: str) -> None:

@@ -1,2 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicting on a user's own images."""
+"""Predicting on images and videos of one's own."""
+
+from .prediction import Prediction
+from .predictor import Predictor
+
+__all__ = ["Prediction", "Predictor"]

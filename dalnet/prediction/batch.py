@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predicting images and videos from disk, one after the other, into a folder."""
+
+import contextlib
+import errno
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dalnet.errors import UsageError
+
+from .files import PredictionInput, ResultPaths, save_picture
+from .prediction import label_values
+from .predictor import Predictor
+from .video import VideoReader, write_video
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("overlay", "mask", "cam")
+# With these, the next input would fail alike.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to keep of predictions.
+
+    Attributes:
+        save: of :data:`KINDS`; None for overlays and, of images, masks. Videos have no CAMs.
+        classes: shown in overlays and by CAMs; None for all. Masks have all in any case.
+        image_classes: classes of the CAMs, which are then saved; None for those found. A system
+            without segmentation head finds only these.
+    """
+
+    save: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
+    image_classes: Sequence[str] | None = None
+
+    def kinds(self, is_video: bool) -> set[str]:
+        """Return what is saved of an image or of a video."""
+        if is_video:
+            return {"overlay", "mask"} & set(self.save or ["overlay"])
+        chosen = set(self.save or ["overlay", "mask"])
+        return chosen | {"cam"} if self.image_classes else chosen
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[PredictionInput],
+    output: Path,
+    options: PredictOptions,
+) -> int:
+    """Predict every input that can be; the log lists the others with the reason.
+
+    Args:
+        predictor: the model.
+        inputs: images and videos.
+        output: folder of the results, see :class:`.files.ResultPaths`.
+        options: what to keep.
+
+    Returns:
+        How many inputs were predicted, at least 1.
+
+    Raises:
+        UsageError: an unknown kind or class, an interrupt, a full disk, or none of the inputs
+            could be predicted.
+    """
+    unknown = set(options.save or ()) - set(KINDS)
+    if unknown:
+        raise UsageError(f"{min(unknown)!r} cannot be saved; choose of {', '.join(KINDS)}.")
+    label_values(predictor.class_names, [*(options.classes or ()), *(options.image_classes or ())])
+    paths = ResultPaths(output, inputs, predictor.class_names)
+    failed: list[str] = []
+    try:
+        for item in tqdm(inputs, unit="input", disable=len(inputs) == 1):
+            try:
+                predict = _predict_video if item.is_video else _predict_image
+                predict(predictor, item, paths, options)
+            except UsageError as error:
+                if getattr(error.__cause__, "errno", None) in _DISK_ERRORS:
+                    raise
+                failed.append(_reason(item, error))
+    except KeyboardInterrupt:
+        raise UsageError(
+            f"interrupted; what is in {output} by now is complete, the rest is missing."
+        ) from None
+    for reason in failed:
+        logger.warning("left out: %s", reason)
+    done = len(inputs) - len(failed)
+    if not done:
+        raise UsageError(f"none of {len(inputs)} input(s) could be predicted: {failed[0]}")
+    logger.info("%d of %d input(s) predicted; the results are in %s", done, len(inputs), output)
+    return done
+
+
+def _reason(item: PredictionInput, error: UsageError) -> str:
+    reason = str(error) if str(item.source) in str(error) else f"{item.source}: {error}"
+    # A file's name may hold bytes that no log can.
+    return reason.encode(errors="backslashreplace").decode()
+
+
+def _predict_image(
+    predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
+) -> None:
+    kinds = options.kinds(is_video=False)
+    needed = "cam" in kinds or predictor.needs_image_classes
+    prediction = predictor(item.source, options.image_classes if needed else ())
+    if "overlay" in kinds:
+        save_picture(paths.overlay(item), prediction.overlay(options.classes))
+    if "mask" in kinds:
+        prediction.save(paths.mask(item))
+    # CAMs of classes that were only found are shown as overlays show them.
+    shown = options.image_classes or options.classes or prediction.cams
+    for name in prediction.cams if "cam" in kinds else ():
+        if name in shown:
+            save_picture(paths.cam(item, name), prediction.cam_overlay(name))
+
+
+def _predict_video(
+    predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
+) -> None:
+    kinds = options.kinds(is_video=True)
+    if not kinds:
+        raise UsageError("Videos have no CAMs; save their overlay or mask.")
+    image_classes = options.image_classes if predictor.needs_image_classes else ()
+    reader = VideoReader(item.source)
+    with contextlib.ExitStack() as stack:
+        write = None
+        if "overlay" in kinds:
+            path = paths.overlay(item)
+            write = stack.enter_context(write_video(path, reader.rate, reader.live))
+        if reader.live:
+            # This is how a camera is switched off; the video up to there is wanted.
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        bar = tqdm(reader, str(item.source), reader.announced or None, unit="frame")
+        for number, frame in enumerate(bar):
+            prediction = predictor(frame, image_classes)
+            if "mask" in kinds:
+                prediction.save(paths.mask(item, number))
+            if write is not None:
+                write(prediction.overlay(options.classes))

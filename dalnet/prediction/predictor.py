@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model for images on disk or in memory."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dalnet.checkpoint import config_of_checkpoint, expect_checkpoint, find_checkpoint, load_model
+from dalnet.config import fill_class_names
+from dalnet.config.load import merge_options
+from dalnet.config.validation import check_values, use_cpu_without_cuda
+from dalnet.data.augmentation import resize_image
+from dalnet.data.image_io import read_image
+from dalnet.errors import UsageError
+from dalnet.layers.argmax import fast_argmax
+from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.meta_arch.segmentor import crf_parameters
+
+from .prediction import Prediction, label_values
+
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+# A checkpoint's config says where and how its training ran, which need not suit this machine.
+_MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
+
+
+class Predictor:
+    """Predicts images with a trained model; several threads may call it at once.
+
+    ::
+
+        predictor = Predictor("output/voc_dalnet/model_final.pth")
+        prediction = predictor("dog.jpg", image_classes=["dog"])
+        prediction.labels, prediction.cams["dog"], prediction.overlay()
+
+    Neither the data set that the model was trained on nor pre-trained weights need to exist here.
+
+    Attributes:
+        cfg: of the model.
+        class_names: C + 1 names, background first.
+        needs_image_classes: whether only classes that are named can be found in an image, as the
+            system has no segmentation head.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | CfgNode,
+        vocabulary: Sequence[str] | None = None,
+        *,
+        opts: Sequence[str] = (),
+        multi_scale: bool | None = None,
+        flip: bool | None = None,
+        crf: bool | None = None,
+    ) -> None:
+        """Load a model, onto the GPU if there is one.
+
+        Args:
+            model: a checkpoint, the folder of its training, or an address that Detectron2's
+                ``PathManager`` knows. Of a checkpoint of before 0.2, which does not hold its
+                config, that config with ``MODEL.WEIGHTS``; it is left as it is.
+            vocabulary: the classes to look for, where the system is open to others.
+            opts: ``KEY, VALUE, ...`` that go before those of the config.
+            multi_scale: use the scales of ``TEST.MULTI_SCALE``, for CAMs those of ``MODEL.CAM``.
+                Where this or what follows is not given, the config decides.
+            flip: also use the flipped image.
+            crf: refine the scores by the dense CRF.
+
+        Raises:
+            UsageError: there is no such model, it does not fit its config, or it does not know
+                the vocabulary.
+        """
+        self.cfg = cfg = _prediction_config(model, opts)
+        self._model = load_model(cfg).eval()
+        if vocabulary is not None:
+            self._model.set_vocabulary(vocabulary)
+        self.class_names: tuple[str, ...] = tuple(self._model.class_names)
+        self.needs_image_classes = "sem_seg" not in self._model.sources
+        test, cam = cfg.TEST.MULTI_SCALE, self._model.cam_settings
+        if multi_scale is None:
+            multi_scale = test.ENABLED or self.needs_image_classes
+        if flip is None:
+            flip = cam.with_flip if self.needs_image_classes else test.ENABLED and test.FLIP
+        self._flip = flip
+        self._scales = tuple(test.SCALES) if multi_scale else (1.0,)
+        self._cam_scales = cam.scales if multi_scale else (1.0,)
+        self._crf = crf_parameters(cfg) if (cfg.TEST.CRF.ENABLED if crf is None else crf) else None
+        self._resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+    @torch.no_grad()
+    def __call__(self, image: ImageLike, image_classes: Sequence[str] | None = None) -> Prediction:
+        """Predict one image.
+
+        Args:
+            image: a path, a PIL image, or RGB, uint8 ``[H, W, 3]``.
+            image_classes: the classes to compute CAMs of; where not given, those found. A system
+                without segmentation head finds no others than these, so that it needs them.
+
+        Raises:
+            UsageError: the image cannot be read or used, a class is unknown, or memory ran out.
+        """
+        if image_classes is None and self.needs_image_classes:
+            raise UsageError(
+                f"{type(self._model).__name__} finds only classes that it is told of: name those "
+                f"that the image shows, of {', '.join(self.class_names[1:])}."
+            )
+        values = label_values(self.class_names, image_classes or ())
+        pixels = _read(image)
+        with _memory_errors(pixels):
+            inference = self._infer(pixels, values)
+            scores = self._scores(inference)
+            labels = fast_argmax(scores, dim=0).to(torch.uint8).cpu().numpy()
+            if image_classes is None:
+                values = np.unique(labels[labels > 0]).tolist()
+                # The encoder's passes are shared, and no CAM has been computed yet.
+                inference.image_classes = tuple(value - 1 for value in values)
+            names = [self.class_names[value] for value in values]
+            cams = dict(zip(names, self._cams(inference).cpu().numpy(), strict=True))
+            return Prediction(pixels, labels, scores.cpu().numpy(), cams, self.class_names)
+
+    def _infer(self, pixels: np.ndarray, values: Sequence[int]) -> ImageInference:
+        resized = resize_image(pixels, self._resize)
+        images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
+        images = images.to(self._model.device).float()
+        return self._model.infer(images, pixels.shape[:2], [value - 1 for value in values])
+
+    def _scores(self, inference: ImageInference) -> Tensor:
+        """Scores ``[C + 1, H, W]``: the head's, or the CAMs' beside the background's."""
+        if not self.needs_image_classes:
+            scores = inference.probabilities(self._scales, self._flip)
+            return scores if self._crf is None else inference.refine_by_crf(scores, **self._crf)
+        cams = self._cams(inference)
+        threshold = self._model.cam_settings.background
+        local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+        if self._crf is not None:
+            local = inference.refine_by_crf(local / local.sum(dim=0), **self._crf)
+        scores = local.new_zeros(len(self.class_names), *inference.size)
+        scores[[0, *(index + 1 for index in inference.image_classes)]] = local
+        return scores
+
+    def _cams(self, inference: ImageInference) -> Tensor:
+        """CAMs ``[P, H, W]`` of the image's classes."""
+        if not inference.image_classes:
+            return inference.images.new_zeros(0, *inference.size)
+        return inference.cams("cam", self._cam_scales, self._flip)
+
+
+def _prediction_config(model: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:
+    if isinstance(model, CfgNode):
+        cfg = model.clone()
+        cfg.defrost()
+        merge_options(cfg, opts)
+        fill_class_names(cfg)
+        expect_checkpoint(cfg)
+        if not cfg.MODEL.CLASS_NAMES:
+            raise UsageError(
+                "The config names no classes; set DATASETS.TRAIN to the data set that the model "
+                "was trained on, or MODEL.CLASS_NAMES to its classes, background first."
+            )
+        if cfg.MODEL.WEIGHTS:
+            cfg.MODEL.WEIGHTS = str(find_checkpoint(cfg.MODEL.WEIGHTS))
+    else:
+        cfg = config_of_checkpoint(model, (*_MACHINE_DEFAULTS, *opts))
+    use_cpu_without_cuda(cfg)
+    check_values(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _read(image: ImageLike) -> np.ndarray:
+    """Return RGB, uint8 ``[H, W, 3]``."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(os.fspath(image))
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            # Pillow would cut off what lies above 255.
+            raise UsageError(f"An image has the mode {image.mode}; convert it to 8 bits a channel.")
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UsageError(
+            f"An image is {image.dtype} {list(image.shape)}; give RGB, uint8 [H, W, 3]."
+        )
+    return image
+
+
+@contextlib.contextmanager
+def _memory_errors(pixels: np.ndarray) -> Iterator[None]:
+    """Turn running out of memory into a sentence: other images may be smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for the CPU's memory.
+        known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if not known and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise UsageError(
+            f"The image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit into memory; "
+            "make it smaller."
+        ) from error

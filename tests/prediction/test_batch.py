@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From files to files: what is written of images and videos, and what is left out."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalnet.errors import UsageError
+from dalnet.prediction import Predictor, batch
+from dalnet.prediction.batch import PredictOptions, predict_files
+from dalnet.prediction.files import find_inputs
+
+
+@pytest.fixture
+def predict(checkpoint, tmp_path, monkeypatch):
+    """Predicts files in the working directory into the folder "out"."""
+    predictor = Predictor(checkpoint)
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+
+    def execute(*texts, **options):
+        inputs = find_inputs(texts, Path("out"))
+        return predict_files(predictor, inputs, Path("out"), PredictOptions(**options))
+
+    execute.predictor = predictor
+    return execute
+
+
+@pytest.fixture
+def image(make_image):
+    return make_image(40, 60)
+
+
+def results():
+    return {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
+
+
+def test_images(predict, image, caplog):
+    Image.fromarray(image).save("in/a.png")
+    Path("in/sub").mkdir()
+    Image.fromarray(image).save("in/sub/a.jpg")
+    Path("in/sub/broken.jpg").write_bytes(b"no image")
+    Path("in/notes.txt").write_text("no image either")
+    with caplog.at_level(logging.INFO):
+        assert predict("in", image_classes=["water lily", "moon"]) == 2
+    expected = {f"a_{end}" for end in ("overlay.png", "mask.png", "cam_moon.png")}
+    expected |= {"a_cam_water_lily.png"}
+    nested = {f"sub/{name}" for name in expected - {"a_overlay.png"}} | {"sub/a_overlay.jpg"}
+    assert results() == expected | nested
+    with Image.open("out/a_mask.png") as mask:
+        assert mask.mode == "P" and mask.size == (60, 40)
+        np.testing.assert_array_equal(mask, predict.predictor(image).labels)
+    assert "2 of 3" in caplog.text
+    assert caplog.text.count("left out: ") == 1 and "broken.jpg" in caplog.text
+
+
+def test_chosen_classes_only_in_overlays_and_cams(predict, image):
+    Image.fromarray(image).save("in/a.png")
+    labels = predict.predictor(image).labels
+    values = [value for value in np.unique(labels) if value]
+    assert len(values) > 1
+    name = predict.predictor.class_names[values[0]]
+    predict("in/a.png", classes=[name], save=["overlay", "mask", "cam"])
+    np.testing.assert_array_equal(np.array(Image.open("out/a_mask.png")), labels)
+    expected = predict.predictor(image).overlay([name])
+    np.testing.assert_array_equal(np.array(Image.open("out/a_overlay.png")), expected)
+    assert {n for n in results() if "cam" in n} == {f"a_cam_{name.replace(' ', '_')}.png"}
+
+
+def test_video(predict, make_image):
+    writer = cv2.VideoWriter("in/walk.avi", cv2.VideoWriter_fourcc(*"MJPG"), 12.0, (64, 48))
+    for seed in range(5):
+        writer.write(make_image(48, 64, seed))
+    writer.release()
+    assert predict("in/walk.avi", save=["overlay", "mask"]) == 1
+    masks = {f"walk_mask/{number:06d}.png" for number in range(5)}
+    assert results() == {"walk_overlay.mp4", *masks}
+    video = cv2.VideoCapture("out/walk_overlay.mp4")
+    assert video.get(cv2.CAP_PROP_FPS) == 12.0
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert video.read()[1].shape == (48, 64, 3)
+    with pytest.raises(UsageError, match="walk.avi.*CAMs"):
+        predict("in/walk.avi", save=["cam"])
+
+
+def test_what_cannot_be_written_is_left_out(predict, image, caplog):
+    for name in ("a", "m" * 246, "z"):
+        Image.fromarray(image).save(f"in/{name}.png")
+    Path("in", os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        assert predict("in", save=["mask"]) == 2
+    assert results() == {"a_mask.png", "z_mask.png"}
+    assert "mmm" in caplog.text and "udcff" in caplog.text
+    assert caplog.text.encode()  # what a log file asks of it
+
+
+def test_a_full_disk_ends_it(predict, image, monkeypatch):
+    for name in "ab":
+        Image.fromarray(image).save(f"in/{name}.png")
+
+    def fill(path, picture):
+        calls.append(path)
+        raise UsageError(f"cannot write {path}") from OSError(errno.ENOSPC, "no space left")
+
+    calls = []
+    monkeypatch.setattr(batch, "save_picture", fill)
+    with pytest.raises(UsageError, match="cannot write"):
+        predict("in")
+    assert len(calls) == 1
+
+
+def test_refusals(predict, image, monkeypatch):
+    Image.fromarray(image).save("in/a.png")
+    Path("in/broken.jpg").write_bytes(b"no image")
+    for options, part in (
+        ({"save": ["sound"]}, "'sound'"),
+        ({"classes": ["moon", "unicorn"]}, "'unicorn'"),
+        ({"image_classes": ["unicorn"]}, "'unicorn'"),
+    ):
+        with pytest.raises(UsageError, match=part):
+            predict("in", **options)
+    with pytest.raises(UsageError, match="broken.jpg"):
+        predict("in/broken.jpg")
+    assert not Path("out").exists()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "__call__", interrupt)
+    with pytest.raises(UsageError, match="interrupted"):
+        predict("in")

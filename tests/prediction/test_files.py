@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files are found, what their results are called, and that no input is overwritten."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalnet.errors import UsageError
+from dalnet.prediction.files import PredictionInput, ResultPaths, find_inputs, save_picture
+
+CLASSES = ["background", "dog", "garden chair", "garden_chair"]
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Files without content, in several folders below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        *("a/x.jpg", "a/x.png", "a/y.JPEG", "a/notes.txt", "a/walk.mp4", "a/.hidden.jpg"),
+        *("a/.git/x.jpg", "a/deep/x.jpg", "b/x.jpg", "b/z", "c[1].png", "out/old_mask.png"),
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    return tmp_path
+
+
+def find(*texts, output="out"):
+    found = find_inputs(texts, Path(output))
+    assert all(item.source.is_file() for item in found)
+    return {str(item.name): item.is_video for item in found}
+
+
+def images(*names):
+    return dict.fromkeys(names, False)
+
+
+def test_folders_are_searched_with_all_below(tree):
+    assert find("a") == images("x.jpg", "x.png", "y", "deep/x")
+
+
+def test_linked_folders_are_entered_once(tree):
+    Path("d").mkdir()
+    Path("d/link").symlink_to(tree / "b")
+    Path("b/ring").symlink_to(tree / "d")
+    assert find("d") == images("link/x")
+
+
+def test_equal_names_keep_their_folders(tree):
+    assert find("a/x.jpg", "b/x.jpg") == images("a/x", "b/x")
+    assert find("a/deep", "b") == images("a/deep/x", "b/x")
+    # The working directory written in two ways is one.
+    assert find("a/x.jpg", str(tree / "b" / "x.jpg"), "b/../a/x.jpg") == images("a/x", "b/x")
+
+
+def test_a_named_file_is_taken_whatever_it_is_called(tree):
+    assert find("b/z") == images("z")
+    assert find("a/walk.mp4") == {"walk": True}
+    assert find("c[1].png") == images("c[1]")
+
+
+def test_patterns(tree):
+    assert find("a/*") == {**images("x.jpg", "x.png", "y"), "walk": True}
+    assert find("*/x.jpg") == images("a/x", "b/x")
+    assert find("a/**/*.jpg") == images("x", "deep/x")
+
+
+def test_earlier_results_are_no_inputs(tree):
+    everything = {"a/x.jpg", "a/x.png", "a/y", "a/deep/x", "b/x", "c[1]"}
+    assert set(find(".")) == everything
+    assert set(find("**/*.png")) == {"a/x", "c[1]"}
+    assert set(find(".", output="elsewhere")) == everything | {"out/old_mask"}
+    # Who names the output folder, or lets it be above, means what lies in it.
+    assert set(find("out")) == set(find("out", output=".")) == {"old_mask"}
+
+
+@pytest.mark.parametrize("text", ["gone.jpg", "gone/", "a/*.tif", "empty"])
+def test_nothing_found(tree, text):
+    Path("empty/sub").mkdir(parents=True)
+    with pytest.raises(UsageError) as refusal:
+        find("a", text)
+    assert text in str(refusal.value)
+
+
+def test_names_that_look_like_names_with_suffix(tree):
+    for name in ("x", "x.jpg", "x.png", "x.jpg.png"):
+        Path("b", name).touch()
+    assert len(find("b/x", "b/x.jpg", "b/x.png", "b/x.jpg.png")) == 4
+
+
+def test_paths_of_results():
+    jpeg = PredictionInput(Path("in/sub/x.JPG"), Path("sub/x"))
+    tiff = PredictionInput(Path("in/x.tif"), Path("x"))
+    video = PredictionInput(Path("in/x.mp4"), Path("f"), is_video=True)
+    paths = ResultPaths(Path("out"), [jpeg, tiff, video], CLASSES)
+    found = [
+        *(paths.overlay(jpeg), paths.mask(jpeg), paths.cam(jpeg, "dog")),
+        *(paths.overlay(tiff), paths.overlay(video), paths.mask(video, 12)),
+    ]
+    assert [str(path.relative_to("out")) for path in found] == [
+        *("sub/x_overlay.jpg", "sub/x_mask.png", "sub/x_cam_dog.png"),
+        *("x_overlay.png", "f_overlay.mp4", "f_mask/000012.png"),
+    ]
+    assert len({str(paths.cam(tiff, name)).lower() for name in CLASSES}) == len(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "name", ["x_overlay.jpg", "x_mask.png", "x_cam_dog.png", "walk_overlay.mp4"]
+)
+def test_inputs_are_never_overwritten(tree, name):
+    Path("a", name).touch()
+    inputs = find_inputs(["a/x.jpg", "a/walk.mp4", f"a/{name}"], Path("a"))
+    items = {str(item.name): item for item in inputs}
+
+    def write(folder):
+        paths = ResultPaths(Path(folder), inputs, CLASSES)
+        for item in (items["x"], items["walk"]):
+            paths.overlay(item), paths.mask(item), paths.cam(item, "dog")
+
+    write("elsewhere")
+    Path("link").symlink_to("a")
+    for folder in ("a", "link"):
+        with pytest.raises(UsageError, match=name):
+            write(folder)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("png", "PNG")])
+def test_pictures_are_what_they_are_called(tmp_path, suffix, kind):
+    save_picture(tmp_path / f"x.{suffix}", np.zeros((4, 5, 3), np.uint8))
+    with Image.open(tmp_path / f"x.{suffix}") as picture:
+        assert picture.format == kind and picture.size == (5, 4)

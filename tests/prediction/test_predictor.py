@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One image as an evaluation sees it, from nothing but a checkpoint; systems without head."""
+
+import logging
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import configurable
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from PIL import Image
+
+from dalnet.checkpoint import Checkpointer, CheckpointInfo
+from dalnet.config import System, new_config, systems
+from dalnet.errors import UsageError
+from dalnet.modeling.meta_arch.segmentor import Source, WeakSegmentor
+from dalnet.prediction import Predictor
+
+MULTI_SCALE = ("TEST.MULTI_SCALE.ENABLED", True, "TEST.MULTI_SCALE.SCALES", (1.0, 0.5))
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_same_result_as_the_evaluation(checkpoint, make_image, crf):
+    predictor = Predictor(
+        checkpoint, opts=[*MULTI_SCALE, "TEST.CRF.ENABLED", crf, "TEST.CRF.ITERS", 2]
+    )
+    image, names = make_image(50, 41), predictor.class_names
+    test = predictor.cfg.INPUT
+    resized = T.ResizeShortestEdge(test.MIN_SIZE_TEST, test.MAX_SIZE_TEST).get_transform(image)
+    pixels = torch.from_numpy(resized.apply_image(image).transpose(2, 0, 1).copy())
+    assert pixels.shape[-1] == 32
+    labels = torch.zeros(10).index_fill(0, torch.tensor([0, 2]), 1)
+    record = {"image": pixels, "height": 50, "width": 41, "image_labels": labels}
+    expected = predictor._model([record])[0]
+
+    result = predictor(image, [names[3], names[1]])
+    np.testing.assert_allclose(result.scores, expected["sem_seg"].numpy(), atol=1e-6)
+    assert result.labels.dtype == np.uint8 and result.labels.shape == (50, 41)
+    np.testing.assert_array_equal(result.labels, expected["sem_seg"].argmax(0).numpy())
+    assert len(np.unique(result.labels)) > 1
+    assert list(result.cams) == [names[3], names[1]]
+    for label in (3, 1):
+        cam = expected["cam"][label - 1].numpy()
+        np.testing.assert_allclose(result.cams[names[label]], cam, atol=1e-6)
+
+
+def test_a_checkpoint_alone_is_enough(checkpoint, make_image, tmp_path, monkeypatch):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    shutil.move(checkpoint, folder / "model_final.pth")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"asked for {args}")
+
+    for owner, name in (
+        *((socket.socket, "connect"), (socket, "getaddrinfo")),
+        *((DatasetCatalog, "get"), (MetadataCatalog, "get")),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
+    for model in ("model_final.pth", folder):
+        predictor = Predictor(model)
+        assert predictor.class_names[:2] == ("background", "goldfish")
+        assert predictor(make_image(40, 40)).labels.any()
+    assert [path.name for path in folder.iterdir()] == ["model_final.pth"]
+
+
+def test_paths_pictures_and_arrays_are_images(checkpoint, make_image, tmp_path):
+    predictor, image = Predictor(checkpoint), make_image(40, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right
+    turned = Image.fromarray(np.rot90(image).copy())
+    turned.save(tmp_path / "x.png", exif=exif)
+    with Image.open(tmp_path / "x.png") as picture:
+        results = [predictor(x) for x in (image, tmp_path / "x.png", picture)]
+    for result in results:
+        np.testing.assert_array_equal(result.image, image)
+        np.testing.assert_array_equal(result.labels, results[0].labels)
+
+
+def test_protocol_and_found_classes(checkpoint, make_image):
+    image, single = make_image(40, 40), Predictor(checkpoint)
+    result = single(image)
+    for changed in ({"multi_scale": True}, {"flip": True}, {"crf": True}):
+        assert not np.allclose(result.scores, Predictor(checkpoint, **changed)(image).scores)
+    found = [single.class_names[i] for i in np.unique(result.labels) if i]
+    assert found and list(result.cams) == found
+    assert single(image, ()).cams == {}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (300, 4)])
+def test_extreme_sizes(checkpoint, size):
+    predictor = Predictor(checkpoint, opts=["INPUT.MIN_SIZE_TEST", 0])
+    result = predictor(np.full((*size, 3), 90, np.uint8))
+    assert result.labels.shape == size and result.scores.shape == (11, *size)
+
+
+def test_four_threads_get_what_one_gets(checkpoint, make_image):
+    predictor = Predictor(checkpoint, crf=True, opts=["TEST.CRF.ITERS", 1])
+    images = [make_image(32 + seed, 48 - seed, seed) for seed in range(8)]
+    alone = [predictor(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(predictor, images))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+        assert list(one.cams) == list(other.cams)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_images_beyond_memory(checkpoint, make_image, monkeypatch, error):
+    predictor = Predictor(checkpoint)
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(predictor._model, "infer", fail)
+    with pytest.raises(UsageError, match="9 x 8 pixels"):
+        predictor(make_image(8, 9))
+    error = RuntimeError("shapes do not fit the memory format")
+    with pytest.raises(RuntimeError, match="shapes"):
+        predictor(make_image(8, 9))
+
+
+def test_refusals(checkpoint, make_image, tmp_path):
+    predictor = Predictor(checkpoint)
+    for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
+        with pytest.raises(UsageError, match="uint8"):
+            predictor(wrong)
+    with pytest.raises(UsageError, match="I;16"):
+        predictor(Image.fromarray(np.zeros((8, 8), np.uint16)))
+    with pytest.raises(UsageError, match="'unicorn'.*goldfish"):
+        predictor(make_image(8, 8), ["unicorn"])
+    with pytest.raises(UsageError, match=r"gone\.png"):
+        predictor(tmp_path / "gone.png")
+    with pytest.raises(UsageError, match="goldfish"):
+        Predictor(checkpoint, vocabulary=["unicorn"])
+    with pytest.raises(UsageError, match=r"gone\.pth"):
+        Predictor(tmp_path / "gone.pth")
+    with pytest.raises(UsageError, match=r"MODEL\.CAM\.SCALES"):
+        Predictor(checkpoint, opts=["MODEL.CAM.SCALES", ()])
+
+
+def test_checkpoints_without_config(checkpoint, tiny_cfg, make_image, tmp_path, caplog):
+    image, expected = make_image(40, 40), Predictor(checkpoint)
+    old = tmp_path / "old.pth"
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    torch.save({"model": state}, old)
+    with pytest.raises(UsageError, match=r"old\.pth.*config"):
+        Predictor(old)
+    tiny_cfg.MODEL.WEIGHTS = str(old)
+    before = tiny_cfg.clone()
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor(tiny_cfg)
+    assert "old.pth" in caplog.text
+    assert tiny_cfg == before
+    np.testing.assert_array_equal(predictor(image).labels, expected(image).labels)
+    assert predictor.class_names == expected.class_names
+    tiny_cfg.DATASETS.TRAIN = ("photos_elsewhere_train",)
+    with pytest.raises(UsageError, match=r"DATASETS\.TRAIN"):
+        Predictor(tiny_cfg)
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.MODEL.WEIGHTS = ("toy_train",), ""
+    with pytest.raises(UsageError, match=r"MODEL\.WEIGHTS"):
+        Predictor(tiny_cfg)
+
+
+class ColorSystem(WeakSegmentor):
+    """Sees each class in one color channel; has no segmentation head."""
+
+    sources = {"cam": Source("CAM", "cam"), "pseudo_label": Source("pseudo label", "pseudo_label")}
+
+    @configurable
+    def __init__(self, **shared):
+        super().__init__(**shared)
+        self.classifier = torch.nn.Conv2d(3, self.num_classes, 1, bias=False)
+        with torch.no_grad():
+            self.classifier.weight.copy_(torch.eye(3)[:, :, None, None])
+
+    @classmethod
+    def from_config(cls, cfg):
+        return cls.shared_arguments(cfg)
+
+    def encode(self, images):
+        return {"images": images}
+
+    def maps(self, source, features):
+        return self.classifier(features["images"])
+
+    def losses(self, batch):
+        return {}
+
+
+@pytest.fixture
+def headless(tmp_path, monkeypatch):
+    """A predictor with a system that has CAMs only."""
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "ColorSystem", ColorSystem)
+    system = System("ColorSystem", add_config=lambda cfg: None)
+    monkeypatch.setitem(systems._systems, system.name, system)
+    cfg = new_config()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = system.name, "cpu"
+    cfg.MODEL.CLASS_NAMES = ("background", "red", "green", "blue")
+    info = CheckpointInfo.of_training(cfg)
+    Checkpointer(build_model(cfg), str(tmp_path), info=info).save("model_final")
+    return Predictor(tmp_path / "model_final.pth", opts=["TEST.CRF.ITERS", 2])
+
+
+def test_a_system_without_head_labels_from_its_cams(headless, tmp_path):
+    image = np.zeros((30, 60, 3), np.uint8)
+    image[:, :20, 0] = image[:, 40:, 2] = 255
+    with pytest.raises(UsageError, match="red, green, blue"):
+        headless(image)
+    result = headless(image, ["blue", "red"])
+    assert (result.labels[:, 5] == 1).all() and (result.labels[:, 55] == 3).all()
+    assert (result.labels[:, 30] == 0).all()
+    np.testing.assert_array_equal(result.labels, result.scores.argmax(0))
+    assert result.scores.shape == (4, 30, 60) and not result.scores[2].any()
+    np.testing.assert_array_equal(result.scores[3], result.cams["blue"])
+    assert not headless(image, ["blue"]).labels[:, 5].any()
+    assert not headless(image, ()).labels.any()
+    refined = Predictor(tmp_path, crf=True)(image, ["blue", "red"])
+    assert (refined.labels[:, 5] == 1).all() and (refined.labels[:, 55] == 3).all()
+    np.testing.assert_allclose(refined.scores.sum(0), 1, atol=1e-5)
