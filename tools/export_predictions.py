@@ -13,9 +13,11 @@ The first makes the archive for PASCAL VOC's test server, the second COCO's resu
 import argparse
 from pathlib import Path
 
+import dalnet.data  # noqa: F401  registers the data sets
+
+# isort: split
 from detectron2.data import DatasetCatalog
 
-import dalnet.data  # noqa: F401  registers the data sets
 from dalnet.data.datasets.coco import COCO_CATEGORY_IDS
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.engine.launch import one_sentence_errors

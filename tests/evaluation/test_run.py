@@ -19,6 +19,7 @@ from dalnet.errors import UsageError
 from dalnet.evaluation import counting, scorer
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.run import add_arguments, run
+from dalnet.modeling.meta_arch import DALNet
 
 
 @pytest.fixture
@@ -219,6 +220,15 @@ def test_config_and_checkpoint_are_found_in_every_way(command, checkpoint, split
     assert found["config"]["TEST"]["CRF"]["ITERS"] == 3
     with pytest.raises(UsageError, match="no model to evaluate"):
         command(*arguments, weights=None)
+
+
+def test_a_system_without_segmentation_head(command, monkeypatch):
+    kept = {name: DALNet.sources[name] for name in ("cam", "pseudo_label")}
+    monkeypatch.setattr(DALNet, "sources", kept)
+    result = command("--protocols", "ss")
+    assert [one["source"] for one in result["measurements"]] == ["cam", "pseudo_label"]
+    with pytest.raises(UsageError, match="'sem_seg'.* cam, pseudo_label"):
+        command("--sources", "sem_seg", "--protocols", "ss")
 
 
 @pytest.mark.parametrize(
