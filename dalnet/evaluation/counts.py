@@ -65,7 +65,7 @@ def mean_iou(matrix: np.ndarray) -> float:
 
 
 def pixel_accuracy(matrix: np.ndarray) -> float:
-    """Return the percentage of right pixels, of those not ignored; nan if there are none."""
+    """Return the percentage of correct pixels, of those not ignored; nan if there are none."""
     counts = matrix[:, :-1]
     return 100.0 * float(np.trace(counts) / counts.sum()) if counts.any() else float("nan")
 

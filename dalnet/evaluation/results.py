@@ -26,8 +26,8 @@ Result = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-# What every results.json and each of its measurements hold.
-_KEYS = ("split", "num_images", "num_scored", "weights_sha256", "class_names", "measurements")
+# What readers of a results.json rely on, in it and in each of its measurements.
+_KEYS = ("split", "num_images", "num_scored", "weights_sha256", "measurements")
 _MEASURED = ("source", "protocol", "scales", "flip", "crf", "threshold", "miou", "iou", "labeled")
 _COLUMNS = (*_MEASURED[:7], "best_threshold", "best_miou", "pixel_accuracy", "labeled")
 

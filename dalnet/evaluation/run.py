@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +132,12 @@ def evaluate(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} CRF processes cannot work; use at least 1.")
-    records = DatasetCatalog.get(split)
-    _check_records(split, records)
-    model, class_names = load_model(cfg), MetadataCatalog.get(split).stuff_classes
+    records, class_names = DatasetCatalog.get(split), MetadataCatalog.get(split).stuff_classes
+    model = load_model(cfg)
     if list(model.class_names) != list(class_names):
         model.set_vocabulary(class_names[1:])
     measurements = make_measurements(cfg, model.sources, sources, protocols)
-    _check_labels(split, records, measurements)
+    _check_split(split, records, measurements)
     with_crf = any(one.protocol.crf for one in measurements)
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
@@ -182,8 +181,8 @@ def _run(
         evaluator.save()
 
 
-def _check_records(split: str, records: Sequence[Record]) -> None:
-    """Refuse what cannot be told apart; say what cannot be scored."""
+def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
+    """Refuse what cannot be predicted or told apart; say what cannot be scored."""
     if not records:
         raise UsageError(f"{split} has no images; name another split.")
     (name, times), *_ = Counter(map(image_name, records)).most_common(1)
@@ -193,29 +192,18 @@ def _check_records(split: str, records: Sequence[Record]) -> None:
             f"{split} has {times} images whose file is called {name}; file names without suffix "
             "must differ: rename all but one."
         )
-    without = sum("sem_seg_file_name" not in record for record in records)
-    if without:
+    if without := sum("sem_seg_file_name" not in record for record in records):
         logging.getLogger(__name__).warning(
             f"{without} of the {len(records)} images of {split} have no mask: they are predicted, "
             "but not scored."
         )
-
-
-def _check_labels(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
-    needing = dict.fromkeys(one.source for one in measurements if one.needs_labels)
-    if needing and not any(record["image_labels"] for record in records):
-        raise UsageError(
-            f"{split} has no image-level labels, which {', '.join(needing)} need; leave these "
-            "sources out, or name another split."
-        )
-    if needing:
+    if needing := dict.fromkeys(one.source for one in measurements if one.needs_labels):
+        if not any(record["image_labels"] for record in records):
+            raise UsageError(
+                f"{split} has no image-level labels, which {', '.join(needing)} need; leave these "
+                "sources out, or name another split."
+            )
         warn_of_unlabeled(split, records)
-
-
-def _choose_backend(cfg: CfgNode, measurements: Iterable[Measurement]) -> str | None:
-    """Return which CRF is used; None for none."""
-    has_crf = any(one.protocol.crf for one in measurements)
-    return choose_backend(cfg.TEST.CRF.BACKEND) if has_crf else None
 
 
 @contextlib.contextmanager
