@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bring predictions that tools/evaluate.py --dump has written into the form that others take.
 
-    python tools/export_predictions.py voc --predictions DUMP/seg/ms+flip+crf \\
+    python tools/export_predictions.py voc --predictions DUMP/sem_seg/ms+flip+crf \\
         --split voc_2012_sem_seg_test --output results.tgz
-    python tools/export_predictions.py coco --predictions DUMP/seg/ms+flip+crf \\
+    python tools/export_predictions.py coco --predictions DUMP/sem_seg/ms+flip+crf \\
         --split coco_2014_sem_seg_val --output results.json
 
 The first makes the archive for PASCAL VOC's test server, the second COCO's result file (RLE).
@@ -13,14 +13,17 @@ The first makes the archive for PASCAL VOC's test server, the second COCO's resu
 import argparse
 from pathlib import Path
 
+import dalnet.data  # noqa: F401  registers the data sets
+
+# isort: split
 from detectron2.data import DatasetCatalog
 
-import dalnet.data  # noqa: F401  registers the data sets
 from dalnet.data.datasets.coco import COCO_CATEGORY_IDS
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
-from dalnet.evaluation.export import write_coco_results, write_voc_archive
+from dalnet.export.coco_results import write_coco_results
+from dalnet.export.voc_server import write_voc_archive
 
 
 def main() -> None:
@@ -37,11 +40,11 @@ def main() -> None:
             raise UsageError(f"{args.split} is no split of {args.format}; name one, or the other.")
         if args.split not in DatasetCatalog:
             raise UsageError(f"there is no split {args.split}; see docs/data.md for their names.")
-        dicts = DatasetCatalog.get(args.split)
+        records = DatasetCatalog.get(args.split)
         if args.format == "voc":
-            write_voc_archive(args.predictions, dicts, len(VOC_CLASSES) + 1, args.output)
+            write_voc_archive(args.predictions, records, len(VOC_CLASSES) + 1, args.output)
         else:
-            write_coco_results(args.predictions, dicts, COCO_CATEGORY_IDS, args.output)
+            write_coco_results(args.predictions, records, COCO_CATEGORY_IDS, args.output)
         print(f"written: {args.output}")
 
 

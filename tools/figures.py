@@ -26,7 +26,7 @@ from dalnet.config import load_config
 from dalnet.engine import setup
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol
+from dalnet.evaluation.sources import Protocol
 from dalnet.figures.cams import draw_cams
 from dalnet.figures.compare import draw_comparison
 from dalnet.figures.images import choose_images, predict_images

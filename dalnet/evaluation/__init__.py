@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured, and how it is printed."""
 
-from .evaluator import LabelMapEvaluator, build_evaluator
+from .evaluator import TableEvaluator, build_evaluator
 
-__all__ = ["LabelMapEvaluator", "build_evaluator"]
+__all__ = ["TableEvaluator", "build_evaluator"]

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -10,44 +11,52 @@ from torch import Tensor
 from dalnet.data.image_io import write_mask
 from dalnet.files import complete_or_absent
 
-from .protocol import Row
+from .sources import Measurement
 
 LABEL_FOLDER, CAM_FOLDER = "SegmentationClass", "CAM"
 
 
 class Dump:
-    """Writes one folder per row: ``<root>/<source>/<protocol>/``.
+    """Writes one folder for each measurement: ``<root>/<source>/<protocol>/``.
 
     In it ``SegmentationClass/<image>.png``, palette PNGs of class indices (255 ignored), or, for
-    CAMs without CRF, ``CAM/<image>.npz`` with ``classes`` int64 [P], the present classes 0..C-1,
-    and ``cams`` float16 [P, H, W] in 0..1; and ``ImageSets/Segmentation/<split>.txt``.
+    CAMs without CRF, ``CAM/<image>.npz`` with ``classes`` int64 ``[P]``, the image's classes
+    0..C-1, and ``cams`` float16 ``[P, H, W]`` in 0..1; and ``ImageSets/Segmentation/<split>.txt``.
     """
 
     def __init__(self, root: Path) -> None:
         """Write below ``root``; folders are made as needed."""
         self.root = root
 
-    def write_labels(self, row: Row, name: str, labels: np.ndarray) -> None:
-        """Write a label map, uint8 [H, W]."""
-        write_mask(self.folder(row) / LABEL_FOLDER / f"{name}.png", labels)
+    def write_labels(self, measurement: Measurement, name: str, label_map: np.ndarray) -> None:
+        """Write a label map, uint8 ``[H, W]``."""
+        write_mask(self.folder(measurement) / LABEL_FOLDER / f"{name}.png", label_map)
 
-    def write_cams(self, row: Row, name: str, classes: Sequence[int], cams: Tensor) -> None:
-        """Write the CAMs [P, H, W] in 0..1 of the P present ``classes``, 0..C-1."""
-        path = self.folder(row) / CAM_FOLDER / f"{name}.npz"
-        arrays = {
-            "classes": np.asarray(classes, dtype=np.int64),
-            "cams": cams.half().cpu().numpy(),
-        }
+    def write_cams(
+        self, measurement: Measurement, name: str, cams: Tensor, image_classes: Sequence[int]
+    ) -> None:
+        """Write CAMs ``[P, H, W]`` in 0..1 of an image's classes, 0..C-1."""
+        path = self.folder(measurement) / CAM_FOLDER / f"{name}.npz"
+        classes, small = np.asarray(image_classes, dtype=np.int64), cams.half().cpu().numpy()
         with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, classes=classes, cams=small)
 
-    def write_list(self, row: Row, split: str, names: Iterable[str]) -> None:
-        """Write the list of the images of a row, so that its folder is a VOC-layout tree."""
-        text = "".join(f"{name}\n" for name in sorted(names))
-        path = self.folder(row) / "ImageSets" / "Segmentation" / f"{split}.txt"
-        with complete_or_absent(path) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+    def write_lists(
+        self, measurements: Iterable[Measurement], split: str, records: Sequence[dict[str, Any]]
+    ) -> None:
+        """List the images of each measurement, so that its folder is a tree in VOC's layout."""
+        for one in measurements:
+            listed = (r for r in records if r["image_labels"] or not one.needs_labels)
+            text = "".join(f"{name}\n" for name in sorted(map(image_name, listed)))
+            path = self.folder(one) / "ImageSets" / "Segmentation" / f"{split}.txt"
+            with complete_or_absent(path) as unfinished:
+                unfinished.write_text(text, encoding="utf-8")
 
-    def folder(self, row: Row) -> Path:
-        """The folder of a row."""
-        return self.root / row.source / str(row.protocol)
+    def folder(self, measurement: Measurement) -> Path:
+        """Return the folder of a measurement."""
+        return self.root / measurement.source / str(measurement.protocol)
+
+
+def image_name(record: dict[str, Any]) -> str:
+    """Return what an image is called in dumps and counts: its file's name without suffix."""
+    return Path(record["file_name"]).stem

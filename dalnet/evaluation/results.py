@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of an evaluation as a table, as JSON and as CSV. All IoUs are in percent."""
+"""Results as JSON, as CSV and as a table, whichever evaluation they come from; IoUs in percent."""
 
 import csv
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,72 +11,97 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
+from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 from dalnet.numbers import finite_or_none, percent, threshold_text
 
-from .confusion import class_ious, labelled_share, mean_iou
-from .protocol import SOURCES, Row
-from .tally import Tally
-from .threshold_curve import miou_curve
+from .counts import Counts, class_ious, labeled_pixels, mean_iou, pixel_accuracy
+from .sources import Measurement
 
 Result = dict[str, Any]
 
+logger = logging.getLogger(__name__)
 
-def summarise(
-    cfg: CfgNode, split: str, class_names: Sequence[str], tally: Tally, weights_sha256: str
+# What readers of a results.json rely on, in it and in each of its measurements.
+_KEYS = ("split", "num_images", "num_scored", "weights_sha256", "measurements")
+_MEASURED = ("source", "protocol", "scales", "flip", "crf", "threshold", "miou", "iou", "labeled")
+_COLUMNS = (*_MEASURED[:7], "best_threshold", "best_miou", "pixel_accuracy", "labeled")
+
+
+def summarize(
+    cfg: CfgNode,
+    split: str,
+    counts: Counts,
+    weights_sha256: str | None,
+    iteration: int | None = None,
 ) -> Result:
-    """Everything that was measured, ready for JSON.
+    """Return everything that was measured, ready for JSON.
 
     Args:
         cfg: of the model.
         split: name of the data set.
-        class_names: K names, background first.
-        tally: over all images of the split.
-        weights_sha256: hash of the checkpoint, hexadecimal.
+        counts: over all images of the split.
+        weights_sha256: hash of the checkpoint, hexadecimal; None where it is not on disk.
+        iteration: how many iterations the model has been trained for, where that is known.
 
     Returns:
-        ``split``, ``num_images``, ``num_scored`` (images with a mask), ``weights_sha256``,
-        ``config`` and ``rows``. A row has ``source``, ``protocol``, ``scales``, ``flip``, ``crf``
-        (its parameters, or None), ``threshold`` (of a CAM, [low, high] of a pseudo label, or
-        None), ``miou``, ``iou`` by class (None for a class without ground truth), ``labelled``
-        (percent of the pixels that are not ignored) and ``confusion`` ([truth][prediction], the
-        last column for ignored); a CAM without CRF also ``best_threshold``, ``best_miou`` and
-        ``curve``. ``rows`` is empty if no image has a mask.
+        ``split``, ``num_images``, ``num_scored`` (images with a mask), ``num_labeled`` (those of
+        them that CAMs and pseudo labels are measured on, as they have image-level labels),
+        ``iteration`` where it is known, ``weights_sha256``, ``system``, ``class_names``, ``config``
+        and ``measurements``, which is empty if no image has a mask. A measurement has ``source``,
+        ``title``, ``protocol``, ``scales``, ``flip``, ``crf`` (its parameters, or None),
+        ``threshold`` (of CAMs, [low, high] of pseudo labels, or None), ``miou``, ``iou`` by class
+        (None for a class without ground truth), ``pixel_accuracy``, ``labeled`` (percent of the
+        pixels that are not ignored) and ``confusion`` ([truth][prediction], the last column for
+        ignored); CAMs without CRF also ``best_threshold``, ``best_miou`` and ``curve``.
     """
+    class_names = list(MetadataCatalog.get(split).stuff_classes)
+    measured = counts.measurements if counts.num_scored else ()
     return {
         "split": split,
-        "num_images": len(tally.done),
-        "num_scored": tally.scored,
+        "num_images": len(counts.names),
+        "num_scored": counts.num_scored,
+        "num_labeled": counts.num_labeled,
+        **({} if iteration is None else {"iteration": iteration}),
         "weights_sha256": weights_sha256,
+        "system": cfg.MODEL.META_ARCHITECTURE,
+        "class_names": class_names,
+        "measurements": [_describe(cfg, one, class_names, counts) for one in measured],
         "config": yaml.safe_load(cfg.dump()),
-        "rows": [_summarise_row(cfg, row, class_names, tally) for row in tally.rows]
-        if tally.scored
-        else [],
     }
 
 
-def _summarise_row(cfg: CfgNode, row: Row, class_names: Sequence[str], tally: Tally) -> Result:
-    matrix = tally.matrices[str(row)]
+def _describe(
+    cfg: CfgNode, measurement: Measurement, class_names: Sequence[str], counts: Counts
+) -> Result:
+    matrix, protocol, cam = counts.matrix(measurement), measurement.protocol, cfg.MODEL.CAM
+    thresholds = {
+        "cam": cam.BACKGROUND_THRESHOLD,
+        "pseudo_label": [cam.LOW_THRESHOLD, cam.HIGH_THRESHOLD],
+    }
     ious = [finite_or_none(value) for value in class_ious(matrix)]
     result = {
-        "source": row.source,
-        "protocol": str(row.protocol),
-        "scales": list(row.scales),
-        "flip": row.protocol.flip,
-        "crf": {**crf_parameters(cfg)} if row.protocol.crf else None,
-        "threshold": _threshold(cfg, row),
+        "source": measurement.source,
+        "title": measurement.title,
+        "protocol": str(protocol),
+        "scales": list(measurement.scales),
+        "flip": protocol.flip,
+        "crf": crf_parameters(cfg) if protocol.crf else None,
+        "threshold": thresholds.get(measurement.kind),
         "miou": finite_or_none(mean_iou(matrix)),
         "iou": dict(zip(class_names, ious, strict=True)),
-        "labelled": labelled_share(matrix),
+        "pixel_accuracy": finite_or_none(pixel_accuracy(matrix)),
+        "labeled": labeled_pixels(matrix),
         "confusion": matrix.tolist(),
     }
-    if row.has_curve:
-        curve = miou_curve(tally.histograms[str(row)])
+    if measurement.has_curve:
+        curve = counts.miou_curve(measurement)
         best = int(np.nanargmax(curve)) if np.isfinite(curve).any() else 0
-        thresholds = [round(float(value), 4) for value in tally.thresholds]
+        thresholds = [round(float(value), 4) for value in counts.thresholds]
         result |= {
             "best_threshold": thresholds[best],
             "best_miou": finite_or_none(curve[best]),
@@ -84,59 +110,71 @@ def _summarise_row(cfg: CfgNode, row: Row, class_names: Sequence[str], tally: Ta
     return result
 
 
-def _threshold(cfg: CfgNode, row: Row) -> float | list[float] | None:
-    settings = cfg.MODEL.CAM
-    if row.is_cam:
-        return settings.BACKGROUND_THRESHOLD
-    return [settings.LOW_THRESHOLD, settings.HIGH_THRESHOLD] if row.source == "pseudo" else None
-
-
-def format_table(result: Result) -> str:
-    """The rows as a table that says what every number is."""
+def format_results(result: Result) -> str:
+    """Return the results as a table that says what every number is, for the log."""
     lines = [
         [
-            SOURCES[row["source"]],
-            row["protocol"],
-            ", ".join(map(str, row["scales"])),
-            threshold_text(row["threshold"]),
-            percent(row["miou"]),
-            f"{percent(row['best_miou'])} at {row['best_threshold']:g}"
-            if "best_miou" in row
-            else "-",
-            percent(row["labelled"]),
+            one["title"],
+            one["protocol"],
+            ", ".join(map(str, one["scales"])),
+            threshold_text(one["threshold"]),
+            percent(one["miou"]),
+            f"{percent(one['best_miou'])} at {one['best_threshold']:g}" if "curve" in one else "-",
+            percent(one["pixel_accuracy"]),
+            percent(one["labeled"]),
         ]
-        for row in result["rows"]
+        for one in result["measurements"]
     ]
-    headers = ["source", "protocol", "scales", "threshold", "mIoU", "best mIoU", "labelled %"]
-    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+    heads = ["source", "protocol", "scales", "threshold", "mIoU", "best mIoU", "pixel acc."]
+    table = tabulate(lines, [*heads, "labeled %"], tablefmt="github", disable_numparse=True)
+    images = f"{result['split']}, {result['num_images']} images, {result['num_scored']} with a mask"
+    if result["num_labeled"]:
+        images += f", {result['num_labeled']} of them with the image-level labels that CAMs need"
+    absent = [name for name, iou in result["measurements"][0]["iou"].items() if iou is None]
+    left_out = f"\nLeft out of every mean, as no mask shows them: {', '.join(absent)}"
+    return f"{images}; IoU in percent:\n{table}{left_out if absent else ''}"
 
 
-def absent_classes(result: Result) -> list[str]:
-    """Names of the classes that the ground truth never shows, so that no mean counts them."""
-    return [name for name, value in result["rows"][0]["iou"].items() if value is None]
-
-
-def write_results(result: Result, folder: Path) -> list[Path]:
-    """Write ``results.json`` and, one line a row, ``results.csv``; returns their paths."""
-    paths = [folder / "results.json", folder / "results.csv"]
-    with complete_or_absent(paths[0]) as unfinished:
+def write_results(result: Result, folder: Path) -> None:
+    """Log the table; write ``results.json`` and, one line a measurement, ``results.csv``."""
+    if result["measurements"]:
+        logger.info("%s", format_results(result))
+    else:
+        logger.warning("%s: nothing was scored.", result["split"])
+    with complete_or_absent(folder / "results.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    shared = {key: result[key] for key in ("split", "num_scored", "weights_sha256")}
+    columns = [*shared, *_COLUMNS, *(f"iou:{name}" for name in result["class_names"])]
     with (
-        complete_or_absent(paths[1]) as unfinished,
+        complete_or_absent(folder / "results.csv") as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as stream,
     ):
-        writer = csv.writer(stream)
-        shared = ["split", "num_scored", "weights_sha256"]
-        own = ["source", "protocol", "scales", "flip", "crf", "threshold", "miou"]
-        extra = ["best_threshold", "best_miou", "labelled"]
-        classes = list(result["rows"][0]["iou"]) if result["rows"] else []
-        writer.writerow([*shared, *own, *extra, *(f"iou:{name}" for name in classes)])
-        for row in result["rows"]:
-            values = {**row, "crf": row["crf"] is not None}
-            values["scales"] = " ".join(map(str, row["scales"]))
-            if isinstance(row["threshold"], list):
-                values["threshold"] = " ".join(map(str, row["threshold"]))
-            cells = [result[key] for key in shared]
-            cells += [values.get(key) for key in (*own, *extra)]
-            writer.writerow([*cells, *row["iou"].values()])
-    return paths
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        for one in result["measurements"]:
+            lists = {k: " ".join(map(str, v)) for k, v in one.items() if isinstance(v, list)}
+            ious = {f"iou:{name}": iou for name, iou in one["iou"].items()}
+            writer.writerow({**shared, **one, **lists, "crf": one["crf"] is not None, **ious})
+    logger.info("Written: %s and results.csv", folder / "results.json")
+
+
+def read_results(path: Path) -> Result:
+    """Read a ``results.json``, see :func:`summarize` for what it holds.
+
+    Raises:
+        UsageError: it is missing, unreadable or something else.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in _KEYS if key not in result]
+        missing += [key for m in result["measurements"] for key in _MEASURED if key not in m]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): name a results.json.") from error
+    except (KeyError, TypeError):
+        missing = ["measurements"]
+    if missing:
+        raise UsageError(
+            f"{path} is no results.json of this version, as it has no {missing[0]}: name one, or "
+            "evaluate again."
+        )
+    return result

@@ -1,28 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trainings and evaluations have left on disk: results.json and metrics.json."""
+"""What a training has left on disk: metrics.json."""
 
 import json
 from pathlib import Path
-from typing import Any
-
-from dalnet.errors import UsageError
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Read a ``results.json``; see ``dalnet.evaluation.results`` for what it holds.
-
-    Raises:
-        UsageError: it is missing, unreadable or something else.
-    """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({error}): name a results.json that an evaluation wrote."
-        ) from error
-    if not isinstance(result, dict) or "measurements" not in result:
-        raise UsageError(f"{path} holds no measurements: name a results.json of an evaluation.")
-    return result
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from dalnet.evaluation.confusion import class_ious, confusion_matrix
+from dalnet.evaluation.counts import class_ious, confusion_matrix
 from dalnet.figures.colors import find_labels
 from dalnet.figures.images import ImageResult, Record, predict_images
 from dalnet.figures.overlay import IGNORE_LABEL

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from torch import nn
 
 import dalnet
 from dalnet.checkpoint import checkpoint_hash, load_model
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Source, model_sources
+from dalnet.evaluation.results import read_results
+from dalnet.evaluation.sources import model_measurements
 from dalnet.figures.colors import choose_colors
 from dalnet.figures.images import Record
 from dalnet.files import complete_or_absent
 
-from .files import read_metrics, read_results
+from .files import read_metrics
 from .gallery import make_gallery
 from .page import render_page
 
@@ -70,13 +70,13 @@ def write_report(
         notes.append(f"No curves of the training: {run / 'metrics.json'} holds none.")
     model, weights = load_model(cfg), checkpoint_hash(cfg.MODEL.WEIGHTS)
     for name, result in found.items():
-        if result["weights_sha256"] != weights:
+        if result["weights_sha256"] not in (weights, None):
             notes.append(f"{name} was measured with other weights than the gallery shows.")
         if result["split"] != split:
             notes.append(f"{name} was measured on {result['split']}, not {split}.")
 
     masks = sum("sem_seg_file_name" in record for record in records)
-    sources = find_sources(cfg, model)
+    measured = model_measurements(cfg, model.sources)
     class_names, class_colors = class_table(split)
     colors = choose_colors(class_colors, (), colorblind)
     page = render_page(
@@ -92,11 +92,13 @@ def write_report(
         },
         notes=[*notes, *note_missing(split, records)],
         results=found,
-        source_titles={source.key: source.title for source in sources},
+        source_titles={one.source: one.title for one in measured},
         metrics=metrics,
         cards=make_gallery(cfg, model, split, records, images, colors, colorblind),
         gallery_text="; ".join(
-            f"{source.title}: {source.protocol}" for source in sources if source.key != "cam_inter"
+            f"{one.title}: {one.protocol}, scales {', '.join(map(str, one.scales))}"
+            for one in measured
+            if one.source != "cam_inter"
         ),
         class_names=class_names,
         colors=colors,
@@ -104,13 +106,6 @@ def write_report(
     with complete_or_absent(output) as unfinished:
         # Names of files need not be valid text.
         unfinished.write_bytes(page.encode("utf-8", errors="replace"))
-
-
-def find_sources(cfg: CfgNode, model: nn.Module) -> list[Source]:
-    """Return what the model predicts, in the order of tables."""
-    sources = model_sources(cfg)
-    keys = getattr(model, "sources", [source.key for source in sources])
-    return [source for source in sources if source.key in keys]
 
 
 def note_missing(split: str, records: Sequence[Record]) -> list[str]:

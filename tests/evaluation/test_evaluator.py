@@ -1,72 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mIoU of every source against counts by hand, and the refusals."""
+"""Training's evaluation against counts by hand and Detectron2's own, its file, and refusals."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import torch.nn.functional as F
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
+from dalnet.evaluation.results import read_results
+from dalnet.files import sha256
+from dalnet.modeling.meta_arch import DALNet
 
-CLASSES = ["background", "cat", "dog", "owl"]
 SIZE = (6, 7)
 
 
 @pytest.fixture
-def split(tmp_path):
-    """Three images of a registered split, with masks of random classes (no owl) and ignore."""
+def records(split):
+    """Three records with masks of random classes (no owl) and ignored pixels."""
     rng = np.random.default_rng(0)
-    records = []
-    for index in range(3):
+    del split.records[3:]
+    for record in split.records:
         mask = rng.choice([0, 1, 2, 255], SIZE).astype(np.uint8)
-        Image.fromarray(mask).save(tmp_path / f"{index}.png")
-        records.append(
-            {
-                "file_name": f"{index}.jpg",
-                "image_id": str(index),
-                "sem_seg_file_name": str(tmp_path / f"{index}.png"),
-                "image_labels": [0, 1],
-            }
-        )
-    name = f"evaluator_{tmp_path.name}"
-    DatasetCatalog.register(name, lambda: records)
-    MetadataCatalog.get(name).set(stuff_classes=CLASSES, ignore_label=255)
-    yield name, records
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+        Image.fromarray(mask).save(record["sem_seg_file_name"])
+        record["image_labels"] = [0, 1]
+    return split.records
+
+
+@pytest.fixture
+def cfg(split, tiny_cfg):
+    tiny_cfg.DATASETS.TRAIN = (split.name,)
+    return tiny_cfg
 
 
 def make_inputs(records):
     """As the mapper's: multi-hot labels, and none where an image has none."""
-    inputs = [dict(record) for record in records]
-    for item in inputs:
-        shown = item.pop("image_labels")
+    inputs = [record | {"height": SIZE[0], "width": SIZE[1]} for record in records]
+    for record in inputs:
+        shown = record.pop("image_labels")
         if shown:
-            item["image_labels"] = torch.zeros(3).index_fill(0, torch.tensor(shown), 1.0)
+            record["image_labels"] = torch.zeros(3).index_fill(0, torch.tensor(shown), 1.0)
     return inputs
 
 
-def make_outputs(count):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "sem_seg": torch.rand(4, *SIZE, generator=generator),
-            "cam": torch.rand(3, *SIZE, generator=generator),
-            "cam_inter": torch.rand(3, *SIZE, generator=generator),
-            "pseudo_label": torch.tensor([0, 1, 2, 255])[
-                torch.randint(4, SIZE, generator=generator)
-            ],
-        }
-        for _ in range(count)
-    ]
+def make_outputs(inputs):
+    """As the model's: CAMs are zero for the owl, which no image is labeled."""
+    outputs = []
+    for index, record in enumerate(inputs):
+        generator = torch.Generator().manual_seed(index)
+        cams = torch.rand(2, 3, *SIZE, generator=generator)
+        cams[:, 2] = 0
+        labels = torch.randint(4, SIZE, generator=generator)
+        output = {"sem_seg": torch.rand(4, *SIZE, generator=generator)}
+        if "image_labels" in record:
+            output |= {"cam": cams[0], "cam_inter": cams[1]}
+            output["pseudo_label"] = torch.tensor([0, 1, 2, 255])[labels]
+        outputs.append(output)
+    return outputs
+
+
+def evaluate(split, cfg):
+    evaluator = build_evaluator(cfg, split.name)
+    evaluator.reset()
+    inputs = make_inputs(split.records)
+    outputs = make_outputs(inputs)
+    evaluator.process(inputs[:2], outputs[:2])
+    evaluator.process(inputs[2:], outputs[2:])
+    return evaluator.evaluate()
 
 
 def iou_by_hand(truths, predictions):
     """Per class with ground truth, pixel by pixel; a prediction of 255 is left out."""
     ious = {}
-    for value in range(len(CLASSES)):
+    for value, name in enumerate(["background", "cat", "dog", "owl"]):
         inside = union = seen = 0
         for truth, prediction in zip(truths, predictions, strict=True):
             for t, p in zip(truth.reshape(-1), prediction.reshape(-1), strict=True):
@@ -76,33 +88,25 @@ def iou_by_hand(truths, predictions):
                 inside += t == value and p == value
                 union += t == value or p == value
         if seen:
-            ious[CLASSES[value]] = 100 * inside / union
+            ious[name] = 100 * inside / union
     return ious
 
 
-def labels_by_hand(key, output):
-    if key == "sem_seg":
-        return output[key].argmax(0).numpy()
-    if key == "pseudo_label":
-        return output[key].numpy()
-    # Class 2 is not among the image labels.
-    cams = output[key][:2]
+def labels_by_hand(source, output):
+    if source == "sem_seg":
+        return output[source].argmax(0).numpy()
+    if source == "pseudo_label":
+        return output[source].numpy()
+    cams = output[source]
     return torch.where(cams.amax(0) > 0.5, cams.argmax(0) + 1, 0).numpy()
 
 
-def test_all_sources_match_counts_by_hand(split, tiny_cfg):
-    name, records = split
-    outputs = make_outputs(3)
-    evaluator = build_evaluator(tiny_cfg, name)
-    evaluator.reset()
-    inputs = make_inputs(records)
-    evaluator.process(inputs[:2], outputs[:2])
-    evaluator.process(inputs[2:], outputs[2:])
-    results = evaluator.evaluate()
+def test_all_sources_match_counts_by_hand(split, records, cfg):
+    results, outputs = evaluate(split, cfg), make_outputs(make_inputs(records))
     truths = [np.array(Image.open(record["sem_seg_file_name"])) for record in records]
     assert list(results) == ["sem_seg", "cam", "cam_inter", "pseudo_label"]
-    for key, values in results.items():
-        predictions = [labels_by_hand(key, output) for output in outputs]
+    for source, values in results.items():
+        predictions = [labels_by_hand(source, output) for output in outputs]
         expected = iou_by_hand(truths, predictions)
         assert set(expected) == {"background", "cat", "dog"}
         for label, value in expected.items():
@@ -110,91 +114,139 @@ def test_all_sources_match_counts_by_hand(split, tiny_cfg):
         # The owl is predicted by the head but never shown: it is left out of the mean.
         assert values["mIoU"] == pytest.approx(np.mean(list(expected.values())))
         known = np.stack(truths) != 255
-        labelled = np.stack(predictions)[known] != 255
-        assert values["labelled"] == pytest.approx(100 * labelled.mean())
+        assert values["labeled"] == pytest.approx(
+            100 * (np.stack(predictions)[known] != 255).mean()
+        )
 
 
-def evaluate(name, records, cfg):
-    evaluator = build_evaluator(cfg, name)
-    evaluator.reset()
-    inputs, outputs = make_inputs(records), make_outputs(3)
-    for item, output in zip(inputs, outputs, strict=True):
-        if "image_labels" not in item:
-            del output["cam"], output["cam_inter"], output["pseudo_label"]  # as the model
-    evaluator.process(inputs, outputs)
-    return evaluator.evaluate()
+def test_figures_are_those_of_detectron2(split, records, cfg):
+    """An untouched SemSegEvaluator, which knows score maps only and no ignored predictions."""
+    results = evaluate(split, cfg)
+    inputs = make_inputs(records)
+    for source, found in results.items():
+        theirs = SemSegEvaluator(split.name)
+        theirs.reset()
+        for record, output in zip(inputs, make_outputs(inputs), strict=True):
+            labels = torch.from_numpy(labels_by_hand(source, output)).clamp(max=4)
+            theirs.process([record], [{"sem_seg": F.one_hot(labels, 5).permute(2, 0, 1)}])
+        expected = theirs.evaluate()["sem_seg"]
+        shared = [key for key in found if key not in ("mIoU", "labeled")]
+        assert {"pACC", "fwIoU", "IoU-cat", "ACC-dog"} < {*shared}
+        np.testing.assert_array_equal([found[k] for k in shared], [expected[k] for k in shared])
 
 
-def test_unlabelled_images_count_for_the_head_only(split, tiny_cfg, caplog):
-    name, records = split
-    complete = evaluate(name, records, tiny_cfg)
-    assert "image-level label" not in caplog.text
+def test_images_without_labels_count_for_the_head_only(split, records, cfg, caplog):
+    complete = evaluate(split, cfg)
+    assert "image-level label:" not in caplog.text
     records[1]["image_labels"] = []
-    found = evaluate(name, records, tiny_cfg)
-    assert f"1 of 3 images of {name} have no image-level label: CAMs and pseudo" in caplog.text
+    found = evaluate(split, cfg)
+    assert f"1 of 3 images of {split.name} have no image-level label: CAMs and" in caplog.text
     assert repr(found["sem_seg"]) == repr(complete["sem_seg"])  # nan is not equal to itself
-    outputs = [output for i, output in enumerate(make_outputs(3)) if i != 1]
-    truths = [np.array(Image.open(r["sem_seg_file_name"])) for r in (records[0], records[2])]
-    for key in ("cam", "cam_inter", "pseudo_label"):
-        expected = iou_by_hand(truths, [labels_by_hand(key, output) for output in outputs])
+    outputs = [output for i, output in enumerate(make_outputs(make_inputs(records))) if i != 1]
+    truths = [np.array(Image.open(records[i]["sem_seg_file_name"])) for i in (0, 2)]
+    for source in ("cam", "cam_inter", "pseudo_label"):
+        expected = iou_by_hand(truths, [labels_by_hand(source, output) for output in outputs])
         for label, value in expected.items():
-            assert found[key][f"IoU-{label}"] == pytest.approx(value)
+            assert found[source][f"IoU-{label}"] == pytest.approx(value)
+    result = read_results_of(cfg, split)
+    assert (result["num_images"], result["num_scored"], result["num_labeled"]) == (3, 3, 2)
 
 
-def test_no_row_claims_labels_that_no_image_has(split, tiny_cfg, caplog):
-    name, records = split
+def test_no_line_claims_labels_that_no_image_has(split, records, cfg, caplog):
     for record in records:
         record["image_labels"] = []
-    with caplog.at_level("INFO", logger="dalnet"):
-        assert list(evaluate(name, records, tiny_cfg)) == ["sem_seg"]
-    assert "3 of 3 images" in caplog.text and "image labels given" not in caplog.text
+    assert list(evaluate(split, cfg)) == ["sem_seg"]
+    assert "3 of 3 images" in caplog.text
     caplog.clear()
-    tiny_cfg.TEST.EVAL_CAM = False
-    evaluate(name, records, tiny_cfg)
-    assert "image-level label" not in caplog.text, "nobody asked for CAMs"
+    cfg.TEST.EVAL_CAM = False
+    evaluate(split, cfg)
+    assert "image-level label:" not in caplog.text, "nobody asked for CAMs"
 
 
-def test_table_states_split_images_and_protocol(split, tiny_cfg, caplog):
-    name, records = split
-    evaluator = build_evaluator(tiny_cfg, name)
-    evaluator.reset()
-    evaluator.process(make_inputs(records), make_outputs(3))
-    with caplog.at_level("INFO", logger="dalnet"):
-        evaluator.evaluate()
-    assert f"{name}, 3 images" in caplog.text
-    for part in ("single scale", "threshold 0.5", "PAR, thresholds 0.25 / 0.7", "mirror"):
-        assert part in caplog.text
+def read_results_of(cfg, split):
+    return read_results(Path(cfg.OUTPUT_DIR, "evaluation", split.name, "results.json"))
+
+
+def test_one_miou_is_logged_and_written(split, records, cfg, caplog):
+    with caplog.at_level("INFO"):
+        results = evaluate(split, cfg)
+    assert f"{split.name}, 3 images" in caplog.text
+    assert not [r for r in caplog.records if r.name.startswith("detectron2.evaluation.sem_seg")]
+    result = read_results_of(cfg, split)
+    assert "iteration" not in result and result["weights_sha256"] is None
+    for one in result["measurements"]:
+        assert one["miou"] == pytest.approx(results[one["source"]]["mIoU"], abs=1e-12)
+        assert one["pixel_accuracy"] == pytest.approx(results[one["source"]]["pACC"])
+        assert one["iou"]["owl"] is None
+    cam = result["measurements"][1]
+    assert (cam["source"], cam["protocol"], cam["scales"]) == ("cam", "ms+flip", [1.0, 0.5])
+    assert cam["curve"]["miou"][cam["curve"]["thresholds"].index(0.5)] == cam["miou"]
+
+
+def test_evaluations_of_a_training_name_iteration_and_checkpoint(split, records, cfg):
+    cfg.SOLVER.MAX_ITER = 20
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir()
+
+    def evaluated_at(storage_iter, saved):
+        (folder / saved).write_bytes(saved.encode())
+        (folder / "last_checkpoint").write_text(saved)
+        with EventStorage(storage_iter):
+            evaluate(split, cfg)
+        result = read_results_of(cfg, split)
+        return result["iteration"], result["weights_sha256"]
+
+    named = "model_0000009.pth"
+    assert evaluated_at(9, named) == (10, sha256(folder / named))
+    assert evaluated_at(14, named) == (15, None), "those of iteration 15 were not saved"
+    final = "model_final.pth"
+    assert evaluated_at(20, final) == (20, sha256(folder / final))
+    # Outside a training: MODEL.WEIGHTS, unless OUTPUT_DIR has another checkpoint to go on with.
+    cfg.MODEL.WEIGHTS = str(folder / final)
+    evaluate(split, cfg)
+    assert read_results_of(cfg, split)["weights_sha256"] == sha256(folder / final)
+    cfg.MODEL.WEIGHTS = str(folder / named)
+    evaluate(split, cfg)
+    assert read_results_of(cfg, split)["weights_sha256"] is None
+
+
+def test_a_system_without_head(split, records, cfg, monkeypatch):
+    monkeypatch.setattr(DALNet, "sources", {"cam": DALNet.sources["cam"]})
+    records[0]["image_labels"] = []
+    evaluator = build_evaluator(cfg, split.name)
+    inputs = make_inputs(records)
+    outputs = [{"cam": o["cam"]} if "cam" in o else {} for o in make_outputs(inputs)]
+    evaluator.process(inputs, outputs)
+    assert list(evaluator.evaluate()) == ["cam"]
+    result = read_results_of(cfg, split)
+    assert (result["num_scored"], result["num_labeled"]) == (3, 2)
 
 
 @pytest.mark.parametrize(
     ("mask", "part"),
     [
-        (np.full(SIZE, 9, np.uint8), "contains the value 9"),
-        (np.zeros((3, 3), np.uint8), r"is \(3, 3\)"),
+        (np.full(SIZE, 9, np.uint8), "9"),
+        (np.zeros((3, 3), np.uint8), r"\(3, 3\)"),
         (np.zeros((*SIZE, 3), np.uint8), "single-channel"),
+        (None, "cannot be read"),
     ],
 )
-def test_unusable_mask_is_named(split, tiny_cfg, mask, part):
-    name, records = split
-    Image.fromarray(mask).save(records[1]["sem_seg_file_name"])
-    evaluator = build_evaluator(tiny_cfg, name)
-    evaluator.reset()
+def test_unusable_mask_is_named(split, records, cfg, tmp_path, mask, part):
+    path = records[1]["sem_seg_file_name"]
+    if mask is None:
+        (tmp_path / "images" / "1.png").unlink()
+    else:
+        Image.fromarray(mask).save(path)
     with pytest.raises(UsageError, match=part) as error:
-        evaluator.process(make_inputs(records), make_outputs(3))
-    assert records[1]["sem_seg_file_name"] in str(error.value)
+        evaluate(split, cfg)
+    assert path in str(error.value)
 
 
-def test_missing_mask_is_named(split, tiny_cfg, tmp_path):
-    name, records = split
-    (tmp_path / "0.png").unlink()
-    evaluator = build_evaluator(tiny_cfg, name)
-    evaluator.reset()
-    with pytest.raises(UsageError, match="0.png cannot be read"):
-        evaluator.process(make_inputs(records), make_outputs(3))
-
-
-def test_split_without_masks_is_refused(split, tiny_cfg):
-    name, records = split
+def test_a_split_that_cannot_be_measured_is_refused(split, records, cfg):
+    metadata = MetadataCatalog.get(split.name)
+    del metadata.stuff_classes
+    with pytest.raises(UsageError, match="stuff_classes"):
+        build_evaluator(cfg, split.name)
     del records[0]["sem_seg_file_name"]
     with pytest.raises(UsageError, match="has no masks"):
-        build_evaluator(tiny_cfg, name)
+        build_evaluator(cfg, split.name)

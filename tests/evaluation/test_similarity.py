@@ -19,7 +19,7 @@ def make_model(cfg):
 
 @pytest.fixture
 def item():
-    """A photograph of 24 x 40 pixels; 3 x 5 patches."""
+    """A image of 24 x 40 pixels; 3 x 5 patches."""
     labels = torch.zeros(10)
     labels[[2, 7]] = 1
     pixels = torch.randint(0, 256, (3, 24, 40), generator=torch.Generator().manual_seed(1))
@@ -37,8 +37,8 @@ def test_each_patch_lies_in_its_place(tiny_cfg, item):
     maps = similarity_maps(model, item | {"height": 3, "width": 5})
     assert list(maps) == [3, 8, 0]
     with torch.no_grad():
-        normalised = (item["image"].float() - model.pixel_mean) / model.pixel_std
-        tokens = model.backbone(normalised[None])["patch_tokens"][0]
+        normalized = (item["image"].float() - model.pixel_mean) / model.pixel_std
+        tokens = model.backbone(normalized[None])["patch_tokens"][0]
         texts = {0: model.text_bg[0], 3: model.text_fg[2], 8: model.text_fg[7]}
         for label, text in texts.items():
             text = model.projections.text(text).tolist()
@@ -49,7 +49,7 @@ def test_each_patch_lies_in_its_place(tiny_cfg, item):
                     assert maps[label][row, column] == pytest.approx(expected, abs=1e-5)
 
 
-def test_maps_have_the_size_of_the_photograph(tiny_cfg, item):
+def test_maps_have_the_size_of_the_image(tiny_cfg, item):
     model = make_model(tiny_cfg)
     item.update(height=31, width=57)
     for one in similarity_maps(model, item).values():

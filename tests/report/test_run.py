@@ -15,7 +15,7 @@ from torch import nn
 
 from dalnet.checkpoint import load_model
 from dalnet.errors import UsageError
-from dalnet.evaluation.confusion import confusion_matrix, mean_iou
+from dalnet.evaluation.counts import confusion_matrix, mean_iou
 from dalnet.figures.images import predict_images
 from dalnet.files import sha256
 from dalnet.modeling.multi_scale import CAMSettings

@@ -7,42 +7,35 @@ from pathlib import Path
 import torch
 import torch.distributed
 import torch.multiprocessing
-from detectron2.config import get_cfg
 
-from dalnet.config import add_dalnet_config
-from dalnet.engine.grid_evaluation import GridJob, evaluate_grid
-
-SPLIT = "voc_2012_sem_seg_val"
+from dalnet.config import load_config
+from dalnet.data.datasets.catalog import register
+from dalnet.evaluation.run import evaluate
 
 
-def run_rank(rank, world_size, config, folder):
+def run_rank(rank, world_size, config, split, records, folder):
     torch.set_num_threads(1)
+    register(split, lambda: records, ("cat", "dog", "owl"))
     store = f"file://{folder}/store{world_size}"
     torch.distributed.init_process_group("gloo", store, rank=rank, world_size=world_size)
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    cfg.merge_from_file(config)
     output = Path(folder, f"ranks{world_size}")
-    job = GridJob(SPLIT, "seg,cam", "ss", output, output / "dump", 1)
-    result = evaluate_grid(cfg, job)
+    options = {"sources": "sem_seg,cam", "protocols": "ss", "dump": output / "dump"}
+    result = evaluate(load_config(config), split, output, **options)
     assert (result is None) == (rank != 0)
     torch.distributed.destroy_process_group()
 
 
-def test_ranks_share_the_images(voc_model, tmp_path):
-    cfg = voc_model.cfg
-    cfg.MODEL.WEIGHTS = str(voc_model.weights)
+def test_ranks_share_the_images(checkpoint, split, tmp_path):
     config = tmp_path / "evaluated.yaml"
-    config.write_text(cfg.dump())
-
+    config.write_text(checkpoint.cfg.dump())
     results = []
     for world_size in (1, 2):
-        arguments = (world_size, str(config), str(tmp_path))
+        arguments = (world_size, str(config), split.name, split.records, str(tmp_path))
         torch.multiprocessing.spawn(run_rank, arguments, nprocs=world_size)
         output = tmp_path / f"ranks{world_size}"
         results.append(json.loads((output / "results.json").read_text()))
-        assert len(list((output / "dump/seg/ss/SegmentationClass").iterdir())) == 4
-        listed = (output / "dump/cam/ss/ImageSets/Segmentation" / f"{SPLIT}.txt").read_text()
-        assert len(listed.split()) == 4
+        assert len(list((output / "dump/sem_seg/ss/SegmentationClass").iterdir())) == 4
+        listed = output / "dump/cam/ss/ImageSets/Segmentation" / f"{split.name}.txt"
+        assert len(listed.read_text().split()) == 4
     assert results[0] == results[1]
     assert results[0]["num_images"] == 4

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What alignment losses work with, against the true masks: M_obj, and cosines with the texts."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import inference_context
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from dalnet.checkpoint import load_model
+from dalnet.data import build_test_loader
+from dalnet.data.image_io import read_mask
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+from dalnet.modeling.cam import object_mask
+from dalnet.modeling.meta_arch import WeakSegmentor
+
+from .similarity import patch_similarities
+
+RESULT_FILE = "alignment.json"
+# What is measured, and its line in the table. Names with "text_on" are cosines, others fractions.
+_TITLES = {
+    "object_fraction": "pixels on objects, of all",
+    "mask_precision": "pixels on objects, of those in M_obj",
+    "mask_recall": "pixels in M_obj, of those on objects",
+    "class_text_on_object": "cosine with a class's text: patches of its objects",
+    "class_text_on_others": "cosine with a class's text: patches of the image's other classes",
+    "class_text_on_ground": "cosine with a class's text: background patches",
+    "background_text_on_object": "cosine with the background's text: patches of objects",
+    "background_text_on_ground": "cosine with the background's text: background patches",
+    "class_text_order": "a patch of the class nearer to its text than one without, of all pairs",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]:
+    """Compare M_obj and the similarities with the true masks; log a table, write a file.
+
+    Each image is taken whole, at the size of evaluation and scale 1.0; in training both come from
+    crops. Of a model without a space that patches and texts share there is M_obj only.
+
+    Args:
+        cfg: frozen, of the model.
+        split: name of a registered data set.
+        output: folder of ``alignment.json``.
+
+    Returns:
+        What the file holds: ``split``, ``weights``, ``num_images`` and ``quality``, see
+        :meth:`AlignmentQuality.compute`.
+
+    Raises:
+        UsageError: a system without M_obj, no image with mask and labels, or unusable files.
+    """
+    records = [r for r in DatasetCatalog.get(split) if r["image_labels"]]
+    records = [record for record in records if "sem_seg_file_name" in record]
+    if not records:
+        raise UsageError(f"{split} has no image with a mask and image labels: name another.")
+    model = load_model(cfg)
+    if not hasattr(model, "object_mask_threshold"):
+        raise UsageError(
+            f"{cfg.MODEL.META_ARCHITECTURE} has no object-aware mask and aligns nothing with "
+            "texts: there is nothing to measure; name a checkpoint of DALNet."
+        )
+    quality = AlignmentQuality(len(model.class_names))
+    with inference_context(model), torch.no_grad():
+        for batch in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
+            for record in batch:
+                _measure(quality, model, record)
+    result = {
+        "split": split,
+        "weights": cfg.MODEL.WEIGHTS,
+        "num_images": quality.num_images,
+        "quality": quality.compute(),
+    }
+    with complete_or_absent(output / RESULT_FILE) as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    table = format_quality(result["quality"])
+    logger.info("%s, %d images:\n%s", split, quality.num_images, table)
+    logger.info("Written: %s", output / RESULT_FILE)
+    return result
+
+
+def _measure(quality: "AlignmentQuality", model: WeakSegmentor, record: dict[str, Any]) -> None:
+    size, labels = (record["height"], record["width"]), record["image_labels"]
+    truth = torch.from_numpy(read_mask(record["sem_seg_file_name"], size, quality.num_classes))
+    features = model.infer(record["image"].to(model.device).float()[None], size).features()
+    raw = model.maps("cam_inter", features)
+    mask = object_mask(raw, labels[None].to(model.device), model.object_mask_threshold)[0]
+    cosines = None
+    if getattr(model, "projections", None) is not None:
+        cosines = patch_similarities(model, features, labels.nonzero().flatten().tolist())
+    quality.update(truth, mask, cosines)
+
+
+class AlignmentQuality:
+    """Running means over images.
+
+    Means are over patches, each weighted by the fraction of its pixels that have the label in
+    question; the order of pairs is the mean over images and their classes. Ignored pixels count
+    for nothing.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """Take the number K of labels, background included."""
+        self.num_classes = num_classes
+        self.num_images = 0
+        # By name, a sum and its weight.
+        self._sums = {name: torch.zeros(2, dtype=torch.float64) for name in _TITLES}
+
+    def update(
+        self, truth: Tensor, mask: Tensor, cosines: Mapping[int, Tensor] | None = None
+    ) -> None:
+        """Count one image.
+
+        Args:
+            truth: ``[H, W]`` integers, labels or an ignore value of K or more.
+            mask: M_obj, ``[h, w]`` of 0 and 1, on the token grid.
+            cosines: by label of what the image shows, and 0 for the background, ``[h, w]`` in
+                -1..1; None for a model without alignment.
+        """
+        self.num_images += 1
+        fractions = patch_fractions(truth, self.num_classes, tuple(mask.shape))
+        mask, objects, known = mask.cpu(), fractions[1:].sum(dim=0), fractions.sum(dim=0)
+        self._add("object_fraction", objects, known)
+        self._add("mask_precision", mask * objects, mask * known)
+        self._add("mask_recall", mask * objects, objects)
+        for label, cosine in (cosines or {}).items():
+            self._add_cosines(label, cosine.cpu(), fractions)
+
+    def _add_cosines(self, label: int, cosine: Tensor, fractions: Tensor) -> None:
+        ground, own, objects = fractions[0], fractions[label], fractions[1:].sum(dim=0)
+        if label == 0:
+            self._add("background_text_on_object", cosine * objects, objects)
+            self._add("background_text_on_ground", cosine * ground, ground)
+            return
+        others = objects - own
+        self._add("class_text_on_object", cosine * own, own)
+        self._add("class_text_on_others", cosine * others, others)
+        self._add("class_text_on_ground", cosine * ground, ground)
+        order = pair_order(cosine, own >= 0.5, others + ground > 0.5)
+        if order is not None:
+            self._add("class_text_order", torch.tensor(order), torch.tensor(1.0))
+
+    def _add(self, name: str, values: Tensor, weights: Tensor) -> None:
+        self._sums[name] += torch.stack([values.sum().double(), weights.sum().double()])
+
+    def compute(self) -> dict[str, float | None]:
+        """Return the means by name, cosines in -1..1, others in 0..1; None where nothing counts."""
+        sums = {name: pair.tolist() for name, pair in self._sums.items()}
+        return {name: total / weight if weight else None for name, (total, weight) in sums.items()}
+
+
+def patch_fractions(truth: Tensor, num_classes: int, grid: tuple[int, int]) -> Tensor:
+    """Return the fraction of each label in the pixels of each patch.
+
+    Args:
+        truth: ``[H, W]`` integers; ``num_classes`` and more stand for ignored pixels.
+        num_classes: K.
+        grid: (h, w); where it does not divide (H, W), neighbors share their border pixels.
+
+    Returns:
+        ``[K, h, w]`` in 0..1; its sum over K falls short of 1 by the ignored pixels.
+    """
+    one_hot = F.one_hot(truth.long().clamp(max=num_classes), num_classes + 1)
+    return F.adaptive_avg_pool2d(one_hot[..., :num_classes].permute(2, 0, 1).float(), grid)
+
+
+def pair_order(values: Tensor, positive: Tensor, negative: Tensor) -> float | None:
+    """Return how often a positive value exceeds a negative one (the area under the ROC curve).
+
+    Args:
+        values: ``[h, w]``.
+        positive, negative: boolean ``[h, w]``.
+
+    Returns:
+        Fraction of all pairs, in 0..1, ties counted half; None without a pair.
+    """
+    if not (positive.any() and negative.any()):
+        return None
+    difference = values[positive][:, None] - values[negative][None]
+    return ((difference > 0).double() + 0.5 * (difference == 0)).mean().item()
+
+
+def format_quality(result: Mapping[str, float | None]) -> str:
+    """Return the result as a Markdown table, without the lines of which nothing was counted."""
+    rows = [
+        [title, f"{result[name]:.2f}" if "text_on" in name else f"{result[name]:.1%}"]
+        for name, title in _TITLES.items()
+        if result[name] is not None
+    ]
+    return tabulate(rows, ["what", "value"], tablefmt="github", disable_numparse=True)

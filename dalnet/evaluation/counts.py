@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts of pixels: confusion matrices, CAMs at every threshold, and what follows from them.
+
+A confusion matrix is int64 ``[K, K + 1]`` for K classes with background: row = truth, column =
+prediction; the last column holds pixels that a label map ignores. Pixels whose truth is ignored
+are in no row. As in Detectron2's ``SemSegEvaluator``, a pixel counts for the IoU only where truth
+and prediction both name a class.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dalnet.files import complete_or_absent
+
+from .sources import Measurement
+
+_STEP = 0.01  # between the thresholds of a curve
+
+logger = logging.getLogger(__name__)
+
+
+def confusion_matrix(
+    truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore: int = 255
+) -> np.ndarray:
+    """Return the confusion matrix of one image.
+
+    Args:
+        truth, prediction: integers ``[H, W]``, 0..K-1 or ``ignore``.
+        num_classes: K, background included.
+        ignore: label of pixels that count for nothing.
+    """
+    columns = np.where(prediction == ignore, num_classes, prediction)
+    return _count_pairs(truth, columns, (num_classes, num_classes + 1), ignore)
+
+
+def _count_pairs(
+    truth: np.ndarray, values: np.ndarray, shape: tuple[int, int], ignore: int
+) -> np.ndarray:
+    """Count pixels by truth and value, two integer arrays ``[H, W]``: int64 of ``shape``."""
+    known = truth != ignore
+    cells = truth[known].astype(np.int64) * shape[1] + values[known]
+    return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def class_ious(matrix: np.ndarray) -> np.ndarray:
+    """Return the IoU of each class in percent, float64 ``[K]``; nan where no truth shows it."""
+    counts = matrix[:, :-1]
+    inside = np.diag(counts).astype(np.float64)
+    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ious = 100 * inside / (truth + predicted - inside)
+    return np.where(truth > 0, ious, np.nan)
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """Return the mIoU in percent over the classes that the truth shows; nan if there are none."""
+    ious = class_ious(matrix)
+    return float(np.nanmean(ious)) if np.isfinite(ious).any() else float("nan")
+
+
+def pixel_accuracy(matrix: np.ndarray) -> float:
+    """Return the percentage of correct pixels, of those not ignored; nan if there are none."""
+    counts = matrix[:, :-1]
+    return 100.0 * float(np.trace(counts) / counts.sum()) if counts.any() else float("nan")
+
+
+def labeled_pixels(matrix: np.ndarray) -> float:
+    """Return the percentage of the pixels with a truth that the prediction does not ignore."""
+    return 100.0 * float(1 - matrix[:, -1].sum() / max(matrix.sum(), 1))
+
+
+def thresholds_with(value: float) -> np.ndarray:
+    """Return 0, 0.01, ..., 0.99 and ``value``, sorted, float32."""
+    steps = np.arange(round(1 / _STEP)) * _STEP
+    return np.unique(np.append(steps, value).astype(np.float32))
+
+
+def bin_cams(cams: Tensor, image_classes: Sequence[int], thresholds: np.ndarray) -> np.ndarray:
+    """Return what the CAMs of an image say at all thresholds, one number a pixel.
+
+    Args:
+        cams: ``[P, H, W]`` in 0..1, of the image's classes.
+        image_classes: these classes, 0..C-1; may be empty.
+        thresholds: float32 ``[T]``, ascending.
+
+    Returns:
+        int32 ``[H, W]``: (T + 1) times the class of the largest CAM, plus how many of the
+        thresholds its value exceeds.
+    """
+    if not len(cams):
+        return np.zeros(cams.shape[1:], np.int32)
+    value, index = cams.max(dim=0)
+    classes = torch.tensor(image_classes, device=index.device)[index]
+    edges = torch.from_numpy(thresholds).to(value.device)
+    # right=False counts the thresholds below the value: a pixel at the threshold is background.
+    bins = torch.bucketize(value.float(), edges, right=False)
+    return (classes * (len(thresholds) + 1) + bins).to(torch.int32).cpu().numpy()
+
+
+def matrix_at(histogram: np.ndarray, index: int) -> np.ndarray:
+    """Return the confusion matrix at the threshold of number ``index``.
+
+    Args:
+        histogram: int64 ``[K, C, T + 1]``, pixels by truth, class of the largest CAM, and number of
+            thresholds that it exceeds.
+        index: 0..T-1.
+    """
+    foreground = histogram[:, :, index + 1 :].sum(axis=2)
+    background = histogram[:, :, : index + 1].sum(axis=(1, 2))
+    ignored = np.zeros_like(background)
+    return np.concatenate([background[:, None], foreground, ignored[:, None]], axis=1)
+
+
+class Counts:
+    """Counts of all measurements over the images that are finished.
+
+    Attributes:
+        measurements: what is counted.
+        num_classes: K, background included.
+        threshold: of CAMs, in 0..1.
+        thresholds: float32 ``[T]``, ascending, of their curves; ``threshold`` is one of them.
+        ignore: label of pixels that count for nothing.
+        names: of the finished images.
+        num_scored: how many of them have a mask.
+        num_labeled: how many of these CAMs or pseudo labels are measured on, which need labels.
+    """
+
+    def __init__(
+        self,
+        measurements: Sequence[Measurement],
+        num_classes: int,
+        threshold: float,
+        ignore: int = 255,
+    ) -> None:
+        """Start from zero; the arguments are the attributes of these names."""
+        self.measurements = tuple(measurements)
+        self.num_classes = num_classes
+        self.threshold = threshold
+        self.thresholds = thresholds_with(threshold)
+        self.ignore = ignore
+        self.names: list[str] = []
+        self.num_scored = self.num_labeled = 0
+        matrix, bins = num_classes + 1, (num_classes - 1) * (len(self.thresholds) + 1)
+        self._arrays = {
+            str(one): np.zeros((num_classes, bins if one.has_curve else matrix), np.int64)
+            for one in self.measurements
+        }
+
+    def empty_copy(self) -> "Counts":
+        """Return counts of the same measurements that start from zero."""
+        return Counts(self.measurements, self.num_classes, self.threshold, self.ignore)
+
+    def update(
+        self, name: str, truth: np.ndarray | None, predictions: Mapping[Measurement, np.ndarray]
+    ) -> None:
+        """Count one image.
+
+        Args:
+            name: of the image.
+            truth: integers ``[H, W]``; an image without a mask, None, is only noted.
+            predictions: of those measurements that the image has, :func:`bin_cams` where they have
+                a curve, else label maps, integers ``[H, W]``.
+        """
+        if truth is not None:
+            # All of them before any is added: an interrupt must not leave an image half counted.
+            counted = {
+                str(one): self._count(one, truth, prediction)
+                for one, prediction in predictions.items()
+            }
+            for key, counts in counted.items():
+                self._arrays[key] += counts
+            self.num_scored += 1
+            self.num_labeled += any(one.needs_labels for one in predictions)
+        self.names.append(name)
+
+    def _count(
+        self, measurement: Measurement, truth: np.ndarray, prediction: np.ndarray
+    ) -> np.ndarray:
+        if not measurement.has_curve:
+            return confusion_matrix(truth, prediction, self.num_classes, self.ignore)
+        shape = self._arrays[str(measurement)].shape
+        return _count_pairs(truth, prediction, shape, self.ignore)
+
+    def merge(self, other: "Counts") -> None:
+        """Add counts of the same measurements over other images."""
+        for name, counts in other._arrays.items():
+            self._arrays[name] += counts
+        self.names += other.names
+        self.num_scored += other.num_scored
+        self.num_labeled += other.num_labeled
+
+    def matrix(self, measurement: Measurement) -> np.ndarray:
+        """Return the confusion matrix; of CAMs at ``threshold``."""
+        if not measurement.has_curve:
+            return self._arrays[str(measurement)]
+        index = int(np.searchsorted(self.thresholds, np.float32(self.threshold)))
+        return matrix_at(self.histogram(measurement), index)
+
+    def histogram(self, measurement: Measurement) -> np.ndarray:
+        """Return the counts of CAMs, int64 ``[K, C, T + 1]``, see :func:`matrix_at`."""
+        shape = (self.num_classes, self.num_classes - 1, len(self.thresholds) + 1)
+        return self._arrays[str(measurement)].reshape(shape)
+
+    def miou_curve(self, measurement: Measurement) -> np.ndarray:
+        """Return the mIoU of CAMs in percent at each of ``thresholds``, float64 ``[T]``."""
+        histogram = self.histogram(measurement)
+        return np.array([mean_iou(matrix_at(histogram, i)) for i in range(len(self.thresholds))])
+
+    def save(self, path: Path) -> None:
+        """Write everything to ``path``, an ``.npz``."""
+        arrays = {f"counts:{name}": counts for name, counts in self._arrays.items()}
+        with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
+            numbers = [self.num_scored, self.num_labeled]
+            names = np.array(self.names, dtype=np.str_)
+            np.savez_compressed(stream, names=names, numbers=numbers, **arrays)
+
+    def load(self, files: Iterable[Path]) -> "Counts":
+        """Return the sum of what was saved for the same measurements; ``self`` stays as it is.
+
+        A file whose images are all in another adds nothing: after a crash between merging and
+        deleting, a file may already be part of another. An unreadable one is named in the log.
+        """
+        total = self.empty_copy()
+        for path in sorted(files):
+            one = self.empty_copy()
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    one._arrays = {name: arrays[f"counts:{name}"] for name in one._arrays}
+                    one.names = arrays["names"].tolist()
+                    one.num_scored, one.num_labeled = map(int, arrays["numbers"])
+            except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+                logger.warning("%s cannot be read (%s): its images are done again.", path, error)
+                continue
+            if not {*total.names}.intersection(one.names):
+                total.merge(one)
+        return total

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense CRF on label probabilities, in processes beside the one that runs the network."""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+
+from dalnet.errors import UsageError
+from dalnet.layers.dense_crf import MIN_PROB, dense_crf
+
+BACKENDS = ("auto", "pydensecrf", "torch")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CRFTask:
+    """A CRF to be run on one image.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``, RGB.
+        probs: float32 ``[K, H, W]``, probabilities.
+        labels: the K labels, in a label map, that the channels of ``probs`` stand for.
+    """
+
+    image: np.ndarray
+    probs: np.ndarray
+    labels: tuple[int, ...]
+
+
+def choose_backend(wanted: str) -> str:
+    """Resolve ``TEST.CRF.BACKEND`` to "pydensecrf" or "torch".
+
+    Raises:
+        UsageError: unknown, or not installed.
+    """
+    if wanted not in BACKENDS:
+        raise UsageError(f"TEST.CRF.BACKEND is {wanted!r}; it must be one of {BACKENDS}.")
+    if wanted == "torch" or find_spec("pydensecrf") is not None:
+        return "torch" if wanted == "torch" else "pydensecrf"
+    if wanted == "pydensecrf":
+        raise UsageError(
+            "TEST.CRF.BACKEND is pydensecrf, which is not installed; install it with "
+            "pip install pydensecrf2, or set the key to torch, the built-in one."
+        )
+    logger.info(
+        "pydensecrf is not installed: the built-in CRF is used, which gives the same labels but "
+        "takes longer on a CPU. To change that: pip install pydensecrf2."
+    )
+    return "torch"
+
+
+class CRFPool:
+    """Processes that turn :class:`CRFTask` into label maps. A context manager."""
+
+    def __init__(self, workers: int, parameters: Mapping[str, float], backend: str) -> None:
+        """Start ``workers`` processes.
+
+        Args:
+            workers: number of processes, at least 1.
+            parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
+            backend: "pydensecrf" or "torch".
+        """
+        self.workers = workers
+        self._settings = dict(parameters), backend
+        # Not fork: the parent runs threads and perhaps CUDA. The fork server imports once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])
+        self._executor = ProcessPoolExecutor(workers, context, _start_worker)
+
+    def __enter__(self) -> "CRFPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def submit(self, task: CRFTask) -> "Future[np.ndarray]":
+        """Start a task; its result, see :func:`result_of`, is the label map, uint8 ``[H, W]``.
+
+        Raises:
+            UsageError: a process has died.
+        """
+        with _one_sentence_if_dead():
+            return self._executor.submit(_run, task, *self._settings)
+
+
+def result_of(future: "Future[np.ndarray]") -> np.ndarray:
+    """Wait for the label map of a task.
+
+    Raises:
+        UsageError: its process has died.
+    """
+    with _one_sentence_if_dead():
+        return future.result()
+
+
+@contextmanager
+def _one_sentence_if_dead() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "a CRF process ended before its work was done, most likely for lack of memory; run "
+            "the same command again with fewer CRF processes, it goes on where it was."
+        ) from error
+
+
+def _start_worker() -> None:
+    # Each has one core, and Ctrl-C is handled by the parent.
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that is killed cannot end its workers, which would wait for tasks for ever.
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _run(task: CRFTask, parameters: Mapping[str, float], backend: str) -> np.ndarray:
+    """Run a task, in a worker: the label map, uint8 ``[H, W]``."""
+    if len(task.labels) == 1:
+        return np.full(task.image.shape[:2], task.labels[0], np.uint8)
+    if backend == "pydensecrf":
+        marginals = _run_pydensecrf(task, **parameters)
+    else:
+        image, probs = torch.from_numpy(task.image), torch.from_numpy(task.probs)
+        marginals = dense_crf(image[None], probs[None], **parameters)[0].numpy()
+    return np.asarray(task.labels, np.uint8)[marginals.argmax(axis=0)]
+
+
+def _run_pydensecrf(
+    task: CRFTask,
+    iters: int,
+    pos_w: float,
+    pos_xy_std: float,
+    bi_w: float,
+    bi_xy_std: float,
+    bi_rgb_std: float,
+) -> np.ndarray:
+    from pydensecrf.densecrf import DenseCRF2D  # optional
+
+    channels, height, width = task.probs.shape
+    crf = DenseCRF2D(width, height, channels)
+    crf.addPairwiseGaussian(sxy=pos_xy_std, compat=pos_w)
+    crf.addPairwiseBilateral(sxy=bi_xy_std, srgb=bi_rgb_std, rgbim=task.image, compat=bi_w)
+    energy = -np.log(task.probs.reshape(channels, -1).clip(MIN_PROB, 1.0))
+    crf.setUnaryEnergy(np.ascontiguousarray(energy, dtype=np.float32))
+    return np.array(crf.inference(int(iters))).reshape(task.probs.shape)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluating a checkpoint: any sources under any protocols in one pass over a split."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import inference_context, inference_on_dataset
+from detectron2.utils import comm
+
+from dalnet.checkpoint import checkpoint_hash, config_of_checkpoint, find_checkpoint, load_model
+from dalnet.config import load_config
+from dalnet.data import build_test_loader
+from dalnet.data.labels import warn_of_unlabeled
+from dalnet.errors import UsageError
+from dalnet.modeling.meta_arch.segmentor import crf_parameters
+
+from .counting import CountsEvaluator
+from .counts import Counts
+from .crf import CRFPool, choose_backend
+from .dump import Dump, image_name
+from .results import Result, summarize, write_results
+from .scorer import ImageScorer
+from .sources import Measurement, make_measurements
+
+PROTOCOLS = "ss,ms+flip"
+
+Record = dict[str, Any]
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add to ``parser`` which checkpoint is measured, on what, and where results go."""
+    add = parser.add_argument
+    add("--config", metavar="NAME|FILE", help="recipe or file (default: that in the checkpoint)")
+    add("--weights", help="checkpoint or folder of a training (default: MODEL.WEIGHTS)")
+    add("--split", required=True, help="a registered data set")
+    add("--output", help="folder of the results (default: OUTPUT_DIR/evaluation/SPLIT)")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    add_checkpoint_arguments(parser)
+    add = parser.add_argument
+    add("--sources", default="", help="as sem_seg,cam (default: all that the system has)")
+    add("--protocols", default=PROTOCOLS, help="ss or ms, then +flip, +crf; default: %(default)s")
+    add("--dump", type=Path, help="folder to write the predictions to")
+    add("--workers", type=int, help="CRF processes (default: one a core, without a GPU fewer)")
+
+
+def run(args: argparse.Namespace, setup: Callable[..., CfgNode]) -> Result | None:
+    """Run the command; return the results on the main rank.
+
+    Args:
+        args: of :func:`add_arguments`.
+        setup: :func:`dalnet.engine.setup`, which lies on a floor above this one.
+
+    Raises:
+        UsageError: see :func:`evaluate`.
+    """
+    cfg = setup(read_config(args), eval_only=True)
+    own = {name: getattr(args, name) for name in ("sources", "protocols", "dump", "workers")}
+    return evaluate(cfg, args.split, Path(cfg.OUTPUT_DIR), **own)
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config that :func:`add_checkpoint_arguments` ask for, not frozen.
+
+    Its ``OUTPUT_DIR`` is the folder of the results. Without a config file it is that of the
+    checkpoint, beside which the results then lie.
+
+    Raises:
+        UsageError: a file or key that cannot be used, or no checkpoint.
+    """
+    options = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    weights = args.weights or options.get("MODEL.WEIGHTS")
+    if args.config:
+        cfg = load_config(args.config, args.opts)
+        if args.weights:
+            cfg.MODEL.WEIGHTS = str(find_checkpoint(args.weights))
+    elif weights:
+        cfg = config_of_checkpoint(weights, args.opts)
+        if "OUTPUT_DIR" not in options:
+            cfg.OUTPUT_DIR = os.path.dirname(cfg.MODEL.WEIGHTS)
+    else:
+        raise UsageError("There is no model to evaluate: name its checkpoint, or a config too.")
+    cfg.DATASETS.TEST = (args.split,)
+    # Not OUTPUT_DIR itself, where the config and the log of the training lie.
+    cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)
+    return cfg
+
+
+def evaluate(
+    cfg: CfgNode,
+    split: str,
+    output: Path,
+    *,
+    sources: str = "",
+    protocols: str = PROTOCOLS,
+    dump: Path | None = None,
+    workers: int | None = None,
+) -> Result | None:
+    """Evaluate ``MODEL.WEIGHTS``; goes on where an interrupted run of the same settings was.
+
+    With several ranks each takes a part of the images.
+
+    Args:
+        cfg: frozen, of the model.
+        split: name of a registered data set.
+        output: folder of the results.
+        sources, protocols: comma-separated, see :func:`make_measurements`.
+        dump: folder for predictions, or None.
+        workers: CRF processes of this rank; where not given one a core, without a GPU fewer.
+
+    Returns:
+        On the main rank what ``results.json`` holds, see
+        :func:`dalnet.evaluation.results.summarize`; else None.
+
+    Raises:
+        UsageError: settings, files or a machine that do not fit, or an interrupt.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} CRF processes cannot work; use at least 1.")
+    records, class_names = DatasetCatalog.get(split), MetadataCatalog.get(split).stuff_classes
+    model = load_model(cfg)
+    if list(model.class_names) != list(class_names):
+        model.set_vocabulary(class_names[1:])
+    measurements = make_measurements(cfg, model.sources, sources, protocols)
+    _check_split(split, records, measurements)
+    with_crf = any(one.protocol.crf for one in measurements)
+    backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
+    cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
+    counts = Counts(measurements, len(class_names), cam.background, cam.ignore_value)
+    # An interrupted run is gone on with only if all is equal that its results depend on.
+    measured = [f"{one} {one.scales}" for one in measurements]
+    target = dump and str(dump.resolve())
+    settings = json.dumps([split, measured, target, cfg.dump(), weights, backend])
+    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    folder = output / f".progress-{key}"
+    dumped = Dump(dump) if dump else None
+    with inference_context(model), _crf_pool(cfg, backend, workers) as pool:
+        evaluator = CountsEvaluator(counts, pool, dumped, folder)
+        remaining = evaluator.resume(records)
+        total = _run(cfg, split, remaining, ImageScorer(model, measurements), evaluator)
+    if not total:
+        return None
+    result = summarize(cfg, split, total, weights)
+    if dumped:
+        dumped.write_lists(measurements, split, records)
+    write_results(result, output)
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _run(
+    cfg: CfgNode, split: str, records: list[Record], scorer: ImageScorer, evaluator: CountsEvaluator
+) -> Counts | None:
+    """Return the counts on the main rank; what is counted is saved whatever happens."""
+    if not records:
+        return evaluator.evaluate()
+    try:
+        loader = build_test_loader(cfg, split, records)
+        return inference_on_dataset(scorer, loader, evaluator) or None
+    except KeyboardInterrupt:
+        raise UsageError(
+            f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
+            "command goes on from there."
+        ) from None
+    finally:
+        evaluator.save()
+
+
+def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
+    """Refuse what cannot be predicted or told apart; say what cannot be scored."""
+    if not records:
+        raise UsageError(f"{split} has no images; name another split.")
+    (name, times), *_ = Counter(map(image_name, records)).most_common(1)
+    if times > 1:
+        # Finished images and dumped files go by this name.
+        raise UsageError(
+            f"{split} has {times} images whose file is called {name}; file names without suffix "
+            "must differ: rename all but one."
+        )
+    if without := sum("sem_seg_file_name" not in record for record in records):
+        logging.getLogger(__name__).warning(
+            f"{without} of the {len(records)} images of {split} have no mask: they are predicted, "
+            "but not scored."
+        )
+    if needing := dict.fromkeys(one.source for one in measurements if one.needs_labels):
+        if not any(record["image_labels"] for record in records):
+            raise UsageError(
+                f"{split} has no image-level labels, which {', '.join(needing)} need; leave these "
+                "sources out, or name another split."
+            )
+        warn_of_unlabeled(split, records)
+
+
+@contextlib.contextmanager
+def _crf_pool(cfg: CfgNode, backend: str | None, workers: int | None) -> Iterator[CRFPool | None]:
+    """Start the CRF processes, if any, and leave them their cores."""
+    if backend is None:
+        yield None
+        return
+    cores = len(os.sched_getaffinity(0))
+    if workers is None:
+        workers = max(cores // comm.get_local_size(), 1)
+        if cfg.MODEL.DEVICE == "cpu":
+            workers = min(workers, workers - workers // 2 + 1)
+    # Threads of the network that wait for each other lose more than they add.
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, cores - workers + 1)))
+    try:
+        with CRFPool(workers, crf_parameters(cfg), backend) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)

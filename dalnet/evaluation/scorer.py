@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All measurements of one image, from shared passes through the network."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dalnet.layers.argmax import fast_argmax
+from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.meta_arch import WeakSegmentor
+
+from .crf import CRFTask
+from .sources import Measurement
+
+# Probability that a pseudo label's class gets before the CRF, as is usual for CRFs on label maps.
+_LABEL_CONFIDENCE = 0.7
+
+
+class ImageCAMs(NamedTuple):
+    """CAMs ``[P, H, W]`` in 0..1 of an image's P classes, given as 0..C-1."""
+
+    cams: Tensor
+    image_classes: tuple[int, ...]
+
+
+class ImageScorer:
+    """Computes measurements of images; what those of an image share is computed once."""
+
+    def __init__(self, model: WeakSegmentor, measurements: Sequence[Measurement]) -> None:
+        """Take a model in evaluation mode and what to measure of it."""
+        self.model = model
+        # Those with the flip first: both copies then go through the encoder as one batch.
+        self.measurements = sorted(measurements, key=lambda one: not one.protocol.flip)
+
+    @torch.no_grad()
+    def __call__(
+        self, batched_inputs: Sequence[dict[str, Any]]
+    ) -> list[dict[Measurement, np.ndarray | ImageCAMs | CRFTask]]:
+        """Predict what the test mapper has made of images, as a model does.
+
+        Returns:
+            For each image by measurement, at the size that the image has on disk: CAMs, of which a
+            threshold is still to be chosen; where there is a CRF, the task whose result is the
+            label map; else the label map, uint8 ``[H, W]``, 255 for ignored. Measurements that
+            need image-level labels are left out where the image has none.
+        """
+        return [self._predict_image(record) for record in batched_inputs]
+
+    def _predict_image(
+        self, record: dict[str, Any]
+    ) -> dict[Measurement, np.ndarray | ImageCAMs | CRFTask]:
+        labels = record.get("image_labels", torch.zeros(self.model.num_classes))
+        image = self.model.infer(
+            record["image"].to(self.model.device).float()[None],
+            (record["height"], record["width"]),
+            labels.nonzero().flatten().tolist(),
+        )
+        return {
+            one: self._predict(image, one)
+            for one in self.measurements
+            if image.image_classes or not one.needs_labels
+        }
+
+    def _predict(
+        self, image: ImageInference, measurement: Measurement
+    ) -> np.ndarray | ImageCAMs | CRFTask:
+        name, scales, protocol = measurement.source, measurement.scales, measurement.protocol
+        # The labels that the image can have, by its image-level labels: one for each channel.
+        values: Sequence[int] = [0, *(c + 1 for c in image.image_classes)]
+        if measurement.kind == "probabilities":
+            scores = image.probabilities(scales, protocol.flip, name)
+            values = range(len(scores))
+            if not protocol.crf:
+                return label_map_of(scores)
+        elif measurement.kind == "pseudo_label":
+            label_map = image.pseudo_label(scales, protocol.flip)
+            if not protocol.crf:
+                return label_map_of(label_map)
+            hits = torch.tensor(values, device=label_map.device)[:, None, None] == label_map
+            # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
+            scores = torch.where(hits, _LABEL_CONFIDENCE, (1 - _LABEL_CONFIDENCE) / (len(hits) - 1))
+            scores /= scores.sum(dim=0)
+        else:
+            cams = image.cams(name, scales, protocol.flip)
+            if not protocol.crf:
+                return ImageCAMs(cams, image.image_classes)
+            threshold = self.model.cam_settings.background
+            scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+            scores /= scores.sum(dim=0)
+        pixels = image.crf_images()[0].cpu().numpy()
+        return CRFTask(pixels, scores.float().cpu().numpy(), tuple(values))
+
+
+def label_map_of(prediction: Tensor) -> np.ndarray:
+    """Return the label map, uint8 ``[H, W]``, of one or of probabilities ``[C + 1, H, W]``."""
+    if prediction.dim() == 3:
+        prediction = fast_argmax(prediction, dim=0)
+    return prediction.to(torch.uint8).cpu().numpy()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label maps packed as PASCAL VOC's test server takes them."""
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dalnet.errors import UsageError
+from dalnet.files import complete_or_absent
+
+from .predictions import read_predictions
+
+# comp6: segmentation by methods that have seen data beyond VOC's own, as a pre-trained encoder.
+VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+
+
+def write_voc_archive(
+    predictions: Path, records: Sequence[dict[str, Any]], num_classes: int, output: Path
+) -> None:
+    """Pack the label maps of a split.
+
+    Args:
+        predictions: folder of one measurement of a dump.
+        records: all images of the split.
+        num_classes: 21, background included.
+        output: the archive, ``.tar`` or compressed ``.tgz``, ``.tar.gz``.
+
+    Raises:
+        UsageError: another suffix, or see :func:`dalnet.export.predictions.read_predictions`.
+    """
+    suffix = output.name.lower()
+    if not suffix.endswith((".tar", ".tgz", ".tar.gz")):
+        raise UsageError(f"{output} is no .tar, .tgz or .tar.gz; name the archive so.")
+    mode = "w" if suffix.endswith(".tar") else "w:gz"
+    with (
+        complete_or_absent(output) as unfinished,
+        tarfile.open(unfinished, mode, format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for file, *_ in read_predictions(predictions, records, num_classes):
+            archive.add(file, f"{VOC_FOLDER}/{file.name}", filter=_make_anonymous)
+
+
+def _make_anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    # The archive is then the same whoever packs it, and when.
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    return member

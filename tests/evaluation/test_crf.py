@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CRFs in other processes: same labels, and a sentence when one of them is killed."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from dalnet.errors import UsageError
+from dalnet.evaluation import crf
+from dalnet.evaluation.crf import CRFPool, CRFTask, choose_backend, result_of
+from dalnet.layers import dense_crf
+
+PARAMETERS = {
+    "iters": 3,
+    "pos_w": 1.0,
+    "pos_xy_std": 1.0,
+    "bi_w": 4.0,
+    "bi_xy_std": 20.0,
+    "bi_rgb_std": 8.0,
+}
+
+
+def make_task(seed, size=(24, 31), channels=3):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (4, 4, 3)).astype(np.uint8)
+    image = np.kron(coarse, np.ones((8, 8, 1), np.uint8))[: size[0], : size[1]]
+    probs = rng.dirichlet(np.ones(channels), size).transpose(2, 0, 1)
+    return CRFTask(image, probs.astype(np.float32), (0, 4, 9)[:channels])
+
+
+def labels_by_hand(task):
+    images, probs = torch.from_numpy(task.image)[None], torch.from_numpy(task.probs)[None]
+    return np.array(task.labels)[dense_crf(images, probs, **PARAMETERS)[0].argmax(0).numpy()]
+
+
+@pytest.mark.parametrize("backend", ["torch", "pydensecrf"])
+def test_labels_are_those_of_the_layer(backend):
+    if backend == "pydensecrf":
+        pytest.importorskip("pydensecrf")
+    tasks = [make_task(0), make_task(1), make_task(6, size=(1, 1)), make_task(7, channels=1)]
+    with CRFPool(2, PARAMETERS, backend) as pool:
+        results = [result_of(future) for future in [pool.submit(task) for task in tasks]]
+    for task, labels in zip(tasks, results, strict=True):
+        assert (labels.shape, labels.dtype) == (task.image.shape[:2], np.uint8)
+        assert (labels == labels_by_hand(task)).mean() > 0.99
+    assert (results[0] != np.array(tasks[0].labels)[tasks[0].probs.argmax(0)]).any()
+
+
+def test_a_dead_worker_is_one_sentence():
+    with CRFPool(1, PARAMETERS, "torch") as pool:
+        result_of(pool.submit(make_task(0)))
+        for pid in list(pool._executor._processes):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(UsageError, match="a CRF process ended"):
+            for seed in range(50):
+                result_of(pool.submit(make_task(seed)))
+
+
+def killed_parent(pids):
+    with CRFPool(1, PARAMETERS, "torch") as pool:
+        result_of(pool.submit(make_task(0)))
+        pids.put(list(pool._executor._processes))
+        time.sleep(60)
+
+
+def test_workers_end_with_a_killed_parent():
+    context = multiprocessing.get_context("spawn")
+    pids = context.Queue()
+    parent = context.Process(target=killed_parent, args=(pids,))
+    parent.start()
+    (worker,) = pids.get(timeout=120)
+    parent.kill()
+    parent.join()
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{worker}"):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker is still there")
+
+
+def test_backends(monkeypatch, caplog):
+    monkeypatch.setattr(crf, "find_spec", lambda name: object())
+    assert [choose_backend(b) for b in crf.BACKENDS] == ["pydensecrf", "pydensecrf", "torch"]
+    monkeypatch.setattr(crf, "find_spec", lambda name: None)
+    with caplog.at_level("INFO", logger="dalnet"):
+        assert [choose_backend(b) for b in ("auto", "torch")] == ["torch", "torch"]
+    assert "pip install" in caplog.text
+    with pytest.raises(UsageError, match=r"TEST\.CRF\.BACKEND is pydensecrf"):
+        choose_backend("pydensecrf")
+    with pytest.raises(UsageError, match=r"TEST\.CRF\.BACKEND is 'cuda'"):
+        choose_backend("cuda")

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions on disk, read back with other tools."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dalnet.data.palette import voc_palette
+from dalnet.evaluation.dump import Dump
+from dalnet.evaluation.sources import make_measurements
+from dalnet.modeling.meta_arch import DALNet
+
+
+@pytest.fixture
+def measurements(tiny_cfg):
+    return make_measurements(tiny_cfg, DALNet.sources, "sem_seg,cam", "ms+flip")
+
+
+def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
+    dump, head = Dump(tmp_path), measurements[0]
+    expected = np.random.default_rng(0).integers(0, 4, (6, 9)).astype(np.uint8)
+    dump.write_labels(head, "7", expected)
+    names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": [0]}
+    records = [{"file_name": name, "image_labels": labels} for name, labels in names.items()]
+    dump.write_lists(measurements, "val", records)
+    listed = [dump.folder(m) / "ImageSets/Segmentation/val.txt" for m in measurements]
+    assert [path.read_text() for path in listed] == ["7\n8\n9\n", "8\n9\n"]
+    picture = Image.open(tmp_path / "sem_seg/ms+flip/SegmentationClass/7.png")
+    assert picture.mode == "P"
+    np.testing.assert_array_equal(np.asarray(picture), expected)
+    assert np.reshape(picture.getpalette(), (-1, 3))[:21].tolist() == voc_palette(21)
+
+
+def test_dumped_cams_are_small_arrays(tmp_path, measurements):
+    cams = torch.rand(2, 5, 6)
+    Dump(tmp_path).write_cams(measurements[1], "x", cams, (3, 8))
+    with np.load(tmp_path / "cam/ms+flip/CAM/x.npz", allow_pickle=False) as arrays:
+        assert arrays["classes"].tolist() == [3, 8]
+        assert arrays["cams"].dtype == np.float16
+        np.testing.assert_array_equal(arrays["cams"], cams.half().numpy())

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dumped label maps are read back with their images, or what is wrong is named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalnet.errors import UsageError
+from dalnet.export.predictions import read_predictions
+
+
+def test_every_image_comes_with_its_label_map(dumped):
+    found = list(read_predictions(dumped.folder, dumped.records[::-1], 4))
+    assert [one.record["image_id"] for one in found] == [7, 8]
+    for file, label_map, record in found:
+        assert file.name == f"{record['image_id']}.png"
+        np.testing.assert_array_equal(label_map, dumped.label_maps[file.stem])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "7.png").unlink(), "lacks 1 .* 0 of no image .* is 7"),
+        (lambda folder: (folder / "9.png").touch(), "lacks 0 .* 1 of no image .* is 9"),
+        (lambda folder: (folder / "8.png").write_bytes(b"x"), "8.png"),
+        (
+            lambda folder: Image.fromarray(np.zeros((6, 6), np.uint8)).save(folder / "8.png"),
+            r"8.png is \(6, 6\)",
+        ),
+        (
+            lambda folder: Image.fromarray(np.full((5, 4), 255, np.uint8)).save(folder / "8.png"),
+            "8.png contains the value 255",
+        ),
+        (
+            lambda folder: Image.fromarray(np.full((5, 4), 4, np.uint8)).save(folder / "8.png"),
+            "8.png contains the value 4",
+        ),
+    ],
+)
+def test_incomplete_or_wrong_predictions_are_named(dumped, spoil, message):
+    spoil(dumped.folder / "SegmentationClass")
+    with pytest.raises(UsageError, match=message):
+        list(read_predictions(dumped.folder, dumped.records, 4))
+
+
+def test_another_folder_is_refused(dumped, tmp_path):
+    with pytest.raises(UsageError, match="none/SegmentationClass"):
+        list(read_predictions(tmp_path / "none", dumped.records, 4))
+
+
+def test_turned_images_have_turned_masks(dumped, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "8.jpg"
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(path, exif=exif)
+    dumped.records[1]["file_name"] = str(path)
+    assert len(list(read_predictions(dumped.folder, dumped.records, 4))) == 2
+
+
+def test_a_missing_image_is_named(dumped, tmp_path):
+    (tmp_path / "8.png").unlink()
+    with pytest.raises(UsageError, match="8.png cannot be read"):
+        list(read_predictions(dumped.folder, dumped.records, 4))
