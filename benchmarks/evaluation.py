@@ -14,6 +14,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 import torch
+from dalnet.evaluation.crf_pool import CRFPool, choose_backend, result_of
+from dalnet.evaluation.predictions import RowPredictor
+from dalnet.evaluation.protocol import make_rows
+from dalnet.evaluation.streaming import Stream
+from dalnet.evaluation.tally import Tally
+from dalnet.evaluation.threshold_curve import thresholds_with
+from dalnet.modeling.settings import crf_parameters
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
@@ -22,13 +29,6 @@ from detectron2.evaluation import SemSegEvaluator, inference_context, inference_
 from dalnet.data import build_test_loader
 from dalnet.engine import run, setup
 from dalnet.engine.trainer import load_model
-from dalnet.evaluation.crf_pool import CRFPool, choose_backend, result_of
-from dalnet.evaluation.predictions import RowPredictor
-from dalnet.evaluation.protocol import make_rows
-from dalnet.evaluation.streaming import Stream
-from dalnet.evaluation.tally import Tally
-from dalnet.evaluation.threshold_curve import thresholds_with
-from dalnet.modeling.settings import crf_parameters
 
 
 def peak_mb() -> float:

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 
 import torch
+from dalnet.modeling.settings import InferenceSettings
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from tabulate import tabulate
@@ -19,7 +20,6 @@ from benchmarks.inputs import photographs
 from dalnet.config import add_dalnet_config
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.engine.setup import merge_config, use_cpu_without_cuda
-from dalnet.modeling.settings import InferenceSettings
 
 # Each as options of the config.
 _WAYS = {

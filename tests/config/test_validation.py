@@ -14,7 +14,7 @@ def test_cpu_where_there_is_no_cuda(tiny_cfg, monkeypatch, has_cuda):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     tiny_cfg.MODEL.DEVICE, tiny_cfg.SOLVER.AMP.ENABLED = "cuda", True
     assert use_cpu_without_cuda(tiny_cfg) is not has_cuda
-    assert tiny_cfg.MODEL.DEVICE == ("cuda" if has_cuda else "cpu")
+    assert ("cuda" if has_cuda else "cpu") == tiny_cfg.MODEL.DEVICE
     assert tiny_cfg.SOLVER.AMP.ENABLED is has_cuda
 
 
