@@ -9,7 +9,7 @@ from detectron2.utils.logger import setup_logger
 
 from dalnet.config import load_config
 from dalnet.errors import UsageError
-from dalnet.evaluation.protocol import Protocol
+from dalnet.evaluation.sources import Protocol
 from dalnet.files import complete_or_absent
 
 from .batch import PredictOptions, predict_files

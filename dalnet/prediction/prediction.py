@@ -93,17 +93,21 @@ def _draw_names(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[
     draw = ImageDraw.Draw(picture)
     text_size = max(_MIN_TEXT, round(math.sqrt(height * width) * _TEXT_FRACTION))
     style = {"font": _font(text_size), "anchor": "mm", "stroke_width": max(1, text_size // 6)}
+    taken = np.zeros((height, width), bool)
     for label in np.unique(label_map[label_map > 0]):
         region = np.pad((label_map == label).astype(np.uint8), 1)
         depth = cv2.distanceTransform(region, cv2.DIST_L2, 3)[1:-1, 1:-1]
         deepest = np.argwhere(depth == depth.max())
         y, x = deepest[np.abs(deepest - deepest.mean(axis=0)).sum(axis=1).argmin()]
-        left, top, right, bottom = draw.textbbox((x, y), class_names[label], **style)
-        # Back into the image, where the region lies at its edge.
-        place = (
-            x - max(right - width, 0) - min(left, 0),
-            y - max(bottom - height, 0) - min(top, 0),
-        )
+        left, top, right, bottom = map(round, draw.textbbox((x, y), class_names[label], **style))
+        # Back into the image, where the region lies at its edge; then below names that are there.
+        x_shift = min(width - right, 0) - min(left, 0)
+        y_shift = min(height - bottom, 0) - min(top, 0)
+        columns = slice(max(left + x_shift, 0), right + x_shift)
+        while taken[top + y_shift : bottom + y_shift, columns].any():
+            y_shift += 1
+        taken[top + y_shift : bottom + y_shift, columns] = True
+        place = (x + x_shift, y + y_shift)
         draw.text(place, class_names[label], fill="white", stroke_fill="black", **style)
     return np.array(picture)
 

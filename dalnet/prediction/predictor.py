@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from dalnet.config.load import merge_options
 from dalnet.config.validation import check_values, use_cpu_without_cuda
 from dalnet.data.augmentation import resize_image
 from dalnet.data.image_io import read_image
+from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.layers.argmax import fast_argmax
 from dalnet.modeling.cam import cam_scores
@@ -92,7 +92,7 @@ class Predictor:
         self._scales = tuple(test.SCALES) if multi_scale else (1.0,)
         self._cam_scales = cam.scales if multi_scale else (1.0,)
         self._crf = crf_parameters(cfg) if (cfg.TEST.CRF.ENABLED if crf is None else crf) else None
-        self._resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self._resize = build_resize(cfg, is_train=False)
 
     @torch.no_grad()
     def __call__(self, image: ImageLike, image_classes: Sequence[str] | None = None) -> Prediction:

@@ -67,6 +67,18 @@ def test_names_stay_in_the_image(prediction):
     assert middle == count_white(np.s_[:3], np.s_[:3]) == count_white(np.s_[-3:], np.s_[-3:])
 
 
+def test_names_do_not_meet(prediction):
+    def count_white(*rows):
+        labels = np.zeros_like(prediction.labels)
+        for label, row in enumerate(rows, start=1):
+            labels[row, 50:110] = label
+        names = ("background", *["cat"] * len(rows))
+        overlay = Prediction(prediction.image, labels, prediction.scores, {}, names).overlay()
+        return (overlay == 255).all(-1).sum()
+
+    assert 0 < 2 * count_white(60) == count_white(60, 62)
+
+
 def test_cam_overlay(prediction):
     shift = prediction.cam_overlay("cat").astype(float) - prediction.image
     assert shift[:60, :, 0].mean() > shift[60:, :, 0].mean()

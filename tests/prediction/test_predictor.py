@@ -227,6 +227,10 @@ def test_a_system_without_head_labels_from_its_cams(headless, tmp_path):
     np.testing.assert_array_equal(result.labels, result.scores.argmax(0))
     assert result.scores.shape == (4, 30, 60) and not result.scores[2].any()
     np.testing.assert_array_equal(result.scores[3], result.cams["blue"])
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    record = {"image": pixels, "image_labels": torch.tensor([1.0, 0, 1])}
+    expected = headless._model([record])[0]["cam"]
+    np.testing.assert_allclose(result.cams["red"], expected[0].numpy(), atol=1e-6)
     assert not headless(image, ["blue"]).labels[:, 5].any()
     assert not headless(image, ()).labels.any()
     refined = Predictor(tmp_path, crf=True)(image, ["blue", "red"])
