@@ -6,8 +6,9 @@ Importing this package registers the data sets of :mod:`dalnet.data.datasets` in
 are found when a name is looked up that is not registered.
 """
 
+from .checks import check_datasets
 from .datasets import ensure_registered
-from .loaders import build_test_loader, build_train_loader, check_datasets
+from .loaders import build_test_loader, build_train_loader
 from .mapper import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
 
 __all__ = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single changes of an image: its size, its colors, and padding.
+"""Single changes of an image: its size and its colors.
 
 Numbers: DINO (Caron et al., ICCV 2021), as ToCo (CVPR 2023) uses them. Detectron2's transforms
 draw from numpy's generator, torchvision's from torch's; Detectron2 seeds both in every worker.
@@ -110,19 +110,3 @@ def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
             "leave no whole pixel across; crop it."
         )
     return transform.apply_image(image)
-
-
-def pad_image(
-    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], fill: tuple[int, int, int]
-) -> Image.Image:
-    """Put an image at a given place of a larger canvas.
-
-    Args:
-        image: at most ``size`` large.
-        size: (height, width) of the result in pixels.
-        corner: (y0, x0) of the image's top left corner in the result.
-        fill: RGB value of the padding, 0..255.
-    """
-    (height, width), (top, left) = size, corner
-    padding = [left, top, width - left - image.width, height - top - image.height]
-    return v2.functional.pad(image, padding, fill=list(fill))

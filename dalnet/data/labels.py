@@ -3,7 +3,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from dalnet.errors import UsageError
 
 TAGS_FILE = "image_tags.json"
+_TAGS_CONTENT = '{"image id": ["class name", ...]}'
 _NAMED_IN_LOG = 20
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def read_image_labels(
     Raises:
         UsageError: no source of labels, a malformed one, or a class that is not in ``classes``.
     """
-    index = {name: i for i, name in enumerate(classes)}
+    index = {name: label for label, name in enumerate(classes)}
     annotations, tags_file = root / "Annotations", root / TAGS_FILE
     if annotations.is_dir():
         if tags_file.is_file():
@@ -44,11 +45,46 @@ def read_image_labels(
     if not tags_file.is_file():
         raise UsageError(
             f"no image-level labels in {root}: expected Annotations/*.xml or {TAGS_FILE} "
-            '({"image id": ["class name", ...]}), which tools/convert_image_labels.py makes from '
-            "a cls_labels*.npy file."
+            f"({_TAGS_CONTENT}), which tools/convert_image_labels.py makes from a cls_labels*.npy "
+            "file."
         )
     tags = _read_tags(tags_file)
-    return {i: _indices(tags.get(i, ()), index, f"{tags_file} (image {i})") for i in image_ids}
+    return {i: _to_labels(tags.get(i, ()), index, f"{tags_file} (image {i})") for i in image_ids}
+
+
+def _labels_from_xml(path: Path, index: Mapping[str, int]) -> list[int]:
+    try:
+        tree = ElementTree.parse(path)
+    except FileNotFoundError:
+        return []
+    # The last two: encodings that the parser cannot read (GB 2312, say) or does not know.
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as e:
+        raise UsageError(f"{path} is not a readable VOC annotation ({e}): restore it.") from e
+    names = [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
+    return _to_labels(names, index, str(path))
+
+
+def _read_tags(path: Path) -> dict[str, list[str]]:
+    try:
+        tags = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path} is not readable JSON ({e}): expected {_TAGS_CONTENT}.") from e
+    if not isinstance(tags, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in tags.values()
+    ):
+        raise UsageError(f"{path} does not hold image-level labels: expected {_TAGS_CONTENT}.")
+    return tags
+
+
+def _to_labels(names: Sequence[str], index: Mapping[str, int], where: str) -> list[int]:
+    unknown = next((name for name in names if name not in index), None)
+    if unknown is not None:
+        raise UsageError(
+            f"unknown class {unknown!r} in {where}: correct it, or register the data set with "
+            f"that class (known: {', '.join(index)})."
+        )
+    return sorted({index[name] for name in names})
 
 
 def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str, Any]]:
@@ -62,15 +98,14 @@ def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str,
         The dicts whose ``image_labels`` are not empty.
 
     Raises:
-        UsageError: an unknown policy, an unlabeled image under ``"refuse"``, or none labeled.
+        UsageError: an unlabeled image under ``"refuse"``, or none labeled.
     """
-    if policy not in ("skip", "refuse"):
-        raise UsageError(f'DATASETS.UNLABELED_IMAGES is "{policy}": set it to "skip" or "refuse".')
-    labeled = [d for d in dicts if d["image_labels"]]
-    unlabeled = [str(d["image_id"]) for d in dicts if not d["image_labels"]]
+    labeled = [record for record in dicts if record["image_labels"]]
+    unlabeled = [str(record["image_id"]) for record in dicts if not record["image_labels"]]
     if not unlabeled:
         return labeled
-    names = _enumerate(unlabeled)
+    rest = len(unlabeled) - _NAMED_IN_LOG
+    names = ", ".join(unlabeled[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")
     if policy == "refuse":
         raise UsageError(
             f"{len(unlabeled)} training image(s) without a label: {names}; label them, take them "
@@ -86,12 +121,7 @@ def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str,
 
 
 def warn_of_unlabeled(split: str, dicts: Sequence[Mapping[str, Any]]) -> None:
-    """Say in the log on how many images of a split only the segmentation head is scored.
-
-    Args:
-        split: its name.
-        dicts: its data set dicts with ``image_labels``.
-    """
+    """Say in the log on how many data set dicts of a split only segmentation is scored."""
     unlabeled = sum(not record["image_labels"] for record in dicts)
     if unlabeled:
         logger.warning(
@@ -101,46 +131,3 @@ def warn_of_unlabeled(split: str, dicts: Sequence[Mapping[str, Any]]) -> None:
             len(dicts),
             split,
         )
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED_IN_LOG
-    return ", ".join(names[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _labels_from_xml(path: Path, index: Mapping[str, int]) -> list[int]:
-    try:
-        tree = ElementTree.parse(path)
-    except FileNotFoundError:
-        return []
-    # The last two: encodings that the parser cannot read (GB 2312, say) or does not know.
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as e:
-        raise UsageError(f"{path} is not a readable VOC annotation ({e}): restore it.") from e
-    names = [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
-    return _indices(names, index, str(path))
-
-
-def _read_tags(path: Path) -> dict[str, list[str]]:
-    expected = '{"image id": ["class name", ...]}'
-    try:
-        tags = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path} is not readable JSON ({e}): expected {expected}.") from e
-    if not isinstance(tags, dict) or not all(map(_is_list_of_names, tags.values())):
-        raise UsageError(f"{path} does not hold image-level labels: expected {expected}.")
-    return tags
-
-
-def _is_list_of_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _indices(names: Iterable[str], index: Mapping[str, int], where: str) -> list[int]:
-    names = list(names)
-    unknown = next((name for name in names if name not in index), None)
-    if unknown is not None:
-        raise UsageError(
-            f"unknown class {unknown!r} in {where}: correct it, or register the data set with "
-            f"that class (known: {', '.join(index)})."
-        )
-    return sorted({index[name] for name in names})

@@ -21,11 +21,8 @@ from .views import MultiCropViews, SingleView
 Views = Callable[[np.ndarray], dict[str, Tensor]]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
+# Called with (cfg, is_train), an entry returns what makes a system's inputs of a record.
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
-DATASET_MAPPER_REGISTRY.__doc__ = """
-What makes a system's inputs of a data set's records: called with (cfg, is_train), it returns a
-function of a record.
-"""
 
 _PASSED_ON = ("file_name", "image_id")
 _RULES = (
@@ -53,7 +50,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
 
 
 class ImageLabelMapper:
-    """Read an image and its image-level labels; masks are never opened.
+    """Reads an image and its image-level labels; masks are never opened.
 
     In training the image, resized as ``INPUT.MIN_SIZE_TRAIN`` says, becomes the views of
     :meth:`build_views`; at test time, resized as ``MIN_SIZE_TEST`` says, ``image`` uint8 [3, h, w].
@@ -61,7 +58,7 @@ class ImageLabelMapper:
     label), ``height`` and ``width`` of the image as stored, ``file_name``, ``image_id`` and, at
     test time, ``sem_seg_file_name`` if there is one.
 
-    A system registers a subclass with its own :meth:`build_views`.
+    A system registers a subclass with a :meth:`build_views` of its own.
 
     Raises:
         UsageError: on call, where the image is missing, unreadable or too narrow.
@@ -71,8 +68,7 @@ class ImageLabelMapper:
     def __init__(
         self, *, num_classes: int, views: Views | None, resize: T.Augmentation | None
     ) -> None:
-        """Keep what turns a record into inputs.
-
+        """
         Args:
             num_classes: C, foreground classes only.
             views: makes the views of a training image [H, W, 3]; None at test time.

@@ -24,7 +24,7 @@ class ResumableSampler(Sampler):
     """
 
     def __init__(self, order: Sampler) -> None:
-        """Follow ``order``, one of Detectron2's samplers."""
+        """``order``: one of Detectron2's samplers."""
         self.order = order
         self.start_index = 0
 
@@ -52,17 +52,10 @@ def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSam
 
 
 def repeat_factors(dicts: Sequence[dict[str, Any]], threshold: float) -> Tensor:
-    """Return how often each image is to be seen in one round, from its rarest class.
+    """Return how often each image is to be seen in one round: float32 [N], 1 or more.
 
     The factor of a class that a fraction f of the images shows is max(1, sqrt(threshold / f)), that
     of an image the largest of its classes' (LVIS, Gupta et al., CVPR 2019, appendix B.2).
-
-    Args:
-        dicts: data set dicts with ``image_labels``.
-        threshold: fraction of the images below which those of a class are repeated.
-
-    Returns:
-        float32 [N], 1 or more.
     """
     annotated = [
         {"annotations": [{"category_id": label} for label in record["image_labels"]]}

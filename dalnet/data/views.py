@@ -19,12 +19,12 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
 from dalnet.config.checks import check_rules, one_of
 
-from .augmentation import RandomRescale, pad_image, photometric_chain
+from .augmentation import RandomRescale, photometric_chain
 
 _ASPECT_RANGE = (3 / 4, 4 / 3)
 _FLIP_PROB = 0.5
 
-Photometric = Callable[[Image.Image], Image.Image]
+Transform = Callable[[Image.Image], Image.Image]
 
 
 class Crop(NamedTuple):
@@ -46,7 +46,7 @@ class SingleView:
     """
 
     geometry: T.Augmentation
-    photometric: Photometric
+    photometric: Transform
     size: tuple[int, int]
     padding: tuple[int, int, int]
 
@@ -86,43 +86,29 @@ class SingleView:
         box = torch.tensor([y0, y0 + height, x0, x0 + width])
         return {"image": self.render(crop, self.photometric), "image_box": box}
 
-    def render(self, crop: Crop, photometric: Photometric) -> Tensor:
+    def render(self, crop: Crop, photometric: Transform) -> Tensor:
         """Alter a crop's colors and pad it: uint8 [3, H, W]."""
         # Colors before padding: the padding must stay the model's zero.
         content = photometric(crop.content)
-        return v2.functional.pil_to_tensor(pad_image(content, self.size, crop.corner, self.padding))
+        (height, width), (top, left) = self.size, crop.corner
+        padding = [left, top, width - left - content.width, height - top - content.height]
+        padded = v2.functional.pad(content, padding, fill=list(self.padding))
+        return v2.functional.pil_to_tensor(padded)
 
 
+@dataclass(frozen=True)
 class GlobalViews:
     """Random resized crops of the whole image, flipped and altered independently.
 
-    Args:
+    Attributes:
         number: how many, 0 or more.
         size: (height, width) of a view in pixels.
-        scale: range of a crop's area relative to the image's.
-        flip_prob: probability of a horizontal flip.
-        photometric: whether colors are altered (blur 0.1, solarization 0.2: ToCo).
+        transform: makes a view of the image.
     """
 
-    def __init__(
-        self,
-        number: int,
-        size: tuple[int, int],
-        scale: tuple[float, float],
-        flip_prob: float,
-        photometric: bool,
-    ) -> None:
-        self.number = number
-        self.size = size
-        shape = size[1] / size[0]
-        crop = v2.RandomResizedCrop(
-            self.size,
-            scale=tuple(scale),
-            ratio=tuple(shape * r for r in _ASPECT_RANGE),
-            interpolation=InterpolationMode.BICUBIC,
-        )
-        chain = photometric_chain(photometric, blur_prob=0.1, solarize_prob=0.2)
-        self._transform = v2.Compose([crop, v2.RandomHorizontalFlip(flip_prob), chain])
+    number: int
+    size: tuple[int, int]
+    transform: Transform
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "GlobalViews":
@@ -132,21 +118,24 @@ class GlobalViews:
             UsageError: ``INPUT.MULTI_CROP.GLOBAL_VIEWS`` is neither 1 nor 2.
         """
         check_rules(cfg, (one_of((1, 2), "INPUT.MULTI_CROP.GLOBAL_VIEWS"),))
-        crop = cfg.INPUT.MULTI_CROP
-        return cls(
-            number=crop.GLOBAL_VIEWS - 1,
-            size=tuple(cfg.INPUT.CROP.SIZE),
-            scale=crop.GLOBAL_SCALE,
-            flip_prob=_flip_prob(cfg),
-            photometric=cfg.INPUT.PHOTOMETRIC,
+        size = tuple(cfg.INPUT.CROP.SIZE)
+        crop = v2.RandomResizedCrop(
+            size,
+            scale=tuple(cfg.INPUT.MULTI_CROP.GLOBAL_SCALE),
+            ratio=tuple(size[1] / size[0] * ratio for ratio in _ASPECT_RANGE),
+            interpolation=InterpolationMode.BICUBIC,
         )
+        chain = photometric_chain(cfg.INPUT.PHOTOMETRIC, blur_prob=0.1, solarize_prob=0.2)
+        transform = v2.Compose([crop, v2.RandomHorizontalFlip(_flip_prob(cfg)), chain])
+        return cls(cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS - 1, size, transform)
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Cut the views from an RGB image, uint8 [H, W, 3]: uint8 [number, 3, H, W]."""
         source = Image.fromarray(image)
-        return _stack([self._transform(source) for _ in range(self.number)], self.size)
+        return _stack([self.transform(source) for _ in range(self.number)], self.size)
 
 
+@dataclass(frozen=True)
 class LocalViews:
     """Small crops of the main view with their boxes.
 
@@ -154,27 +143,25 @@ class LocalViews:
     local view shows the flipped content of its box), so that a label map of the main view
     tells what a local view shows.
 
-    Args:
+    Attributes:
         number: how many, 0 or more.
-        size: side of a view in pixels.
-        scale: range of a crop's area relative to the main view's image box.
-        flip_prob: probability of a horizontal flip.
-        photometric: whether colors are altered (blur 0.5: DINO).
+        size: (height, width) of a view in pixels.
+        scale: range of a crop's area relative to what the main view shows of the image.
+        transform: flips a crop and alters its colors.
     """
 
-    def __init__(
-        self,
-        number: int,
-        size: int,
-        scale: tuple[float, float],
-        flip_prob: float,
-        photometric: bool,
-    ) -> None:
-        self.number = number
-        self.size = (size, size)
-        self.scale = list(scale)
-        chain = photometric_chain(photometric, blur_prob=0.5)
-        self._transform = v2.Compose([v2.RandomHorizontalFlip(flip_prob), chain])
+    number: int
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    transform: Transform
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "LocalViews":
+        """Build the views that ``cfg.INPUT.MULTI_CROP`` describes."""
+        crop = cfg.INPUT.MULTI_CROP
+        flip = v2.RandomHorizontalFlip(_flip_prob(cfg))
+        transform = v2.Compose([flip, photometric_chain(cfg.INPUT.PHOTOMETRIC, blur_prob=0.5)])
+        return cls(crop.LOCAL_VIEWS, (crop.LOCAL_SIZE,) * 2, tuple(crop.LOCAL_SCALE), transform)
 
     def __call__(self, crop: Crop) -> tuple[Tensor, Tensor]:
         """Cut the views from what the main view shows.
@@ -186,12 +173,12 @@ class LocalViews:
         views, boxes = [], []
         for _ in range(self.number):
             top, left, height, width = RandomResizedCrop.get_params(
-                crop.content, self.scale, list(_ASPECT_RANGE)
+                crop.content, list(self.scale), list(_ASPECT_RANGE)
             )
             view = v2.functional.resized_crop(
                 crop.content, top, left, height, width, list(self.size), InterpolationMode.BICUBIC
             )
-            views.append(self._transform(view))
+            views.append(self.transform(view))
             y0, x0 = crop.corner[0] + top, crop.corner[1] + left
             boxes.append((y0, y0 + height, x0, x0 + width))
         return _stack(views, self.size), torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4)
@@ -208,18 +195,8 @@ class MultiCropViews:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "MultiCropViews":
         """Build the views that ``cfg.INPUT`` describes."""
-        crop = cfg.INPUT.MULTI_CROP
-        return cls(
-            SingleView.from_config(cfg),
-            GlobalViews.from_config(cfg),
-            LocalViews(
-                crop.LOCAL_VIEWS,
-                crop.LOCAL_SIZE,
-                crop.LOCAL_SCALE,
-                _flip_prob(cfg),
-                cfg.INPUT.PHOTOMETRIC,
-            ),
-        )
+        parts = (SingleView, GlobalViews, LocalViews)
+        return cls(*(part.from_config(cfg) for part in parts))
 
     def __call__(self, image: np.ndarray) -> dict[str, Tensor]:
         """Make the views of an RGB image, uint8 [H, W, 3].

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+
+from dalnet.config import add_dalnet_config
+from dalnet.data.datasets import register_voc_layout
 
 COCO_HEIGHT, COCO_WIDTH = 12, 20
 
@@ -130,3 +135,42 @@ def edit_annotations(coco_root):
         path.write_text(json.dumps(content))
 
     return edit
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Six images, the last without a label, registered as ``built_tree``."""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    ids = [f"p{i}" for i in range(6)]
+    rng = np.random.default_rng(0)
+    for name in ids:
+        values = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / "JPEGImages" / f"{name}.png")
+        Image.new("L", (50, 40)).save(tmp_path / "SegmentationClass" / f"{name}.png")
+    (tmp_path / "ImageSets/Segmentation/all.txt").write_text("\n".join(ids))
+    tags = {name: ["cat" if i % 2 else "dog"] for i, name in enumerate(ids[:-1])}
+    (tmp_path / "image_tags.json").write_text(json.dumps(tags))
+    register_voc_layout("built_tree", tmp_path, ("cat", "dog"), split="all")
+    yield tmp_path
+    DatasetCatalog.pop("built_tree")
+    MetadataCatalog.pop("built_tree")
+
+
+@pytest.fixture
+def tree_cfg(tree):
+    """``tree_cfg(*options)`` is a config for the data set of ``tree``."""
+
+    def make(*options):
+        cfg = get_cfg()
+        add_dalnet_config(cfg)
+        cfg.DATASETS.TRAIN = ("built_tree",)
+        cfg.INPUT.CROP.SIZE = [32, 32]
+        cfg.INPUT.MULTI_CROP.LOCAL_SIZE = 16
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+        cfg.SOLVER.IMS_PER_BATCH = 2
+        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.merge_from_list(list(options))
+        return cfg
+
+    return make

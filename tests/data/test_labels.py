@@ -32,7 +32,5 @@ def test_images_without_labels_are_skipped_by_name_or_refused(caplog):
     with pytest.raises(UsageError, match="label: b"):
         filter_unlabeled(dicts, "refuse")
     assert filter_unlabeled(dicts[:1], "refuse") == dicts[:1]
-    with pytest.raises(UsageError, match="UNLABELED_IMAGES"):
-        filter_unlabeled(dicts, "ignore")
     with pytest.raises(UsageError, match="none of the 1"):
         filter_unlabeled(dicts[1:], "skip")

@@ -39,22 +39,17 @@ def noise(tmp_path):
     return tmp_path / "noise.png"
 
 
-@pytest.fixture
-def half_mapper():
-    """A mapper of a system of its own, registered as ``HalfMapper``."""
+class HalfSizeMapper(ImageLabelMapper):
+    """The mapper of a system of its own."""
 
-    class HalfMapper(ImageLabelMapper):
-        @classmethod
-        def build_views(cls, cfg):
-            return lambda image: {"image": torch.from_numpy(image[::2, ::2].copy())}
-
-    DATASET_MAPPER_REGISTRY.register(HalfMapper)
-    yield HalfMapper
-    del DATASET_MAPPER_REGISTRY._obj_map["HalfMapper"]
+    @classmethod
+    def build_views(cls, cfg):
+        return lambda image: {"image": torch.from_numpy(image[::2, ::2].copy())}
 
 
-def test_a_system_brings_views_of_its_own(noise, half_mapper):
-    cfg = make_cfg("INPUT.DATASET_MAPPER_NAME", "HalfMapper")
+def test_a_system_brings_views_of_its_own(noise):
+    DATASET_MAPPER_REGISTRY.register(HalfSizeMapper)
+    cfg = make_cfg("INPUT.DATASET_MAPPER_NAME", "HalfSizeMapper")
     out = build_mapper(cfg, is_train=True)(record_of(noise))
     assert out["image"].shape == (38, 50, 3) and out["image_labels"].sum() == 2
     assert out.keys() == {"image", "image_labels", "image_id", "file_name", "height", "width"}

@@ -37,7 +37,11 @@ _HOW_TO_GET = (
 def register_coco() -> None:
     """Register both splits of COCO 2014."""
     for split in ("train", "val"):
-        register(f"coco_2014_sem_seg_{split}", partial(_load_split, split), COCO_CLASSES)
+        register(f"coco_2014_sem_seg_{split}", partial(_load_coco, split), COCO_CLASSES)
+
+
+def _load_coco(split: str) -> list[dict[str, Any]]:
+    return load_coco(datasets_root() / "coco", split)
 
 
 @reading_errors()
@@ -62,8 +66,8 @@ def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
         if not path.exists():
             raise UsageError(f"no data set at {root}: expected {path} there; {_HOW_TO_GET}.")
     listed = _read_labels(annotations, os.stat(annotations).st_mtime_ns)
-    present = set(os.listdir(images))
-    missing = [name for _, name, _ in listed if name not in present]
+    existing = set(os.listdir(images))
+    missing = [name for _, name, _ in listed if name not in existing]
     if missing:
         raise UsageError(
             f"{len(missing)} annotated image(s) missing in {images}, the first is {missing[0]}: "
@@ -99,22 +103,18 @@ def open_annotations(
         raise UsageError(
             f"{path} is not a readable COCO annotation file ({e}): {_HOW_TO_GET}."
         ) from e
-    _check_keys(path, "image", coco.imgs, image_keys)
-    _check_keys(path, "annotation", coco.anns, annotation_keys)
-    _check_keys(path, "category", coco.cats, {"name": str})
+    needed = {"image": image_keys, "annotation": annotation_keys, "category": {"name": str}}
+    for (kind, keys), entries in zip(
+        needed.items(), (coco.imgs, coco.anns, coco.cats), strict=True
+    ):
+        for number, entry in entries.items():
+            wrong = [key for key, type_ in keys.items() if not isinstance(entry.get(key), type_)]
+            if wrong:
+                raise UsageError(
+                    f"{kind} {number} in {path} has no usable {wrong[0]!r}: use the official "
+                    "annotations of COCO 2014."
+                )
     return coco
-
-
-def _check_keys(path: Path, kind: str, entries: dict[int, dict[str, Any]], keys: Keys) -> None:
-    for number, entry in entries.items():
-        wrong = next(
-            (key for key, type_ in keys.items() if not isinstance(entry.get(key), type_)), None
-        )
-        if wrong is not None:
-            raise UsageError(
-                f"{kind} {number} in {path} has no usable {wrong!r}: use the official annotations "
-                "of COCO 2014."
-            )
 
 
 def category_indices(coco: COCO, path: Path) -> dict[int, int]:
@@ -137,10 +137,6 @@ def category_indices(coco: COCO, path: Path) -> dict[int, int]:
             f"{stray['category_id']}: use the official annotations of COCO 2014."
         )
     return {c["id"]: index[c["name"]] for c in coco.cats.values()}
-
-
-def _load_split(split: str) -> list[dict[str, Any]]:
-    return load_coco(datasets_root() / "coco", split)
 
 
 # The file takes seconds to read and every evaluator asks for the list again; the time stamp in

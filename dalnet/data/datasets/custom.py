@@ -19,11 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def ensure_registered(name: str) -> bool:
-    """Return whether a data set is registered, having looked for it in the user's folders.
-
-    Args:
-        name: of any data set; only where it is not registered is the disk read.
-    """
+    """Return whether a data set is registered, after a look at the user's folders if need be."""
     if name not in DatasetCatalog:
         register_custom()
     return name in DatasetCatalog
@@ -34,10 +30,7 @@ def register_custom() -> list[str]:
 
     Names that are registered already stay as they are. A folder with an unusable ``classes.txt`` or
     lists that cannot be read is named in a warning and left out, since only one of many data sets
-    is wanted.
-
-    Returns:
-        The names that are new.
+    is wanted. Returns the names that are new.
     """
     names = []
     for path in sorted(datasets_root().glob(f"*/{CLASSES_FILE}")):

@@ -63,18 +63,16 @@ def load_voc_layout(
     mask_folder: str | None = "SegmentationClass",
     how_to_get: str = "",
 ) -> list[dict[str, Any]]:
-    """List one split of a VOC-layout folder.
+    """List one split of a VOC-layout folder; no mask is opened.
 
     Args:
         root: the folder that holds ``JPEGImages`` and ``ImageSets``.
-        split: which list of ``ImageSets/Segmentation``.
-        classes: foreground classes; ``None``: the split has no labels.
-        mask_folder: folder of the masks; ``None``: the split has none.
-        how_to_get: half a sentence for the message that the data set is missing.
+        classes: foreground classes; None where the split has no labels.
+        split, mask_folder, how_to_get: as of :func:`register_voc_layout`.
 
     Returns:
         One dict an image: ``file_name``, ``image_id``, ``image_labels`` (sorted, 0..C-1; empty
-        where nothing is known) and, with masks, ``sem_seg_file_name``. No mask is opened.
+        where nothing is known) and, with masks, ``sem_seg_file_name``.
 
     Raises:
         UsageError: no data set at ``root``, no such list, a listed image or the labels missing,
@@ -104,14 +102,10 @@ def load_voc_layout(
 def _read_split(path: Path, how_to_get: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as e:
+    except (OSError, ValueError) as e:
         raise UsageError(
-            f"no list of images {path}: expected a text file with one image id a line; "
-            f"{how_to_get or 'write it or choose another split'}."
-        ) from e
-    except ValueError as e:
-        raise UsageError(
-            f"the list of images {path} is no UTF-8 text ({e}): save it as such."
+            f"no readable list of images {path} ({e}): expected UTF-8 text with one image id a "
+            f"line; {how_to_get or 'write it or choose another split'}."
         ) from e
     image_ids = [line.strip() for line in lines if line.strip()]
     if not image_ids:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO's instance annotations as one label mask an image."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
@@ -18,24 +18,6 @@ from .masks import MaskSummary, write_masks
 _IMAGE_KEYS = {"file_name": str, "height": int, "width": int}
 _ANNOTATION_KEYS = {"category_id": int, "segmentation": (list, dict), "area": (int, float)}
 _MIN_NUMBERS = 4  # of a polygon; pycocotools knows nothing shorter
-
-
-@dataclass(frozen=True)
-class Region:
-    """One annotation: its mask value, its segmentation as in the JSON, its area in pixels."""
-
-    value: int
-    segmentation: Any
-    area: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An image's size in pixels and its annotated regions."""
-
-    height: int
-    width: int
-    regions: tuple[Region, ...]
 
 
 def prepare_coco(root: Path, split: str, workers: int | None = None) -> MaskSummary:
@@ -52,29 +34,38 @@ def prepare_coco(root: Path, split: str, workers: int | None = None) -> MaskSumm
         UsageError: annotations missing, incomplete or of other classes, or a mask cannot be
             written.
     """
-    annotations = root / "annotations" / f"instances_{split}2014.json"
-    coco = open_annotations(annotations, _IMAGE_KEYS, _ANNOTATION_KEYS)
-    index = category_indices(coco, annotations)
-    _check_segmentations(coco, annotations)
+    path = root / "annotations" / f"instances_{split}2014.json"
+    coco = open_annotations(path, _IMAGE_KEYS, _ANNOTATION_KEYS)
+    index = category_indices(coco, path)
+    _check_segmentations(coco, path)
     folder = root / MASK_FOLDER / f"{split}2014"
     sources = {
-        folder / f"{Path(image['file_name']).stem}.png": _scene(image, anns, index)
+        folder / f"{Path(image['file_name']).stem}.png": (image, annotations)
         for image_id, image in coco.imgs.items()
-        if (anns := coco.imgToAnns.get(image_id))
+        if (annotations := coco.imgToAnns.get(image_id))
     }
-    return write_masks(sources, render_scene, workers)
+    return write_masks(sources, partial(render_mask, index), workers)
 
 
-def render_scene(scene: Scene) -> np.ndarray:
-    """Draw an image's label mask, uint8 [H,W].
+def render_mask(
+    index: Mapping[int, int], annotated: tuple[dict[str, Any], list[dict[str, Any]]]
+) -> np.ndarray:
+    """Draw an image's label mask, uint8 [H, W].
 
     Crowds lie at the bottom, as an object annotated in front of one is certain; then objects from
     large to small, so that a small one in front of a large one stays visible.
+
+    Args:
+        index: class 0..79 of each category id.
+        annotated: an image and its annotations, as in the file.
     """
-    mask = np.zeros((scene.height, scene.width), dtype=np.uint8)
-    order = sorted(scene.regions, key=lambda r: (r.value != IGNORE_LABEL, -r.area))
-    for region in order:
-        mask[_pixels(region.segmentation, scene.height, scene.width)] = region.value
+    image, annotations = annotated
+    coco = COCO()  # turns any kind of segmentation into pixels
+    coco.imgs[image["id"]] = image
+    mask = np.zeros((image["height"], image["width"]), dtype=np.uint8)
+    for annotation in sorted(annotations, key=lambda a: (not a.get("iscrowd"), -a["area"])):
+        value = IGNORE_LABEL if annotation.get("iscrowd") else index[annotation["category_id"]] + 1
+        mask[coco.annToMask(annotation) > 0] = value
     return mask
 
 
@@ -93,25 +84,3 @@ def _is_drawable(segmentation: list[Any] | dict[str, Any]) -> bool:
     return bool(segmentation) and all(
         isinstance(polygon, list) and len(polygon) >= _MIN_NUMBERS for polygon in segmentation
     )
-
-
-def _scene(image: dict[str, Any], anns: list[dict[str, Any]], index: dict[int, int]) -> Scene:
-    regions = tuple(
-        Region(
-            IGNORE_LABEL if ann.get("iscrowd") else index[ann["category_id"]] + 1,
-            ann["segmentation"],
-            ann["area"],
-        )
-        for ann in anns
-    )
-    return Scene(image["height"], image["width"], regions)
-
-
-def _pixels(segmentation: Any, height: int, width: int) -> np.ndarray:  # noqa: ANN401
-    if isinstance(segmentation, list):
-        rle = rle_tools.merge(rle_tools.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = rle_tools.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return rle_tools.decode(rle).astype(bool)

@@ -13,8 +13,6 @@ from numpy.lib import format as npy_format
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-
 
 def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> int:
     """Write ``{"image id": ["class name", ...]}`` from a file of multi-hot vectors.
@@ -30,10 +28,15 @@ def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> 
     Raises:
         UsageError: ``source`` is not such a file, or holds anything but arrays, numbers and text.
     """
-    tags = {
-        _file_stem(image_id): [classes[i] for i in _present(vector, len(classes), image_id, source)]
-        for image_id, vector in read_label_file(source).items()
-    }
+    tags = {}
+    for image_id, vector in read_label_file(source).items():
+        values = np.asarray(vector)
+        if values.shape != (len(classes),) or not np.isin(values, (0, 1)).all():
+            raise UsageError(
+                f"image {image_id} in {source} has no vector of {len(classes)} zeros and ones (its "
+                f"shape is {values.shape}): choose the class list that the file was made for."
+            )
+        tags[_file_stem(image_id)] = [classes[i] for i in np.flatnonzero(values)]
     with complete_or_absent(target) as temporary:
         temporary.write_text(json.dumps(tags, indent=0, ensure_ascii=False), encoding="utf-8")
     return len(tags)
@@ -47,14 +50,9 @@ def read_label_file(path: Path) -> dict[Any, Any]:
     """
     try:
         with open(path, "rb") as file:
-            version = npy_format.read_magic(file)
-            read_header = {
-                (1, 0): npy_format.read_array_header_1_0,
-                (2, 0): npy_format.read_array_header_2_0,
-            }[version]
-            shape, _, dtype = read_header(file)
-            if shape != () or not dtype.hasobject:
-                raise ValueError("it holds an array, not a dictionary")
+            npy_format.read_magic(file)
+            # Version 1 of the format, as of every header shorter than 64 KiB.
+            npy_format.read_array_header_1_0(file)
             content = _ArrayUnpickler(file, encoding="latin1").load().item()
     except UsageError as e:
         raise UsageError(f"{path} is refused: {e}") from e
@@ -68,24 +66,6 @@ def read_label_file(path: Path) -> dict[Any, Any]:
     return content
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Knows how numpy's arrays are rebuilt, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return np.dtype
-        if module in _ARRAY_MODULES and name == "_reconstruct":
-            return _empty_array
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1_bytes
-        raise UsageError(
-            f"its pickle asks for {module}.{name}, and only numpy arrays are read; convert a file "
-            "that you trust by hand."
-        )
-
-
 def _empty_array(subtype: type, _shape: tuple[int, ...], _typecode: bytes) -> np.ndarray:
     # What numpy's own _reconstruct does; the state that follows fills the array.
     return np.ndarray.__new__(subtype, (0,), "b")
@@ -96,18 +76,29 @@ def _latin1_bytes(text: str, _encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("_codecs", "encode"): _latin1_bytes,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows how numpy's arrays are rebuilt, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        if (module, name) not in _KNOWN:
+            raise UsageError(
+                f"its pickle asks for {module}.{name}, and only numpy arrays are read; convert a "
+                "file that you trust by hand."
+            )
+        return _KNOWN[module, name]
+
+
 def _file_stem(image_id: Any) -> str:  # noqa: ANN401
     # IRN writes VOC's 2007_000032 as the number 2007000032.
     if isinstance(image_id, (int, np.integer)) and len(str(image_id)) == 10:
         return f"{str(image_id)[:4]}_{str(image_id)[4:]}"
     return str(image_id)
-
-
-def _present(vector: Any, count: int, image_id: Any, path: Path) -> list[int]:  # noqa: ANN401
-    values = np.asarray(vector)
-    if values.shape != (count,) or not np.isin(values, (0, 1)).all():
-        raise UsageError(
-            f"image {image_id} in {path} has no vector of {count} zeros and ones (its shape is "
-            f"{values.shape}): choose the class list that the file was made for."
-        )
-    return np.flatnonzero(values).tolist()

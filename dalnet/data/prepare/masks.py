@@ -4,11 +4,10 @@
 import hashlib
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,8 +17,7 @@ from dalnet.data.image_io import write_mask
 from dalnet.errors import UsageError
 
 
-@dataclass(frozen=True)
-class MaskSummary:
+class MaskSummary(NamedTuple):
     """What :func:`write_masks` did.
 
     ``checksum`` is a SHA-256 over file names and pixel values, so it does not depend on the PNG
@@ -31,17 +29,12 @@ class MaskSummary:
     checksum: str
 
     def __str__(self) -> str:
-        total = self.written + self.kept
-        return (
-            f"{total:,} masks ({self.written:,} written, {self.kept:,} kept), "
-            f"sha256 {self.checksum}"
-        )
+        counts = f"{self.written:,} written, {self.kept:,} kept"
+        return f"{self.written + self.kept:,} masks ({counts}), sha256 {self.checksum}"
 
 
 def write_masks(
-    sources: Mapping[Path, Any],
-    render: Callable[[Any], np.ndarray],
-    workers: int | None = None,
+    sources: Mapping[Path, Any], render: Callable[[Any], np.ndarray], workers: int | None = None
 ) -> MaskSummary:
     """Render one palette PNG for each entry and show a progress bar.
 
@@ -49,7 +42,7 @@ def write_masks(
 
     Args:
         sources: target file -> what ``render`` needs for it.
-        render: makes a mask, uint8 [H,W]; a function of a module, as other processes call it.
+        render: makes a mask, uint8 [H, W]; a function of a module, as other processes call it.
         workers: number of processes, at least 1; all cores where not given.
 
     Returns:
@@ -59,12 +52,12 @@ def write_masks(
         UsageError: from ``render``, without workers, or where a file cannot be written.
     """
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers is {workers}; masks need at least 1, or all cores without it.")
+        raise UsageError(f"workers is {workers}: masks need at least 1, or all cores without it.")
     digests, written = {}, 0
     # Ctrl-C reaches the workers too; this process ends them, and each would print a traceback.
     with Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        done = pool.imap_unordered(partial(_finish, render), sources.items(), chunksize=8)
-        for name, digest, is_new in tqdm(done, total=len(sources), unit="mask"):
+        finished = pool.imap_unordered(partial(_finish, render), sources.items(), chunksize=8)
+        for name, digest, is_new in tqdm(finished, total=len(sources), unit="mask"):
             digests[name] = digest
             written += is_new
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dalnet.data import DATASET_MAPPER_REGISTRY, ImageLabelMapper
 from dalnet.data.augmentation import photometric_chain
-from dalnet.data.views import GlobalViews, Photometric, SingleView
+from dalnet.data.views import GlobalViews, SingleView, Transform
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ToCoViews:
 
     main_view: SingleView
     global_views: GlobalViews
-    local_photometric: Photometric
+    local_photometric: Transform
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ToCoViews":

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from dalnet.data.palette import voc_palette
-from dalnet.data.prepare.coco_masks import Region, Scene, prepare_coco, render_scene
+from dalnet.data.prepare.coco_masks import prepare_coco, render_mask
 from dalnet.errors import UsageError
 
 TOOLS = Path(__file__).parents[3] / "tools"
@@ -39,8 +39,10 @@ def test_masks_small_over_large_over_crowd(coco_root):
 
 def test_compressed_run_lengths_are_read_too():
     pixels = np.asfortranarray(expected_mask() == 80, dtype=np.uint8)
-    region = Region(7, rle_tools.encode(pixels), 16.0)
-    np.testing.assert_array_equal(render_scene(Scene(HEIGHT, WIDTH, (region,))), 7 * pixels)
+    image = {"id": 1, "height": HEIGHT, "width": WIDTH}
+    rle = rle_tools.encode(pixels)
+    annotation = {"image_id": 1, "category_id": 9, "segmentation": rle, "area": 16.0}
+    np.testing.assert_array_equal(render_mask({9: 6}, (image, [annotation])), 7 * pixels)
 
 
 def test_preparation_resumes_and_its_checksum_sees_every_pixel(coco_root):

@@ -13,7 +13,7 @@ from dalnet.errors import UsageError
 
 @pytest.mark.parametrize("workers", [0, -2])
 def test_masks_without_workers_are_refused(workers):
-    with pytest.raises(UsageError, match=f"--workers is {workers}"):
+    with pytest.raises(UsageError, match=f"workers is {workers}"):
         write_masks({}, interrupts_ignored, workers)
 
 

@@ -85,12 +85,10 @@ def _found_version(root: Path) -> int | None:
     """Return the version of the data set in ``root``, or None where there is nothing yet."""
     try:
         manifest = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         manifest = None
-        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-            return None
-    except ValueError:
-        manifest = None
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
     # A folder that was not generated here is somebody's own, and is not replaced.
     if not isinstance(manifest, dict) or manifest.keys() != _manifest().keys():
         raise UsageError(

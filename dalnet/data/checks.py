@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether data sets fit the config, each other and the images and masks on disk."""
+
+import logging
+import os
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from dalnet.errors import UsageError
+from dalnet.files import reading_errors
+
+from .datasets import ensure_registered
+from .image_io import read_image
+
+logger = logging.getLogger(__name__)
+
+# A crop of VOC's recipe spans about one short side of an image.
+_MAX_SIDES_TO_CROP = 3.0
+
+
+def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
+    """Refuse ``names``, the value of config key ``key``, if they cannot be used together.
+
+    The user's own folders are looked through for names that are not registered yet.
+
+    Raises:
+        UsageError: no or an unknown data set, or classes that differ in number, name or order: of
+            the data sets among each other, from ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or from
+            ``MODEL.CLASS_NAMES`` (where empty, those of ``DATASETS.TRAIN``).
+    """
+    if not names:
+        raise UsageError(f"{key} is empty: name at least one data set.")
+    unknown = next((name for name in names if not ensure_registered(name)), None)
+    if unknown is not None:
+        ours = [n for n in DatasetCatalog if hasattr(MetadataCatalog.get(n), "prompt_names")]
+        raise UsageError(
+            f"{key} names the unknown data set {unknown!r}: choose from "
+            f"{', '.join(sorted(ours))}, or add your own (docs/data.md)."
+        )
+    classes = _class_names(names[0])
+    differing = next((name for name in names if _class_names(name) != classes), None)
+    if differing:
+        raise UsageError(
+            f"{key} mixes the classes of {names[0]} and {differing}: name one of them."
+        )
+    head = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(classes) != head:
+        raise UsageError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head}, but {names[0]} has {len(classes)} "
+            f"classes with background: set the key to {len(classes)} or name another data set."
+        )
+    # Of as many classes in another order, every label would be taken for that of another class.
+    for value, (own, found) in enumerate(zip(_model_classes(cfg), classes, strict=False)):
+        if own != found:
+            raise UsageError(
+                f"{key} names {names[0]}, whose class {value} is {found!r}, but the model's is "
+                f"{own!r}: name a data set of the same classes in the same order."
+            )
+
+
+def _model_classes(cfg: CfgNode) -> list[str]:
+    training = next(iter(cfg.DATASETS.TRAIN), "")
+    if cfg.MODEL.CLASS_NAMES or not ensure_registered(training):
+        return list(cfg.MODEL.CLASS_NAMES)
+    return _class_names(training)
+
+
+def _class_names(dataset_name: str) -> list[str]:
+    return list(MetadataCatalog.get(dataset_name).get("stuff_classes", []))
+
+
+def warn_of_large_images(cfg: CfgNode, paths: Sequence[str], samples: int = 5) -> None:
+    """Warn where crops, which have all labels of their image, show next to nothing of it.
+
+    Args:
+        cfg: whose ``INPUT`` describes the crops.
+        paths: of the training images.
+        samples: how many of them are read.
+    """
+    if any(cfg.INPUT.MIN_SIZE_TRAIN) or not paths:
+        return
+    chosen = paths[:: max(len(paths) // samples, 1)][:samples]
+    side = statistics.median(min(read_image(path).shape[:2]) for path in chosen)
+    factor = statistics.mean(cfg.INPUT.RESCALE_RANGE)
+    if side * factor > _MAX_SIDES_TO_CROP * min(cfg.INPUT.CROP.SIZE):
+        logger.warning(
+            "the images have about %d pixels on the short side, of which a crop of %s after "
+            "INPUT.RESCALE_RANGE %s shows a small part, yet with all labels; INPUT.MIN_SIZE_TRAIN "
+            "'(375,)' and INPUT.MIN_SIZE_TEST 375 bring them to VOC's size.",
+            side,
+            tuple(cfg.INPUT.CROP.SIZE),
+            tuple(cfg.INPUT.RESCALE_RANGE),
+        )
+
+
+@reading_errors()
+def check_masks(dicts: Sequence[dict[str, Any]]) -> None:
+    """Refuse data set dicts with ``sem_seg_file_name`` of a mask that is not there.
+
+    Raises:
+        UsageError: a missing mask, or a folder of masks that cannot be read.
+    """
+    masks = [d["sem_seg_file_name"] for d in dicts if "sem_seg_file_name" in d]
+    # One listing of each folder instead of one look-up a mask: quick on network drives too.
+    existing = {
+        os.path.join(folder, name)
+        for folder in {os.path.dirname(mask) for mask in masks}
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+    }
+    missing = [mask for mask in masks if mask not in existing]
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(masks)} masks missing, the first is {missing[0]}: evaluation "
+            "needs them; unpack them, or make them with tools/prepare_coco.py (COCO) or "
+            "tools/prepare_sbd.py (SBD)."
+        )

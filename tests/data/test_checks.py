@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets that do not fit the config, each other, or what is on disk."""
+
+import shutil
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from dalnet.data import build_test_loader, build_train_loader
+from dalnet.data.datasets import register_voc_layout
+from dalnet.errors import UsageError
+
+
+def test_missing_masks_stop_the_evaluation_at_once(tree, tree_cfg):
+    (tree / "SegmentationClass" / "p3.png").unlink()
+    with pytest.raises(UsageError, match="1 of 6 .*p3.png"):
+        build_test_loader(tree_cfg(), "built_tree")
+    shutil.rmtree(tree / "SegmentationClass")
+    with pytest.raises(UsageError, match="6 of 6"):
+        build_test_loader(tree_cfg(), "built_tree")
+
+
+def test_unreadable_masks_are_named(tree, tree_cfg, lock):
+    lock(tree / "SegmentationClass")
+    with pytest.raises(UsageError, match="SegmentationClass cannot be read .Permission"):
+        build_test_loader(tree_cfg(), "built_tree")
+
+
+@pytest.fixture
+def reordered(tree):
+    """The data set of ``tree`` with its two classes in the other order."""
+    register_voc_layout("reordered", tree, ("dog", "cat"), split="all")
+    yield "reordered"
+    DatasetCatalog.pop("reordered")
+    MetadataCatalog.pop("reordered")
+
+
+def test_classes_of_another_order_are_refused(reordered, tree_cfg):
+    build_test_loader(tree_cfg("DATASETS.TRAIN", (reordered,)), reordered)
+    with pytest.raises(UsageError, match="reordered, whose class 1 is 'dog'"):
+        build_test_loader(tree_cfg(), reordered)
+    names = ("MODEL.CLASS_NAMES", ("background", "dog", "cat"))
+    build_test_loader(tree_cfg(*names), reordered)
+    with pytest.raises(UsageError, match="DATASETS.TRAIN names built_tree, whose class 1 is 'cat'"):
+        build_train_loader(tree_cfg(*names))
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ((), False),
+        (("INPUT.RESCALE_RANGE", (2.0, 4.0)), True),
+        (("INPUT.RESCALE_RANGE", (2.0, 4.0), "INPUT.MIN_SIZE_TRAIN", (20,)), False),
+    ],
+)
+def test_images_too_large_for_the_crop_are_named(tree, tree_cfg, caplog, options, warned):
+    build_train_loader(tree_cfg(*options))
+    assert ("40 pixels on the short side" in caplog.text) == warned
+    assert ("INPUT.MIN_SIZE_TRAIN" in caplog.text) == warned
