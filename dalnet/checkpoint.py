@@ -169,7 +169,7 @@ class Checkpointer(DetectionCheckpointer):
         data = _read_file(filename)
         if _INFO in data:
             info = CheckpointInfo.from_dict(data.pop(_INFO), filename)
-            self._check_classes(info)
+            self._check_info(info)
         elif self._kept is None and hasattr(self.model, "class_names"):
             logger.warning(
                 "%s does not say which classes it knows: those of the config are taken, in their "
@@ -178,8 +178,14 @@ class Checkpointer(DetectionCheckpointer):
             )
         return data
 
-    def _check_classes(self, info: CheckpointInfo) -> None:
-        """Compare names and order: equal numbers of classes do not make them the same."""
+    def _check_info(self, info: CheckpointInfo) -> None:
+        """Compare system and classes, by name and order: as many do not make them the same."""
+        system = type(self.model).__name__
+        if self._kept is None and info.system != system:
+            raise UsageError(
+                f"{self._path} is a model of the system {info.system}, not of {system}; set "
+                f"MODEL.META_ARCHITECTURE to {info.system}, with its config."
+            )
         own = getattr(self.model, "class_names", None)
         # Another training may know other classes, unless it takes over their texts.
         takes_all = self._kept is None or set(self.model.rebuilt) - set(self._kept)
