@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from benchmarks.plain.cam import materialised_attention, published_multi_scale_cam
+from benchmarks.plain.cam import materialized_attention, published_multi_scale_cam
 from benchmarks.plain.par import published_par, published_refine
 from benchmarks.plain.patch_contrast import published_patch_contrast
 from dalnet.modeling import DALNet
@@ -40,7 +40,7 @@ class PublishedDALNet(DALNet):
         return {**super().from_config(cfg), "criterion": _PublishedCriterion(cfg)}
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        with materialised_attention(self.backbone):
+        with materialized_attention(self.backbone):
             return super().forward(batched_inputs)
 
     def _multi_scale_cams(self, batch, images, tokens) -> _CAMs:
