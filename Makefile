@@ -9,10 +9,17 @@ USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info 
 # What else decides which Detectron2 is found or installed is part of the stamp's name.
 STAMP := $(VENV)/setup-$(shell printf '%s' '$(DETECTRON2) $(PYTHONPATH)' | cksum | cut -d ' ' -f 1).stamp
 
-.PHONY: help setup demo test lint bench clean distclean
+# "make gpu" runs where nothing can be installed: by this interpreter as it is, without .venv.
+GPU_PYTHON ?= python3
+MINUTES ?= 8
+OUTPUT ?= output/gpu.json
+# Builds wheels for the Python of such machines.
+PYTHON312 ?= python3.12
+
+.PHONY: help setup demo test lint bench gpu gpu-wheels clean distclean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
 
 setup: $(STAMP) ## create .venv with everything needed (the first time about 5 GB)
 
@@ -28,6 +35,12 @@ lint: setup ## check style and formatting
 
 bench: setup ## compare the numerical kernels with the published algorithms (takes a while)
 	$(BIN) -m benchmarks
+
+gpu: ## measure everything on a GPU in MINUTES; without one, see that it would run
+	$(GPU_PYTHON) -m benchmarks.gpu --minutes $(MINUTES) --output $(OUTPUT)
+
+gpu-wheels: setup ## bring what a GPU machine lacks into gpu_wheels/ (docs/performance.md)
+	$(BIN) -m benchmarks.gpu wheels gpu_wheels --python312 $(PYTHON312)
 
 clean: ## remove caches and build files; .venv and output/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare the numerical kernels and the training step with plain transcriptions of the published
-algorithms:
+algorithms, on the CPU:
 
-    python -m benchmarks --only par,lattice --device cpu --output FILE
+    python -m benchmarks --only par,lattice --output FILE
 
 "ratio" is the plain form's time over ours; memory is what PyTorch allocates above the inputs.
 """
@@ -12,7 +12,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
 
 from benchmarks.cases import CASES
@@ -29,28 +28,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     names = [case.name for case in CASES]
     parser.add_argument("--only", help=f"of {','.join(names)}, separated by commas (default: all)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tiny", action="store_true", help="only to see that everything runs")
     parser.add_argument("--output", type=Path, help="write the rows there, as JSON")
     args = parser.parse_args(argv)
     args.only = args.only.split(",") if args.only else names
     if unknown := sorted(set(args.only) - set(names)):
         parser.error(f"--only: unknown {', '.join(unknown)}; there are {', '.join(names)}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: there is no GPU here")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
-    """Run what the arguments name, and return the rows."""
+    """Run what the arguments name on the CPU, and return the rows."""
     args = parse_args(argv)
     rows: list[Row] = []
     for case in CASES:
-        if case.name not in args.only or args.device not in case.devices:
+        if case.name not in args.only or "cpu" not in case.devices:
             continue
         print(f"{case.name} ...", flush=True)
         try:
-            rows.append(compare(case, args.device, args.tiny))
+            rows.append(compare(case, "cpu", args.tiny))
         except ImportError as error:
             print(f"{case.name}: {error}")
         if args.output is not None:

@@ -194,7 +194,10 @@ def make_train_step(device: str, tiny: bool) -> Pair:
     cfg = make_config("voc_dalnet", device, tiny)
     items = make_items(cfg, 2 if tiny else 4, synthetic=tiny, all_views=False)
     ours, plain = make_model(DALNet, cfg), make_model(PublishedDALNet, cfg)
-    return Pair(make_step(ours, items, torch.float32), make_step(plain, items, torch.float32))
+    return Pair(
+        partial(make_step(ours, torch.float32), items),
+        partial(make_step(plain, torch.float32), items),
+    )
 
 
 CASES = (

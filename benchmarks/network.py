@@ -17,7 +17,9 @@ from dalnet.engine.setup import merge_config, use_cpu_without_cuda
 from dalnet.modeling import DALNet
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-TINY = (
+# What precedes the names of a step's parts in a profile.
+LABEL = "part: "
+_TINY = (
     *("MODEL.VIT.IMG_SIZE", 64, "MODEL.VIT.EMBED_DIM", 24, "MODEL.VIT.DEPTH", 2),
     *("MODEL.VIT.NUM_HEADS", 2, "MODEL.VIT.INTERMEDIATE_BLOCK", 1),
     *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "INPUT.CROP.SIZE", [64, 64]),
@@ -34,7 +36,7 @@ def make_config(name: str, device: str, tiny: bool, *options: object) -> CfgNode
     add_dalnet_config(cfg)
     random = ("MODEL.VIT.WEIGHTS", "", "MODEL.VIT.STEM_WEIGHTS", "", "MODEL.TEXT.WEIGHTS")
     opts = [*random, "untrained", "MODEL.DALNET.SEG_START_ITER", 0, "MODEL.DEVICE", device]
-    merge_config(cfg, str(CONFIGS / f"{name}.yaml"), [*opts, *(TINY if tiny else ()), *options])
+    merge_config(cfg, str(CONFIGS / f"{name}.yaml"), [*opts, *(_TINY if tiny else ()), *options])
     use_cpu_without_cuda(cfg)
     return cfg
 
@@ -78,9 +80,7 @@ def make_model(cls: type[DALNet], cfg: CfgNode) -> DALNet:
     return model.to(cfg.MODEL.DEVICE)
 
 
-def make_step(
-    model: DALNet, items: list[dict], dtype: torch.dtype
-) -> Callable[[], tuple[Tensor, ...]]:
+def make_step(model: DALNet, dtype: torch.dtype) -> Callable[[list[dict]], tuple[Tensor, ...]]:
     """Return a call that trains ``model`` once in ``dtype`` and returns losses and gradients.
 
     The learning rate is 0: the same work, but every call finds the same weights.
@@ -88,16 +88,15 @@ def make_step(
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=0.0)
     device = model.device.type
 
-    def step() -> tuple[Tensor, ...]:
+    def step(items: list[dict]) -> tuple[Tensor, ...]:
         # One step is one run of the CUDA graphs: its passes may not overwrite each other's results.
         torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
         mixed = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
-        with EventStorage(0), mixed, record_function("forward pass"):
+        with EventStorage(0), mixed, record_function(LABEL + "forward pass"):
             losses = model(items)
-        with record_function("backward pass"):
-            sum(losses.values()).backward()
-        with record_function("AdamW"):
+        sum(losses.values()).backward()
+        with record_function(LABEL + "AdamW"):
             optimizer.step()
         parts = (model.classifier.linear.weight, *model.sem_seg_head.parameters())
         return *losses.values(), *(part.grad for part in parts)
