@@ -89,8 +89,6 @@ def make_step(model: DALNet, dtype: torch.dtype) -> Callable[[list[dict]], tuple
     device = model.device.type
 
     def step(items: list[dict]) -> tuple[Tensor, ...]:
-        # One step is one run of the CUDA graphs: its passes may not overwrite each other's results.
-        torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
         mixed = torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
         with EventStorage(0), mixed, record_function(LABEL + "forward pass"):

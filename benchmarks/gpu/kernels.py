@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.cases import CASES
-from benchmarks.compare import Row, compare
+from benchmarks.compare import Case, Row, compare
 from benchmarks.gpu.part import Measurement, NotRun, Setting
 
 
@@ -16,7 +16,7 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
             yield Measurement(case.name, partial(_compare, case, setting))
 
 
-def _compare(case, setting: Setting) -> Row:
+def _compare(case: Case, setting: Setting) -> Row:
     try:
         return compare(case, setting.device, setting.tiny)
     except ImportError as error:

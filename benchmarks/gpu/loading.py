@@ -28,7 +28,7 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
     small, large = (1, 2) if setting.tiny else (4, 16)
     few, many = (1, 2) if setting.tiny else (4, 12)
     with tempfile.TemporaryDirectory() as folder:
-        write_voc(Path(folder), train=8 if setting.tiny else 160, val=1)
+        write_voc(Path(folder), train=8 if setting.tiny else 64, val=1)
         os.environ["DETECTRON2_DATASETS"] = folder
         model = make_model(DALNet, make_config("voc_dalnet", setting.device, setting.tiny))
         step = make_step(model, torch.bfloat16)

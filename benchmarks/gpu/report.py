@@ -62,7 +62,7 @@ class Report:
     def _write(self, content: dict) -> None:
         # Beside the file and then in its place: who is stopped in between leaves the old one.
         unfinished = self.path.with_name(f".{self.path.name}.tmp")
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+        unfinished.write_text(json.dumps(content, indent=1, default=float) + "\n")
         os.replace(unfinished, self.path)
 
 

@@ -93,7 +93,14 @@ class Steps:
         if self.setting.tiny:
             # A CPU compiles for minutes: one graph shows as much.
             torch._dynamo.config.recompile_limit = 1
-        step, _ = self._step(cls, batch, dtype, compile_mode)
+        call, _ = self._step(cls, batch, dtype, compile_mode)
+
+        def step() -> None:
+            if compile_mode:
+                # Or the passes of a step would overwrite each other's results in CUDA graphs.
+                torch.compiler.cudagraph_mark_step_begin()
+            call()
+
         # CUDA graphs are warmed up, recorded, and replayed from the third step on.
         start = time.perf_counter()
         for _ in range(3 if self.setting.device == "cuda" else 1):
