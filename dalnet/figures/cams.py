@@ -9,8 +9,8 @@ from dalnet.data.datasets.catalog import class_table
 
 from .colors import choose_colors, find_labels, heat_colormap
 from .images import ImageResult, require_cams
-from .layout import add_colorbar, add_legend, draw_page, label_cell, wrap_maps
-from .overlay import draw_heat, make_faint
+from .layout import add_colorbar, add_legend, draw_page, wrap_maps
+from .overlay import blend_labels, draw_heat, make_faint
 
 
 def draw_cams(results: Sequence[ImageResult], split: str, colorblind: bool = False) -> Figure:
@@ -33,8 +33,12 @@ def draw_cams(results: Sequence[ImageResult], split: str, colorblind: bool = Fal
     for result in results:
         faint = make_faint(result.image)
         maps = [(draw_heat(faint, cam, colormap), names[c + 1]) for c, cam in result.cams.items()]
-        truth = [label_cell(result.image, result.truth, colors)] if truths else []
-        rows += wrap_maps([(result.image, result.name), *truth], maps)
+        lead = [(result.image, result.name)]
+        if result.truth is not None:
+            lead.append((blend_labels(result.image, result.truth, colors), ""))
+        elif truths:
+            lead.append(None)
+        rows += wrap_maps(lead, maps)
     titles = ["image", *["truth"] * bool(truths)]
     titles += ["CAM"] * (max(map(len, rows)) - len(titles))
     figure = draw_page(rows, titles)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Colors of labels and heat maps: a data set's own, or such that color-blind readers tell apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 
 import numpy as np
-from matplotlib.colors import to_rgb
+from PIL import ImageColor
 
-from .overlay import IGNORE_COLOR, IGNORE_LABEL
+from dalnet.data.datasets.catalog import IGNORE_LABEL
+
+from .overlay import IGNORE_COLOR
 
 # Each as far as possible from all before it, from black and from the color of ignored pixels, for
 # whoever sees the least difference: without color blindness, or with one of its three kinds as
@@ -37,17 +40,15 @@ def choose_colors(
     """
     if not colorblind:
         return list(class_colors)
-    classes = range(1, len(class_colors))
     # Sorting is stable: those that occur first, both in ascending order.
-    ranked = sorted(classes, key=lambda label: label not in labels)
+    ranked = sorted(range(1, len(class_colors)), key=lambda label: label not in labels)
     colors = [(0, 0, 0)] * len(class_colors)
-    for place, label in enumerate(ranked):
-        safe = to_rgb(_COLORBLIND_COLORS[place % len(_COLORBLIND_COLORS)])
-        colors[label] = tuple(round(255 * value) for value in safe)
+    for label, color in zip(ranked, cycle(_COLORBLIND_COLORS), strict=False):
+        colors[label] = ImageColor.getrgb(color)
     return colors
 
 
-def find_labels(label_maps: Sequence[np.ndarray]) -> list[int]:
+def find_labels(label_maps: Iterable[np.ndarray]) -> list[int]:
     """Return the labels that occur in label maps, in ascending order."""
     return sorted({int(label) for label_map in label_maps for label in np.unique(label_map)})
 

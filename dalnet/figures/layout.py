@@ -18,7 +18,7 @@ from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 
 from .colors import find_labels, make_legend
-from .overlay import HEAT_WEIGHT, blend_labels
+from .overlay import HEAT_WEIGHT
 
 # A picture, uint8 [H, W, 3], with the text below it, or an empty place.
 Cell = tuple[np.ndarray, str] | None
@@ -44,10 +44,9 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
     figure = Figure(figsize=size, layout="compressed")
     if headline:
         figure.suptitle(headline, weight="bold")
-    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=ratios)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+    bare = {"xticks": [], "yticks": [], "frameon": False}
+    shape = {"squeeze": False, "height_ratios": ratios}
+    grid = figure.subplots(len(rows), len(titles), subplot_kw=bare, **shape)
     for title, axes in zip(titles, grid[0], strict=True):
         axes.set_title(textwrap.fill(title, _TITLE_LETTERS), size=10.5)
     for row, places in zip(rows, grid, strict=True):
@@ -56,13 +55,6 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
                 axes.imshow(cell[0])
                 axes.set_xlabel(textwrap.fill(cell[1], _CAPTION_LETTERS), size=8.5)
     return figure
-
-
-def label_cell(
-    image: np.ndarray, label_map: np.ndarray | None, colors: Sequence[Sequence[int]]
-) -> Cell:
-    """Return a label map over its image; an empty place where there is none."""
-    return None if label_map is None else (blend_labels(image, label_map, colors), "")
 
 
 def wrap_maps(lead: Sequence[Cell], maps: Sequence[Cell]) -> list[list[Cell]]:

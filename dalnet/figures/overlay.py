@@ -12,7 +12,8 @@ import cv2
 import matplotlib
 import numpy as np
 
-IGNORE_LABEL = 255
+from dalnet.data.datasets.catalog import IGNORE_LABEL
+
 # What the VOC palette gives index 255; no class of it is as light.
 IGNORE_COLOR = (224, 224, 192)
 HEAT_WEIGHT = 0.5
@@ -71,6 +72,6 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, colormap: str = "jet") -> np.
     Returns:
         uint8 ``[H, W, 3]``.
     """
-    colors = matplotlib.colormaps[colormap](np.clip(heat, 0, 1).astype(np.float32), bytes=True)
-    colors = np.ascontiguousarray(colors[..., :3])
+    # The color map clips.
+    colors = matplotlib.colormaps[colormap](heat, bytes=True)[..., :3]
     return cv2.addWeighted(image, 1 - HEAT_WEIGHT, colors, HEAT_WEIGHT, 0)

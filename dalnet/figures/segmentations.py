@@ -5,12 +5,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 
-from .colors import choose_colors, find_labels
 from .images import ImageResult
-from .layout import add_legend, draw_page, label_cell
+from .sheet import draw_sheet
 
 
 def draw_segmentations(
@@ -27,15 +25,5 @@ def draw_segmentations(
                 f"The model labels pixels by image-level labels, and {result.name} has none; name "
                 "an image that has some."
             )
-    names, class_colors = class_table(split)
-    truths = [result.truth for result in results if result.truth is not None]
-    label_maps = [*truths, *(result.prediction for result in results)]
-    colors = choose_colors(class_colors, find_labels(label_maps), colorblind)
-    rows = []
-    for result in results:
-        shown = [result.truth, result.prediction] if truths else [result.prediction]
-        cells = [label_cell(result.image, label_map, colors) for label_map in shown]
-        rows.append([(result.image, result.name), *cells])
-    figure = draw_page(rows, ["image", *["truth"] * bool(truths), "prediction"])
-    add_legend(figure, label_maps, names, colors)
-    return figure
+    columns = ("image", "truth", "prediction")
+    return draw_sheet(results, split, titles=columns, colorblind=colorblind)

@@ -7,18 +7,19 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
+from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.evaluation.counts import class_ious, confusion_matrix
 from dalnet.figures.colors import find_labels
 from dalnet.figures.images import ImageResult, Record, predict_images
-from dalnet.figures.overlay import IGNORE_LABEL
 from dalnet.figures.sheet import draw_pictures
+from dalnet.modeling.meta_arch import WeakSegmentor
 
 _SEED = 0  # the same random images for every model
 _WIDTH = 220  # pixels of a picture; larger ones are shrunk
@@ -53,9 +54,9 @@ class Card:
 
 def make_gallery(
     cfg: CfgNode,
-    model: nn.Module,
+    model: WeakSegmentor,
     split: str,
-    records: Sequence[Record],
+    records: list[Record],
     count: int,
     colors: Sequence[Sequence[int]],
     colorblind: bool = False,
@@ -75,13 +76,14 @@ def make_gallery(
         for i, result in zip(masked, tqdm(results, "scoring", len(masked)), strict=True):
             ious = score_image(result, len(colors))
             scores[i] = float(np.mean(list(ious.values()) or math.nan))
-    groups: dict[int, list[str]] = {}
-    for group, indices in choose_groups(scores, count).items():
-        for i in indices:
-            groups.setdefault(i, []).append(group)
-    results = predict_images(cfg, model, split, [records[i] for i in groups])
-    chosen = zip(groups.values(), tqdm(results, "drawing", len(groups)), strict=True)
-    return [make_card(result, names, colors, colorblind) for names, result in chosen]
+    groups = choose_groups(scores, count)
+    chosen = dict.fromkeys(chain.from_iterable(groups.values()))
+    results = predict_images(cfg, model, split, [records[i] for i in chosen])
+    cards = []
+    for i, result in zip(chosen, tqdm(results, "drawing", len(chosen)), strict=True):
+        own = [group for group, indices in groups.items() if i in indices]
+        cards.append(make_card(result, own, colors, colorblind))
+    return cards
 
 
 def score_image(result: ImageResult, num_classes: int) -> dict[int, float]:
@@ -108,11 +110,11 @@ def choose_groups(scores: Sequence[float], count: int) -> dict[str, list[int]]:
         Indices by group: ``"best"`` from the best down, ``"worst"`` from the worst up, which have
         no image in common, and ``"random"``, out of all images. Empty groups are left out.
     """
-    scored = [i for i, score in enumerate(scores) if math.isfinite(score)]
+    scored = (i for i, score in enumerate(scores) if math.isfinite(score))
     ranked = sorted(scored, key=lambda i: -scores[i])
     half = (len(ranked) + 1) // 2
     groups = {
-        "best": ranked[: min(count, half)],
+        "best": ranked[:half][:count],
         "worst": ranked[half:][::-1][:count],
         "random": random.Random(_SEED).sample(range(len(scores)), min(count, len(scores))),
     }
@@ -132,7 +134,7 @@ def make_card(
         groups=groups,
         image_classes=result.image_classes,
         ious=score_image(result, len(colors)),
-        labels=find_labels(result.label_maps),
+        labels=find_labels(result.label_maps.values()),
         pictures={title: _to_jpeg(picture) for title, picture in pictures.items()},
     )
 
