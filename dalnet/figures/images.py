@@ -108,20 +108,6 @@ def choose_images(
     return [records[name] for name in sorted(random.Random(seed).sample(suitable, count))]
 
 
-def require_cams(results: Sequence[ImageResult]) -> None:
-    """Refuse an image without a CAM, as it comes of a model that has none.
-
-    Raises:
-        UsageError: names the image.
-    """
-    for result in results:
-        if not result.cams:
-            raise UsageError(
-                f"The model gives no CAM of {result.name}; draw another figure, or name images "
-                "with image-level labels."
-            )
-
-
 def predict_images(
     cfg: CfgNode,
     model: WeakSegmentor,

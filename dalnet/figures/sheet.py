@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contact sheet: a row per image of image, truth, CAM, pseudo label and prediction."""
+"""Contact sheets, of which Figure 4 is one: image, truth, CAM, pseudo label and prediction."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dalnet.data.datasets.catalog import class_table
+from dalnet.errors import UsageError
 
-from .colors import choose_colors, find_labels, heat_colormap
 from .images import ImageResult
 from .layout import add_legend, draw_page
-from .overlay import blend_labels, draw_heat
+from .overlay import blend_labels, choose_colors, draw_heat, find_labels
 
 _TITLES = ("image", "truth", "CAM", "pseudo label", "prediction")
 
@@ -47,6 +47,24 @@ def draw_sheet(
     return figure
 
 
+def draw_segmentations(
+    results: Sequence[ImageResult], split: str, colorblind: bool = False
+) -> Figure:
+    """Return Figure 4: image, truth and prediction; arguments as for ``draw_sheet``.
+
+    Raises:
+        UsageError: an image without a prediction.
+    """
+    for result in results:
+        if result.prediction is None:
+            raise UsageError(
+                f"The model labels pixels by image-level labels, and {result.name} has none; name "
+                "an image that has some."
+            )
+    columns = ("image", "truth", "prediction")
+    return draw_sheet(results, split, titles=columns, colorblind=colorblind)
+
+
 def draw_pictures(
     result: ImageResult, colors: Sequence[Sequence[int]], colorblind: bool = False
 ) -> dict[str, np.ndarray]:
@@ -62,5 +80,5 @@ def draw_pictures(
         pictures[title] = blend_labels(result.image, label_map, colors)
     if result.cams:
         cam = np.max(list(result.cams.values()), axis=0)
-        pictures["CAM"] = draw_heat(result.image, cam, heat_colormap(colorblind))
+        pictures["CAM"] = draw_heat(result.image, cam, colorblind)
     return {title: pictures[title] for title in _TITLES if title in pictures}

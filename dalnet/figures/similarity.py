@@ -14,7 +14,6 @@ from dalnet.data.image_io import read_image
 from dalnet.evaluation.similarity import similarity_maps
 from dalnet.modeling.meta_arch import WeakSegmentor
 
-from .colors import heat_colormap
 from .images import Record
 from .layout import add_colorbar, draw_page, wrap_maps
 from .overlay import draw_heat, make_faint
@@ -46,7 +45,7 @@ def draw_similarities(
         # By label (0: background), cosines [H, W] in -1..1.
         loader = build_test_loader(cfg, split, records)
         maps = [similarity_maps(model, item) for (item,) in loader]
-    names, colormap = class_table(split)[0], heat_colormap(colorblind)
+    names, _ = class_table(split)
     values = np.concatenate([m.ravel() for by_label in maps for m in by_label.values()])
     ends = float(values.min()), float(values.max())
     rows = []
@@ -57,10 +56,10 @@ def draw_similarities(
             low, high = own if stretch else ends
             heat = (cosines - low) / max(high - low, _LEAST_SPAN)
             caption = f"{names[label]}, {own[0]:.3f} to {own[1]:.3f}"
-            cells.append((draw_heat(make_faint(image), heat, colormap), caption))
+            cells.append((draw_heat(make_faint(image), heat, colorblind), caption))
         rows += wrap_maps([(image, Path(record["file_name"]).stem)], cells)
-    figure = draw_page(rows, ["image", *["similarity"] * (max(map(len, rows)) - 1)])
+    figure = draw_page(rows, ["image", "similarity"])
     label = "cosine of patch and text" + ", lowest to highest of each map" * stretch
     has_ends = not stretch and ends[1] - ends[0] > _LEAST_SPAN
-    add_colorbar(figure, label, colormap, ends if has_ends else None)
+    add_colorbar(figure, label, colorblind, ends if has_ends else None)
     return figure

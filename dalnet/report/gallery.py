@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.evaluation.counts import class_ious, confusion_matrix
-from dalnet.figures.colors import find_labels
 from dalnet.figures.images import ImageResult, Record, predict_images
+from dalnet.figures.overlay import find_labels
 from dalnet.figures.sheet import draw_pictures
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -76,14 +75,13 @@ def make_gallery(
         for i, result in zip(masked, tqdm(results, "scoring", len(masked)), strict=True):
             ious = score_image(result, len(colors))
             scores[i] = float(np.mean(list(ious.values()) or math.nan))
-    groups = choose_groups(scores, count)
-    chosen = dict.fromkeys(chain.from_iterable(groups.values()))
-    results = predict_images(cfg, model, split, [records[i] for i in chosen])
-    cards = []
-    for i, result in zip(chosen, tqdm(results, "drawing", len(chosen)), strict=True):
-        own = [group for group, indices in groups.items() if i in indices]
-        cards.append(make_card(result, own, colors, colorblind))
-    return cards
+    groups: dict[int, list[str]] = {}
+    for group, indices in choose_groups(scores, count).items():
+        for i in indices:
+            groups.setdefault(i, []).append(group)
+    results = predict_images(cfg, model, split, [records[i] for i in groups])
+    chosen = zip(groups.values(), tqdm(results, "drawing", len(groups)), strict=True)
+    return [make_card(result, names, colors, colorblind) for names, result in chosen]
 
 
 def score_image(result: ImageResult, num_classes: int) -> dict[int, float]:

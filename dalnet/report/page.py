@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dalnet.figures.colors import make_legend
+from dalnet.figures.overlay import make_legend
 from dalnet.numbers import percent, threshold_text
 
 from .charts import draw_chart

@@ -15,8 +15,8 @@ from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.results import Result, read_results
 from dalnet.evaluation.sources import model_measurements
-from dalnet.figures.colors import choose_colors
 from dalnet.figures.images import Record
+from dalnet.figures.overlay import choose_colors
 from dalnet.files import complete_or_absent
 
 from .gallery import make_gallery
