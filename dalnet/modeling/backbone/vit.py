@@ -90,7 +90,7 @@ class TimmViT(Backbone):
             for block in self.vit.blocks:
                 block.compile(mode=compile_mode)
         # A CUDA graph's output is overwritten by its next run, and a step has several passes.
-        self._copies_outputs = compile_mode == "reduce-overhead"
+        self._copies_outputs = compile_mode in ("reduce-overhead", "max-autotune")
         self.intermediate_block = intermediate_block
         self.grad_checkpointing = grad_checkpointing
         self.embed_dim: int = self.vit.embed_dim
