@@ -45,6 +45,8 @@ class StepTrainer(SimpleTrainer):
         start = time.perf_counter()
         images = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        # Lets CUDA graphs (MODEL.VIT.COMPILE) write over the results of the last step.
+        torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
         size = len(images) // self.parts
         totals: dict[str, torch.Tensor] = {}
