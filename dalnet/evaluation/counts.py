@@ -169,23 +169,19 @@ class Counts:
         """
         if truth is not None:
             # All of them before any is added: an interrupt must not leave an image half counted.
-            counted = {
-                str(one): self._count(one, truth, prediction)
-                for one, prediction in predictions.items()
-            }
+            counted = {}
+            for one, prediction in predictions.items():
+                if one.has_curve:
+                    shape = self._arrays[str(one)].shape
+                    counts = _count_pairs(truth, prediction, shape, self.ignore)
+                else:
+                    counts = confusion_matrix(truth, prediction, self.num_classes, self.ignore)
+                counted[str(one)] = counts
             for key, counts in counted.items():
                 self._arrays[key] += counts
             self.num_scored += 1
             self.num_labeled += any(one.needs_labels for one in predictions)
         self.names.append(name)
-
-    def _count(
-        self, measurement: Measurement, truth: np.ndarray, prediction: np.ndarray
-    ) -> np.ndarray:
-        if not measurement.has_curve:
-            return confusion_matrix(truth, prediction, self.num_classes, self.ignore)
-        shape = self._arrays[str(measurement)].shape
-        return _count_pairs(truth, prediction, shape, self.ignore)
 
     def merge(self, other: "Counts") -> None:
         """Add counts of the same measurements over other images."""
@@ -204,8 +200,8 @@ class Counts:
 
     def histogram(self, measurement: Measurement) -> np.ndarray:
         """Return the counts of CAMs, int64 ``[K, C, T + 1]``, see :func:`matrix_at`."""
-        shape = (self.num_classes, self.num_classes - 1, len(self.thresholds) + 1)
-        return self._arrays[str(measurement)].reshape(shape)
+        counts = self._arrays[str(measurement)]
+        return counts.reshape(self.num_classes, -1, len(self.thresholds) + 1)
 
     def miou_curve(self, measurement: Measurement) -> np.ndarray:
         """Return the mIoU of CAMs in percent at each of ``thresholds``, float64 ``[T]``."""
@@ -215,10 +211,10 @@ class Counts:
     def save(self, path: Path) -> None:
         """Write everything to ``path``, an ``.npz``."""
         arrays = {f"counts:{name}": counts for name, counts in self._arrays.items()}
+        arrays["names"] = np.array(self.names, dtype=np.str_)
+        arrays["numbers"] = np.array([self.num_scored, self.num_labeled])
         with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
-            numbers = [self.num_scored, self.num_labeled]
-            names = np.array(self.names, dtype=np.str_)
-            np.savez_compressed(stream, names=names, numbers=numbers, **arrays)
+            np.savez_compressed(stream, **arrays)
 
     def load(self, files: Iterable[Path]) -> "Counts":
         """Return the sum of what was saved for the same measurements; ``self`` stays as it is.

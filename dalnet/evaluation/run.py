@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
-from .counting import CountsEvaluator
 from .counts import Counts
 from .crf import CRFPool, choose_backend
 from .dump import Dump, image_name
+from .evaluator import CountsEvaluator
 from .results import Result, summarize, write_results
 from .scorer import ImageScorer
 from .sources import Measurement, make_measurements
@@ -177,6 +178,11 @@ def _run(
             f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
             "command goes on from there."
         ) from None
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "a CRF process ended before its work was done, most likely for lack of memory; run "
+            "the same command again with fewer CRF processes, it goes on where it was."
+        ) from error
     finally:
         evaluator.save()
 

@@ -27,6 +27,10 @@ class ImageCAMs(NamedTuple):
     image_classes: tuple[int, ...]
 
 
+# A label map, uint8 [H, W], or what is still to become one: by a threshold, or by a CRF.
+Prediction = np.ndarray | ImageCAMs | CRFTask
+
+
 class ImageScorer:
     """Computes measurements of images; what those of an image share is computed once."""
 
@@ -39,7 +43,7 @@ class ImageScorer:
     @torch.no_grad()
     def __call__(
         self, batched_inputs: Sequence[dict[str, Any]]
-    ) -> list[dict[Measurement, np.ndarray | ImageCAMs | CRFTask]]:
+    ) -> list[dict[Measurement, Prediction]]:
         """Predict what the test mapper has made of images, as a model does.
 
         Returns:
@@ -50,9 +54,7 @@ class ImageScorer:
         """
         return [self._predict_image(record) for record in batched_inputs]
 
-    def _predict_image(
-        self, record: dict[str, Any]
-    ) -> dict[Measurement, np.ndarray | ImageCAMs | CRFTask]:
+    def _predict_image(self, record: dict[str, Any]) -> dict[Measurement, Prediction]:
         labels = record.get("image_labels", torch.zeros(self.model.num_classes))
         image = self.model.infer(
             record["image"].to(self.model.device).float()[None],
@@ -65,9 +67,7 @@ class ImageScorer:
             if image.image_classes or not one.needs_labels
         }
 
-    def _predict(
-        self, image: ImageInference, measurement: Measurement
-    ) -> np.ndarray | ImageCAMs | CRFTask:
+    def _predict(self, image: ImageInference, measurement: Measurement) -> Prediction:
         name, scales, protocol = measurement.source, measurement.scales, measurement.protocol
         # The labels that the image can have, by its image-level labels: one for each channel.
         values: Sequence[int] = [0, *(c + 1 for c in image.image_classes)]

@@ -13,7 +13,7 @@ from torch import nn
 from dalnet.data.datasets.catalog import class_table
 from dalnet.data.image_io import read_image
 from dalnet.errors import UsageError
-from dalnet.evaluation.similarity import similarity_maps
+from dalnet.evaluation.alignment import similarity_maps
 
 from .colors import heat_colormap
 from .images import Record, load_items
