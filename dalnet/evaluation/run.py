@@ -132,16 +132,14 @@ def evaluate(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} CRF processes cannot work; use at least 1.")
-    records, class_names = DatasetCatalog.get(split), MetadataCatalog.get(split).stuff_classes
+    records, num_classes = DatasetCatalog.get(split), len(MetadataCatalog.get(split).stuff_classes)
     model = load_model(cfg)
-    if list(model.class_names) != list(class_names):
-        model.set_vocabulary(class_names[1:])
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     _check_split(split, records, measurements)
     with_crf = any(one.protocol.crf for one in measurements)
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
-    counts = Counts(measurements, len(class_names), cam.background, cam.ignore_value)
+    counts = Counts(measurements, num_classes, cam.background, cam.ignore_value)
     # An interrupted run is gone on with only if all is equal that its results depend on.
     measured = [f"{one} {one.scales}" for one in measurements]
     target = dump and str(dump.resolve())
