@@ -61,8 +61,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     Raises:
         UsageError: a system without M_obj, no image with mask and labels, or unusable files.
     """
-    records = [r for r in DatasetCatalog.get(split) if r["image_labels"]]
-    records = [record for record in records if "sem_seg_file_name" in record]
+    records = DatasetCatalog.get(split)
+    records = [r for r in records if r["image_labels"] and "sem_seg_file_name" in r]
     if not records:
         raise UsageError(f"{split} has no image with a mask and image labels: name another.")
     model = load_model(cfg)

@@ -16,9 +16,9 @@ from detectron2.utils import comm
 from dalnet.data.image_io import read_mask
 
 from .counts import Counts, bin_cams
-from .crf import CRFPool, CRFTask, result_of
+from .crf import CRFPool, CRFTask
 from .dump import Dump, image_name
-from .scorer import ImageCAMs
+from .scorer import ImageCAMs, Prediction
 from .sources import Measurement
 
 _IMAGES_PER_WORKER = 2  # one at work and one waiting: enough to keep a CRF process busy
@@ -95,12 +95,13 @@ class CountsEvaluator(DatasetEvaluator):
     def process(
         self,
         inputs: Sequence[Record],
-        outputs: Sequence[Mapping[Measurement, np.ndarray | ImageCAMs | CRFTask]],
+        outputs: Sequence[Mapping[Measurement, Prediction]],
     ) -> None:
         """Take in what :class:`dalnet.evaluation.scorer.ImageScorer` makes of some records.
 
         Raises:
-            UsageError: a mask that cannot be used, or a CRF that cannot be run.
+            UsageError: a mask that cannot be used.
+            BrokenProcessPool: a CRF process has ended.
         """
         most = _IMAGES_PER_WORKER * self._pool.workers if self._pool else 0
         for record, output in zip(inputs, outputs, strict=True):
@@ -110,9 +111,7 @@ class CountsEvaluator(DatasetEvaluator):
         if time.monotonic() - self._saved_at > _SAVE_EVERY:
             self.save()
 
-    def _start(
-        self, record: Record, output: Mapping[Measurement, np.ndarray | ImageCAMs | CRFTask]
-    ) -> None:
+    def _start(self, record: Record, output: Mapping[Measurement, Prediction]) -> None:
         """Read the mask, once for all measurements; hand the CRFs to the pool."""
         counts, name, truth = self.counts, image_name(record), None
         if "sem_seg_file_name" in record:
@@ -125,14 +124,14 @@ class CountsEvaluator(DatasetEvaluator):
                     self._dump.write_cams(measurement, name, *prediction)
                 prediction = bin_cams(*prediction, counts.thresholds)
             elif isinstance(prediction, CRFTask):
-                prediction = self._pool.submit(prediction)
+                prediction = self._pool.refine(prediction)
             pending.predictions[measurement] = prediction
         self._waiting.append(pending)
 
     def _finish(self) -> None:
         """Count the oldest image, waiting for its CRFs."""
         name, truth, found = self._waiting.popleft()
-        predictions = {m: result_of(p) if isinstance(p, Future) else p for m, p in found.items()}
+        predictions = {m: p.result() if isinstance(p, Future) else p for m, p in found.items()}
         for measurement, label_map in predictions.items():
             if self._dump and not measurement.has_curve:
                 self._dump.write_labels(measurement, name, label_map)

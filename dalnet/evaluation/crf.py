@@ -7,10 +7,8 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -62,12 +60,15 @@ def choose_backend(wanted: str) -> str:
     return "torch"
 
 
-class CRFPool:
-    """Processes that turn :class:`CRFTask` into label maps. A context manager."""
+class CRFPool(ProcessPoolExecutor):
+    """Processes that turn :class:`CRFTask` into label maps. A context manager.
+
+    A process that ends before its work is done, as for lack of memory, makes every further call
+    and result raise ``BrokenProcessPool``.
+    """
 
     def __init__(self, workers: int, parameters: Mapping[str, float], backend: str) -> None:
-        """Start ``workers`` processes.
-
+        """
         Args:
             workers: number of processes, at least 1.
             parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
@@ -78,43 +79,15 @@ class CRFPool:
         # Not fork: the parent runs threads and perhaps CUDA. The fork server imports once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])
-        self._executor = ProcessPoolExecutor(workers, context, _start_worker)
-
-    def __enter__(self) -> "CRFPool":
-        return self
+        super().__init__(workers, context, _start_worker)
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        # After an error, what is still waiting is of no use.
+        self.shutdown(cancel_futures=True)
 
-    def submit(self, task: CRFTask) -> "Future[np.ndarray]":
-        """Start a task; its result, see :func:`result_of`, is the label map, uint8 ``[H, W]``.
-
-        Raises:
-            UsageError: a process has died.
-        """
-        with _one_sentence_if_dead():
-            return self._executor.submit(_run, task, *self._settings)
-
-
-def result_of(future: "Future[np.ndarray]") -> np.ndarray:
-    """Wait for the label map of a task.
-
-    Raises:
-        UsageError: its process has died.
-    """
-    with _one_sentence_if_dead():
-        return future.result()
-
-
-@contextmanager
-def _one_sentence_if_dead() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UsageError(
-            "a CRF process ended before its work was done, most likely for lack of memory; run "
-            "the same command again with fewer CRF processes, it goes on where it was."
-        ) from error
+    def refine(self, task: CRFTask) -> "Future[np.ndarray]":
+        """Start a task; its result is the label map, uint8 ``[H, W]``."""
+        return self.submit(_run, task, *self._settings)
 
 
 def _start_worker() -> None:

@@ -2,7 +2,6 @@
 """Training's evaluation: what a model returns, measured by Detectron2's ``SemSegEvaluator``."""
 
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,8 +120,6 @@ def _evaluated_weights(cfg: CfgNode) -> tuple[str | None, int | None]:
         iteration = min(get_event_storage().iter + 1, cfg.SOLVER.MAX_ITER)
     except AssertionError:  # not in a training
         iteration, named = None, {cfg.MODEL.WEIGHTS, newest} - {""}
-        if len({os.path.realpath(path) for path in named}) == 1:
-            named = {newest or cfg.MODEL.WEIGHTS}
     else:
         is_last = iteration == cfg.SOLVER.MAX_ITER
         saved = "model_final.pth" if is_last else f"model_{iteration - 1:07d}.pth"

@@ -16,7 +16,7 @@ from dalnet.checkpoint import load_model
 from dalnet.data.datasets.catalog import register
 from dalnet.engine import Trainer, setup
 from dalnet.errors import UsageError
-from dalnet.evaluation import counting, scorer
+from dalnet.evaluation import counting, crf, scorer
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.run import add_arguments, run
 from dalnet.modeling.meta_arch import DALNet
@@ -131,21 +131,21 @@ def test_a_killed_crf_process_is_one_sentence_and_the_same_command_goes_on(
 ):
     arguments = ("--sources", "sem_seg", "--protocols", "ss+crf", "TEST.CRF.ITERS", 1)
     expected = command(*arguments)
-    submit = counting.CRFPool.submit
+    refine = crf.CRFPool.refine
 
     def kill_after_two(self, task):
         if len(seen) == 3:
-            for pid in list(self._executor._processes):
+            for pid in list(self._processes):
                 os.kill(pid, signal.SIGKILL)
-        return submit(self, task)
+        return refine(self, task)
 
     # One after the other, so that two are done for certain.
     monkeypatch.setattr(counting, "_IMAGES_PER_WORKER", 0)
-    monkeypatch.setattr(counting.CRFPool, "submit", kill_after_two)
+    monkeypatch.setattr(crf.CRFPool, "refine", kill_after_two)
     del seen[:]
     with pytest.raises(UsageError, match="a CRF process ended"):
         command(*arguments)
-    monkeypatch.setattr(counting.CRFPool, "submit", submit)
+    monkeypatch.setattr(crf.CRFPool, "refine", refine)
     assert command(*arguments) == expected
     assert seen == [0, 1, 2, 2, 3]
 
