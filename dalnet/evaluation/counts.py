@@ -113,8 +113,7 @@ def matrix_at(histogram: np.ndarray, index: int) -> np.ndarray:
     """
     foreground = histogram[:, :, index + 1 :].sum(axis=2)
     background = histogram[:, :, : index + 1].sum(axis=(1, 2))
-    ignored = np.zeros_like(background)
-    return np.concatenate([background[:, None], foreground, ignored[:, None]], axis=1)
+    return np.column_stack([background, foreground, np.zeros_like(background)])
 
 
 class Counts:
@@ -153,7 +152,7 @@ class Counts:
         }
 
     def empty_copy(self) -> "Counts":
-        """Return counts of the same measurements that start from zero."""
+        """Return counts of the same measurements, at zero."""
         return Counts(self.measurements, self.num_classes, self.threshold, self.ignore)
 
     def update(
@@ -176,9 +175,9 @@ class Counts:
                     counts = _count_pairs(truth, prediction, shape, self.ignore)
                 else:
                     counts = confusion_matrix(truth, prediction, self.num_classes, self.ignore)
-                counted[str(one)] = counts
-            for key, counts in counted.items():
-                self._arrays[key] += counts
+                counted[one] = counts
+            for one, counts in counted.items():
+                self._arrays[str(one)] += counts
             self.num_scored += 1
             self.num_labeled += any(one.needs_labels for one in predictions)
         self.names.append(name)

@@ -62,12 +62,15 @@ def choose_backend(wanted: str) -> str:
     return "torch"
 
 
-class CRFPool:
-    """Processes that turn :class:`CRFTask` into label maps. A context manager."""
+class CRFPool(ProcessPoolExecutor):
+    """Processes that turn :class:`CRFTask` into label maps. A context manager.
+
+    A process that ends before its work is done, as for lack of memory, makes every further call
+    and result raise ``BrokenProcessPool``.
+    """
 
     def __init__(self, workers: int, parameters: Mapping[str, float], backend: str) -> None:
-        """Start ``workers`` processes.
-
+        """
         Args:
             workers: number of processes, at least 1.
             parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
@@ -78,21 +81,15 @@ class CRFPool:
         # Not fork: the parent runs threads and perhaps CUDA. The fork server imports once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])
-        self._executor = ProcessPoolExecutor(workers, context, _start_worker)
-
-    def __enter__(self) -> "CRFPool":
-        return self
+        super().__init__(workers, context, _start_worker)
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        # After an error, what is still waiting is of no use.
+        self.shutdown(cancel_futures=True)
 
-    def submit(self, task: CRFTask) -> "Future[np.ndarray]":
-        """Start a task; its result is the label map, uint8 ``[H, W]``.
-
-        Raises:
-            BrokenProcessPool: a process has died; the results of unfinished tasks raise it too.
-        """
-        return self._executor.submit(_run, task, *self._settings)
+    def refine(self, task: CRFTask) -> "Future[np.ndarray]":
+        """Start a task; its result is the label map, uint8 ``[H, W]``."""
+        return self.submit(_run, task, *self._settings)
 
 
 def _start_worker() -> None:

@@ -129,7 +129,7 @@ class CountsEvaluator(DatasetEvaluator):
                     self._dump.write_cams(measurement, name, *prediction)
                 prediction = bin_cams(*prediction, counts.thresholds)
             elif isinstance(prediction, CRFTask):
-                prediction = self._pool.submit(prediction)
+                prediction = self._pool.refine(prediction)
             pending.predictions[measurement] = prediction
         self._waiting.append(pending)
 

@@ -27,7 +27,8 @@ class ImageCAMs(NamedTuple):
     image_classes: tuple[int, ...]
 
 
-# A label map, uint8 [H, W], or what is still to become one: by a threshold, or by a CRF.
+# CAMs, of which a threshold is still to be chosen; where there is a CRF, the task whose result is
+# the label map; else the label map, uint8 [H, W], 255 for ignored.
 Prediction = np.ndarray | ImageCAMs | CRFTask
 
 
@@ -44,13 +45,10 @@ class ImageScorer:
     def __call__(
         self, batched_inputs: Sequence[dict[str, Any]]
     ) -> list[dict[Measurement, Prediction]]:
-        """Predict what the test mapper has made of images, as a model does.
+        """Predict what the test mapper has made of images, at the sizes that they have on disk.
 
-        Returns:
-            For each image by measurement, at the size that the image has on disk: CAMs, of which a
-            threshold is still to be chosen; where there is a CRF, the task whose result is the
-            label map; else the label map, uint8 ``[H, W]``, 255 for ignored. Measurements that
-            need image-level labels are left out where the image has none.
+        As a model does. Measurements that need image-level labels are left out where an image has
+        none.
         """
         return [self._predict_image(record) for record in batched_inputs]
 

@@ -18,6 +18,7 @@ from dalnet.errors import UsageError
 from dalnet.evaluation.counts import confusion_matrix, mean_iou
 from dalnet.figures.images import predict_images
 from dalnet.files import sha256
+from dalnet.modeling.meta_arch import Source
 from dalnet.modeling.multi_scale import CAMSettings
 from dalnet.report import run as report_run
 from dalnet.report.run import write_report
@@ -125,7 +126,7 @@ def test_numbers_of_something_else_are_called_so(tool, voc_model, tmp_path):
 class CAMOnly(nn.Module):
     """A system without a segmentation head: all of the image is its first class."""
 
-    sources = ("cam",)
+    sources = {"cam": Source("CAM", "cam")}
     cam_settings = CAMSettings()
 
     def forward(self, inputs):
