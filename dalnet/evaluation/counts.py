@@ -103,19 +103,6 @@ def bin_cams(cams: Tensor, image_classes: Sequence[int], thresholds: np.ndarray)
     return (classes * (len(thresholds) + 1) + bins).to(torch.int32).cpu().numpy()
 
 
-def matrix_at(histogram: np.ndarray, index: int) -> np.ndarray:
-    """Return the confusion matrix at the threshold of number ``index``.
-
-    Args:
-        histogram: int64 ``[K, C, T + 1]``, pixels by truth, class of the largest CAM, and number of
-            thresholds that it exceeds.
-        index: 0..T-1.
-    """
-    foreground = histogram[:, :, index + 1 :].sum(axis=2)
-    background = histogram[:, :, : index + 1].sum(axis=(1, 2))
-    return np.column_stack([background, foreground, np.zeros_like(background)])
-
-
 class Counts:
     """Counts of all measurements over the images that are finished.
 
@@ -190,22 +177,23 @@ class Counts:
         self.num_scored += other.num_scored
         self.num_labeled += other.num_labeled
 
-    def matrix(self, measurement: Measurement) -> np.ndarray:
-        """Return the confusion matrix; of CAMs at ``threshold``."""
-        if not measurement.has_curve:
-            return self._arrays[str(measurement)]
-        index = int(np.searchsorted(self.thresholds, np.float32(self.threshold)))
-        return matrix_at(self.histogram(measurement), index)
-
-    def histogram(self, measurement: Measurement) -> np.ndarray:
-        """Return the counts of CAMs, int64 ``[K, C, T + 1]``, see :func:`matrix_at`."""
+    def matrix(self, measurement: Measurement, index: int | None = None) -> np.ndarray:
+        """Return the confusion matrix; of CAMs at ``thresholds[index]``, else at ``threshold``."""
         counts = self._arrays[str(measurement)]
-        return counts.reshape(self.num_classes, -1, len(self.thresholds) + 1)
+        if not measurement.has_curve:
+            return counts
+        if index is None:
+            index = int(np.searchsorted(self.thresholds, np.float32(self.threshold)))
+        # [K, C, T + 1], by truth, class of the largest CAM and number of thresholds it exceeds.
+        histogram = counts.reshape(self.num_classes, -1, len(self.thresholds) + 1)
+        foreground = histogram[:, :, index + 1 :].sum(axis=2)
+        background = histogram[:, :, : index + 1].sum(axis=(1, 2))
+        return np.column_stack([background, foreground, np.zeros_like(background)])
 
     def miou_curve(self, measurement: Measurement) -> np.ndarray:
         """Return the mIoU of CAMs in percent at each of ``thresholds``, float64 ``[T]``."""
-        histogram = self.histogram(measurement)
-        return np.array([mean_iou(matrix_at(histogram, i)) for i in range(len(self.thresholds))])
+        indices = range(len(self.thresholds))
+        return np.array([mean_iou(self.matrix(measurement, index)) for index in indices])
 
     def save(self, path: Path) -> None:
         """Write everything to ``path``, an ``.npz``."""

@@ -177,11 +177,6 @@ def _run(
             f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
             "command goes on from there."
         ) from None
-    except BrokenProcessPool as error:
-        raise UsageError(
-            "a CRF process ended before its work was done, most likely for lack of memory; run "
-            "the same command again with fewer CRF processes, it goes on where it was."
-        ) from error
     finally:
         evaluator.save()
 
