@@ -15,7 +15,14 @@ PROJECTS := $(wildcard projects/*/pyproject.toml)
 EXTRA := .venv-extra
 SITE := 'from sysconfig import get_path; print(get_path("purelib"))'
 
-.PHONY: help setup demo test test-slow test-extra lint bench clean distclean
+# "make gpu" runs where nothing can be installed: by this interpreter as it is, without .venv.
+GPU_PYTHON ?= python3
+MINUTES ?= 8
+OUTPUT ?= output/gpu.json
+# Builds wheels for the Python of such machines.
+PYTHON312 ?= python3.12
+
+.PHONY: help setup demo test test-slow test-extra lint bench gpu gpu-wheels clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
@@ -44,6 +51,12 @@ lint: setup ## check style and formatting
 
 bench: setup ## compare the numerical kernels with the published algorithms (takes a while)
 	$(BIN) -m benchmarks
+
+gpu: ## measure everything on a GPU in MINUTES; without one, see that it would run
+	$(GPU_PYTHON) -m benchmarks.gpu --minutes $(MINUTES) --output $(OUTPUT)
+
+gpu-wheels: setup ## bring what a GPU machine lacks into gpu_wheels/ (docs/performance.md)
+	$(BIN) -m benchmarks.gpu wheels gpu_wheels --python312 $(PYTHON312)
 
 clean: ## remove caches and build files; .venv and output/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the numerical kernels gain over plain transcriptions of the published algorithms."""
+"""Speed and memory of the kernels, the training step and inference, beside the published ways."""

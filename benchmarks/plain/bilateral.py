@@ -36,11 +36,12 @@ def gaussian_sum(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: flo
         points = maps.flatten(1).T
         tiles = []
         for tile in features.split(max(1, _TILE_PAIRS // len(features))):
-            # By differences: the product form would cancel digits.
-            distances = torch.cdist(
-                tile, features, compute_mode="donot_use_mm_for_euclid_dist"
-            ).square_()
-            tiles.append(distances.mul_(-0.5).exp_() @ points)
+            # By differences: the product form would cancel digits. And not by torch.cdist, which
+            # on a GPU starts a block of threads for each pair.
+            squares = sum(
+                (tile[:, i, None] - features[:, i]).square_() for i in range(features.shape[1])
+            )
+            tiles.append(squares.mul_(-0.5).exp_() @ points)
         results.append(torch.cat(tiles).T.view_as(maps))
     return torch.stack(results)
 

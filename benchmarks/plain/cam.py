@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def materialised_attention(network: nn.Module) -> Iterator[None]:
+def materialized_attention(network: nn.Module) -> Iterator[None]:
     """Let timm's attention layers hold softmax(q k) as a matrix, not fuse it away."""
     layers = [layer for layer in network.modules() if hasattr(layer, "fused_attn")]
     before = [layer.fused_attn for layer in layers]

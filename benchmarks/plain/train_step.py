@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """DALNet whose training step takes the published way wherever ours is another."""
 
-from dataclasses import dataclass
-
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from benchmarks.plain.cam import materialised_attention, published_multi_scale_cam
+from benchmarks.plain.cam import materialized_attention, published_multi_scale_cam
 from benchmarks.plain.par import published_par, published_refine
 from benchmarks.plain.patch_contrast import published_patch_contrast
 from dalnet.modeling import DALNet
 from dalnet.modeling.losses.criterion import DALNetCriterion
-
-
-@dataclass
-class _CAMs:
-    """What ``dalnet.modeling.multi_scale.PresentCAMs`` offers, computed beforehand."""
-
-    last: Tensor
-    intermediate: Tensor
+from dalnet.modeling.meta_arch.dalnet import CAMs
 
 
 class _PublishedCriterion(DALNetCriterion):
-    def contrast(self, patch_tokens: Tensor, token_labels: Tensor) -> dict[str, Tensor]:
-        loss = published_patch_contrast(patch_tokens.float(), token_labels, self.ignore_value)
-        return {"loss_ptc": self.weights["ptc"] * loss}
+    def patch_contrast(self, outputs, targets) -> Tensor:
+        tokens, labels = outputs["patch_tokens"].float(), targets["token_labels"]
+        return published_patch_contrast(tokens, labels, self.ignore_value)
 
 
 class PublishedDALNet(DALNet):
@@ -40,23 +31,20 @@ class PublishedDALNet(DALNet):
         return {**super().from_config(cfg), "criterion": _PublishedCriterion(cfg)}
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        with materialised_attention(self.backbone):
+        with materialized_attention(self.backbone):
             return super().forward(batched_inputs)
 
-    def _multi_scale_cams(self, batch, images, tokens) -> _CAMs:
+    @torch.no_grad()
+    def multi_scale_cams(self, batch, features) -> CAMs:
         def raw_cams(views: Tensor) -> tuple[Tensor, Tensor]:
             found = self.backbone(views)
-            return (
-                self.classifier.cam(found["patch_tokens"]),
-                self.inter_classifier.cam(found["inter_tokens"]),
-            )
+            return self.maps("cam", found), self.maps("cam_inter", found)
 
+        images = self.normalize(batch.images)
         with torch.autocast(images.device.type, enabled=False):
-            cams = published_multi_scale_cam(raw_cams, images, self.label_settings.scales)
-        return _CAMs(*map(batch.present.select, cams))
+            cams = published_multi_scale_cam(raw_cams, images, self.cam_settings.scales)
+        return CAMs(*map(batch.image_classes.gather, cams))
 
-    def pseudo_labels(self, pixels, cams, shown, boxes) -> Tensor:
-        settings = self.label_settings
-        thresholds = settings.low, settings.high, settings.ignore_value
-        inputs = (pixels / 255, cams, shown, boxes)
-        return published_refine(published_par, *inputs, *thresholds)
+    def pseudo_labels(self, images, cams, valid, boxes) -> Tensor:
+        thresholds = self.cam_settings.label_thresholds
+        return published_refine(published_par, images / 255, cams, valid, boxes, **thresholds)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from benchmarks.inputs import pictures
+from benchmarks.inputs import synthetic_images
 
 
 @pytest.fixture
 def make_pictures() -> Callable[..., Tensor]:
     """``make_pictures(n, height, width, seed)`` -> uint8 [n, 3, height, width]."""
-    return pictures
+    return synthetic_images

@@ -123,6 +123,7 @@ def test_a_gpu_is_not_waited_for(method, dtype):
         assert grad.shape == values.shape and grad.is_cuda
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", ["exact", "lattice"])
 def test_gpu_agrees_with_the_cpu_without_waiting(make_pictures, method):

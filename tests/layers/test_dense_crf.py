@@ -89,6 +89,7 @@ def test_all_images_at_once_as_one_by_one(make_pictures, monkeypatch):
     assert dense_crf(images[:0], probs[:0]).shape == (0, 4, 16, 21)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_the_cpu(make_pictures):
     images = make_pictures(3, 40, 51).permute(0, 2, 3, 1)

@@ -87,6 +87,7 @@ def test_triton_kernel_compiles_without_a_gpu(tmp_path):
     assert shared <= 48 * 1024  # several programs fit a multiprocessor
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("n", "p", "k"), [*_CASES, (2, 3000, 21), (1, 3000, 81)])
 def test_triton_kernel_on_the_gpu(n, p, k):

@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.cases.layers import lattice_bounds
-from benchmarks.cases.losses import value_and_gradient
-from benchmarks.harness import relative_l2
-from benchmarks.inputs import pictures, smooth_cams, smooth_scores
+from benchmarks.cases import lattice_bounds, value_and_gradient
+from benchmarks.compare import relative_l2
+from benchmarks.inputs import smooth_cams, smooth_scores, synthetic_images
 from benchmarks.plain.bilateral import gaussian_sum, published_lattice
-from benchmarks.plain.cam import materialised_attention, published_multi_scale_cam
+from benchmarks.plain.cam import materialized_attention, published_multi_scale_cam
 from benchmarks.plain.dense_crf import published_dense_crf
 from benchmarks.plain.dense_energy import published_dense_energy
 from benchmarks.plain.par import published_par, published_refine
@@ -20,7 +19,7 @@ from dalnet.modeling.backbone.vit import TimmViT
 from dalnet.modeling.cam import multi_scale_cam
 from dalnet.modeling.heads import CAMClassifier
 from dalnet.modeling.losses import dense_energy, patch_token_contrast
-from dalnet.modeling.multi_scale import Passes
+from dalnet.modeling.multi_scale import MultiScaleFlip
 from dalnet.modeling.pseudo_labels import refine
 
 DTYPES = (torch.float64, torch.float32)
@@ -36,7 +35,7 @@ def photos(n: int, height: int, width: int, flat: bool = False) -> Tensor:
     """In 0..255, float64."""
     if flat:
         return torch.full((n, 3, height, width), 96.0, dtype=torch.float64)
-    return pictures(n, height, width).double()
+    return synthetic_images(n, height, width).double()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -136,15 +135,15 @@ def test_multi_scale_cam(dtype):
     def raw_cams(views):
         return (maps["cam"](encoder(views)),)
 
-    with materialised_attention(encoder):
+    with materialized_attention(encoder):
         assert not any(block.attn.fused_attn for block in encoder.vit.blocks)
         (got,) = published_multi_scale_cam(raw_cams, images, scales)
     assert all(block.attn.fused_attn for block in encoder.vit.blocks)
     (expected,) = multi_scale_cam(raw_cams, images, scales)
     torch.testing.assert_close(got.float(), expected.float(), rtol=1e-4, atol=1e-4)
-    passes = Passes(encoder, maps, images)
+    passes = MultiScaleFlip(encoder, lambda name, found: maps[name](found), images)
     with torch.no_grad():
-        passes.take_over(encoder(images))
+        passes.seed(encoder(images))
         cams = passes.cams("cam", scales, flip=True)
     torch.testing.assert_close(got.float(), cams.float(), rtol=1e-4, atol=1e-4)
 
