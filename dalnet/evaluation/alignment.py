@@ -74,9 +74,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         )
     quality = AlignmentQuality(len(model.class_names))
     with inference_context(model), torch.no_grad():
-        for batch in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
-            for record in batch:
-                _measure(quality, model, record)
+        for (record,) in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
+            _measure(quality, model, record)
     result = {
         "split": split,
         "weights": cfg.MODEL.WEIGHTS,
@@ -147,8 +146,7 @@ class AlignmentQuality:
         self._add("class_text_on_object", cosine * own, own)
         self._add("class_text_on_others", cosine * others, others)
         self._add("class_text_on_ground", cosine * ground, ground)
-        order = pair_order(cosine, own >= 0.5, others + ground > 0.5)
-        if order is not None:
+        if (order := pair_order(cosine, own >= 0.5, others + ground > 0.5)) is not None:
             self._sums["class_text_order"] += torch.tensor([order, 1.0])
 
     def _add(self, name: str, values: Tensor, weights: Tensor) -> None:

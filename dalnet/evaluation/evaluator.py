@@ -84,7 +84,7 @@ class CountsEvaluator(DatasetEvaluator):
             self.counts.merge(earlier)
             self.save()
             for path in self._folder.glob("rank[!0]*.npz"):
-                path.unlink()
+                path.unlink()  # The file of rank 0 has its images now.
         comm.synchronize()
         done = {*earlier.names}
         return [record for record in records if image_name(record) not in done]
