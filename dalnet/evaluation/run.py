@@ -161,24 +161,26 @@ def evaluate(
 def _run(
     cfg: CfgNode, split: str, records: list[Record], scorer: ImageScorer, evaluator: CountsEvaluator
 ) -> Counts | None:
-    """Return the counts on the main rank; what is counted is saved whatever happens."""
+    """Return the counts on the main rank; what is counted is kept whatever happens."""
     if not records:
         return evaluator.evaluate()
     try:
         loader = build_test_loader(cfg, split, records)
         return inference_on_dataset(scorer, loader, evaluator) or None
-    except BrokenProcessPool as error:
-        raise UsageError(
-            "a CRF process ended before its work was done, most likely for lack of memory; run the "
-            "same command again with fewer of them, it goes on where it was."
-        ) from error
-    except KeyboardInterrupt:
-        raise UsageError(
-            f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
-            "command goes on from there."
-        ) from None
-    finally:
+    except BaseException as error:
+        # Not after a success: the main rank then removes what has been saved.
         evaluator.save()
+        if isinstance(error, KeyboardInterrupt):
+            raise UsageError(
+                f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
+                "command goes on from there."
+            ) from None
+        if isinstance(error, BrokenProcessPool):
+            raise UsageError(
+                "a CRF process ended before its work was done, most likely for lack of memory; run "
+                "the same command again with fewer of them, it goes on where it was."
+            ) from error
+        raise
 
 
 def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
