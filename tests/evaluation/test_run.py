@@ -151,13 +151,13 @@ def test_a_killed_crf_process_is_one_sentence_and_the_same_command_goes_on(
 
 
 def test_nothing_is_saved_once_the_ranks_have_met(command, output, split, monkeypatch):
-    evaluate = counting.CountsEvaluator.evaluate
+    evaluate = evaluator.CountsEvaluator.evaluate
 
     def as_on_another_rank(self):
         evaluate(self)
         shutil.rmtree(self._folder)  # as the main rank does when it has written the results
 
-    monkeypatch.setattr(counting.CountsEvaluator, "evaluate", as_on_another_rank)
+    monkeypatch.setattr(evaluator.CountsEvaluator, "evaluate", as_on_another_rank)
     with pytest.raises(UsageError, match="results.json"):
         command("--sources", "sem_seg", "--protocols", "ss")
     assert not list((output / split.name).glob(".progress*"))
