@@ -22,7 +22,7 @@ from dalnet.config.load import merge_content, merge_options
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent, sha256
 from dalnet.modeling.meta_arch import WeakSegmentor
-from dalnet.modeling.weight_files import fetch, refused_if_unreadable
+from dalnet.modeling.weight_files import fetch, refused_with
 
 _KEY = "MODEL.WEIGHTS"
 _INFO = "dalnet"  # where a checkpoint's dict holds its CheckpointInfo
@@ -329,12 +329,14 @@ def expect_checkpoint(cfg: CfgNode) -> None:
 
 
 def _drop_unknown(content: dict[str, Any], cfg: Mapping[str, Any], above: str = "") -> list[str]:
-    """Take off the keys that ``cfg`` lacks, as those of a system that is not installed here."""
+    """Take off the keys that ``cfg`` lacks; return those that a reader has to know of."""
     unknown = []
     for key in list(content):
         if key not in cfg:
-            unknown.append(f"{above}{key}")
-            del content[key]
+            is_section = isinstance(content.pop(key), dict)
+            # A section of MODEL is another system's, which need not be installed here.
+            if not is_section or above != "MODEL.":
+                unknown.append(f"{above}{key}")
         elif isinstance(cfg[key], CfgNode) and isinstance(content[key], dict):
             unknown += _drop_unknown(content[key], cfg[key], f"{above}{key}.")
     return unknown
@@ -342,7 +344,7 @@ def _drop_unknown(content: dict[str, Any], cfg: Mapping[str, Any], above: str = 
 
 def _read_file(filename: str) -> dict[str, Any]:
     """Read a file without unpickling; what is only a state dict is put under ``model``."""
-    with refused_if_unreadable(
+    with refused_with(
         f"{filename} is no checkpoint that can be read safely (.pth with tensors only, or "
         ".safetensors)"
     ):

@@ -26,6 +26,21 @@ def reading_errors() -> Iterator[None]:
         ) from e
 
 
+def read_lines(path: Path, hint: str) -> list[str]:
+    """Return the lines of a text file that are not blank, without the spaces around them.
+
+    Raises:
+        UsageError: it is empty or not readable UTF-8; ``hint``, half a sentence, says what to do.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path} cannot be read as text in UTF-8 ({e}); {hint}.") from e
+    if not any(lines):
+        raise UsageError(f"{path} is empty; {hint}.")
+    return [line for line in lines if line]
+
+
 @contextlib.contextmanager
 def complete_or_absent(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` that becomes ``path`` if the block succeeds.

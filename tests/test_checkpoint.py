@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+import yaml
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from safetensors.torch import save_file
@@ -229,11 +230,14 @@ def test_a_system_that_is_not_installed_is_named(make, tiny_cfg, tmp_path):
 
 
 def test_keys_that_are_not_known_here_are_named_and_left_out(make, tiny_cfg, tmp_path, caplog):
-    config = tiny_cfg.dump() + "LATER: {KEY: 1}\n"
+    content = {**yaml.safe_load(tiny_cfg.dump()), "LATER": {"KEY": 1}}
+    content["MODEL"] |= {"SOONER": 2, "OTHER_SYSTEM": {"KEY": 3}}
+    config = yaml.safe_dump(content)
     Checkpointer(make(1), str(tmp_path), info=info_of(tiny_cfg, config=config)).save("model")
     with caplog.at_level("WARNING"):
         config_of_checkpoint(tmp_path / "model.pth")
-    assert "LATER" in caplog.text
+    assert "LATER" in caplog.text and "MODEL.SOONER" in caplog.text
+    assert "OTHER_SYSTEM" not in caplog.text  # of a system that is not installed
 
 
 @pytest.mark.parametrize("key", ["system", "class_names", "config"])

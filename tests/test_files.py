@@ -1,10 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files that are read in lines, and files that are written whole or not at all."""
 
 import pytest
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.files import complete_or_absent, read_lines
+
+
+def test_lines_are_those_that_say_something(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("\n k\u00e4tzchen \n\t\nb c\n", encoding="utf-8")
+    assert read_lines(path, "mend it") == ["k\u00e4tzchen", "b c"]
+    for content in (b"\n \n", b"k\xe4tzchen"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"list.txt .*mend it"):
+            read_lines(path, "mend it")
+    with pytest.raises(UsageError, match=r"gone.txt .*mend it"):
+        read_lines(tmp_path / "gone.txt", "mend it")
 
 
 def test_failed_writing_leaves_nothing(tmp_path):

@@ -27,11 +27,10 @@ from dalnet.engine import setup
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
-from dalnet.figures.cams import draw_cams
-from dalnet.figures.compare import draw_comparison
+from dalnet.figures.cams import draw_cams, draw_comparison
 from dalnet.figures.images import choose_images, predict_images
 from dalnet.figures.layout import check_format, save_figure
-from dalnet.figures.segmentations import draw_segmentations
+from dalnet.figures.sheet import draw_segmentations
 from dalnet.figures.similarity import draw_similarities
 
 FIGURES = {

@@ -237,6 +237,7 @@ BASE_RULES: tuple[Rule, ...] = (
     one_of(("max", "sum", "none"), "MODEL.CAM.FLIP"),
     one_of(("min_max", "max"), "MODEL.CAM.NORMALIZE"),
     one_of(("bilinear", "bicubic"), "MODEL.VIT.POS_EMBED"),
+    one_of(("", "default", "reduce-overhead", "max-autotune"), "MODEL.VIT.COMPILE"),
     one_of(("bfloat16", "float16"), "SOLVER.AMP.DTYPE"),
     one_of(("AdamW", "SGD"), "SOLVER.OPTIMIZER"),
     one_of(("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"), "SOLVER.LR_SCHEDULER_NAME"),

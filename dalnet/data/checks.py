@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # A crop of VOC's recipe spans about one short side of an image.
 _MAX_SIDES_TO_CROP = 3.0
+_SAMPLES = 5  # images that are read to know the size of all
 
 
 def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
@@ -73,17 +74,11 @@ def _class_names(dataset_name: str) -> list[str]:
     return list(MetadataCatalog.get(dataset_name).get("stuff_classes", []))
 
 
-def warn_of_large_images(cfg: CfgNode, paths: Sequence[str], samples: int = 5) -> None:
-    """Warn where crops, which have all labels of their image, show next to nothing of it.
-
-    Args:
-        cfg: whose ``INPUT`` describes the crops.
-        paths: of the training images.
-        samples: how many of them are read.
-    """
+def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
+    """Warn where crops, which have all labels of their image, show next to nothing of it."""
     if any(cfg.INPUT.MIN_SIZE_TRAIN) or not paths:
         return
-    chosen = paths[:: max(len(paths) // samples, 1)][:samples]
+    chosen = paths[:: max(len(paths) // _SAMPLES, 1)][:_SAMPLES]
     side = statistics.median(min(read_image(path).shape[:2]) for path in chosen)
     factor = statistics.mean(cfg.INPUT.RESCALE_RANGE)
     if side * factor > _MAX_SIDES_TO_CROP * min(cfg.INPUT.CROP.SIZE):

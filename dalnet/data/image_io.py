@@ -33,11 +33,9 @@ def read_image(path: str) -> np.ndarray:
             return np.array(upright.convert("RGB"))
     except MemoryError as e:
         raise UsageError(f"image {path} does not fit into memory: shrink it.") from e
-    except FileNotFoundError as e:
-        raise UsageError(f"image {path} is missing: restore it or take it off the list.") from e
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise UsageError(
-            f"image {path} cannot be read ({e}): replace it or take it off the list."
+            f"image {path} cannot be read ({e}): restore it or take it off the list."
         ) from e
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.utils.registry import Registry
 from torch import Tensor
@@ -39,14 +39,9 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
     Raises:
         UsageError: no mapper of this name is registered, or its keys are unusable.
     """
-    name = cfg.INPUT.DATASET_MAPPER_NAME
-    if name not in DATASET_MAPPER_REGISTRY:
-        known = ", ".join(sorted(known for known, _ in DATASET_MAPPER_REGISTRY))
-        raise UsageError(
-            f"INPUT.DATASET_MAPPER_NAME is {name!r}, but the registered mappers are {known}: set "
-            "the key to one of them."
-        )
-    return DATASET_MAPPER_REGISTRY.get(name)(cfg, is_train)
+    known = sorted(name for name, _ in DATASET_MAPPER_REGISTRY)
+    check_rules(cfg, (one_of(known, "INPUT.DATASET_MAPPER_NAME"),))
+    return DATASET_MAPPER_REGISTRY.get(cfg.INPUT.DATASET_MAPPER_NAME)(cfg, is_train)
 
 
 class ImageLabelMapper:
@@ -64,29 +59,12 @@ class ImageLabelMapper:
         UsageError: on call, where the image is missing, unreadable or too narrow.
     """
 
-    @configurable
-    def __init__(
-        self, *, num_classes: int, views: Views | None, resize: T.Augmentation | None
-    ) -> None:
-        """
-        Args:
-            num_classes: C, foreground classes only.
-            views: makes the views of a training image [H, W, 3]; None at test time.
-            resize: resizes the image first; None keeps its size.
-        """
-        self.num_classes = num_classes
-        self.views = views
-        self.resize = resize
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
-        """Read the arguments of ``__init__`` from a config."""
+    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
+        """``cfg``: whose ``INPUT`` and number of classes are used."""
         check_rules(cfg, _RULES)
-        return {
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1,
-            "views": cls.build_views(cfg) if is_train else None,
-            "resize": build_resize(cfg, is_train),
-        }
+        self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1  # without the background
+        self.views = self.build_views(cfg) if is_train else None
+        self.resize = build_resize(cfg, is_train)
 
     @classmethod
     def build_views(cls, cfg: CfgNode) -> Views:
@@ -120,20 +98,14 @@ class ImageLabelMapper:
 class MultiCropMapper(ImageLabelMapper):
     """DALNet's mapper: a training image becomes a main view, global and local views."""
 
-    @classmethod
-    def build_views(cls, cfg: CfgNode) -> MultiCropViews:
-        """Build the views that ``cfg.INPUT`` and ``cfg.INPUT.MULTI_CROP`` describe."""
-        return MultiCropViews.from_config(cfg)
+    build_views = MultiCropViews.from_config
 
 
 @DATASET_MAPPER_REGISTRY.register()
 class SingleViewMapper(ImageLabelMapper):
     """A training image becomes one view of ``INPUT.CROP.SIZE``."""
 
-    @classmethod
-    def build_views(cls, cfg: CfgNode) -> SingleView:
-        """Build the view that ``cfg.INPUT`` describes."""
-        return SingleView.from_config(cfg)
+    build_views = SingleView.from_config
 
 
 def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:

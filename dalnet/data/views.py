@@ -5,7 +5,7 @@ One view, or DINO's several (Caron et al., ICCV 2021): a main view, whole-image 
 ("local") crops. Another system's views are a class with ``from_config`` and ``__call__`` as here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,12 +88,11 @@ class SingleView:
 
     def render(self, crop: Crop, photometric: Transform) -> Tensor:
         """Alter a crop's colors and pad it: uint8 [3, H, W]."""
+        view = Image.new("RGB", self.size[::-1], self.padding)
+        top, left = crop.corner
         # Colors before padding: the padding must stay the model's zero.
-        content = photometric(crop.content)
-        (height, width), (top, left) = self.size, crop.corner
-        padding = [left, top, width - left - content.width, height - top - content.height]
-        padded = v2.functional.pad(content, padding, fill=list(self.padding))
-        return v2.functional.pil_to_tensor(padded)
+        view.paste(photometric(crop.content), (left, top))
+        return v2.functional.pil_to_tensor(view)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,10 @@ class GlobalViews:
     def __call__(self, image: np.ndarray) -> Tensor:
         """Cut the views from an RGB image, uint8 [H, W, 3]: uint8 [number, 3, H, W]."""
         source = Image.fromarray(image)
-        return _stack([self.transform(source) for _ in range(self.number)], self.size)
+        views = torch.empty(self.number, 3, *self.size, dtype=torch.uint8)
+        for view in views:
+            view.copy_(v2.functional.pil_to_tensor(self.transform(source)))
+        return views
 
 
 @dataclass(frozen=True)
@@ -170,18 +172,19 @@ class LocalViews:
             Views, uint8 [L, 3, S, S], and their boxes (y0, y1, x0, x1) in pixels of the padded
             main view, int64 [L, 4].
         """
-        views, boxes = [], []
-        for _ in range(self.number):
+        views = torch.empty(self.number, 3, *self.size, dtype=torch.uint8)
+        boxes = torch.empty(self.number, 4, dtype=torch.int64)
+        for view, box in zip(views, boxes, strict=True):
             top, left, height, width = RandomResizedCrop.get_params(
                 crop.content, list(self.scale), list(_ASPECT_RANGE)
             )
-            view = v2.functional.resized_crop(
+            part = v2.functional.resized_crop(
                 crop.content, top, left, height, width, list(self.size), InterpolationMode.BICUBIC
             )
-            views.append(self.transform(view))
+            view.copy_(v2.functional.pil_to_tensor(self.transform(part)))
             y0, x0 = crop.corner[0] + top, crop.corner[1] + left
-            boxes.append((y0, y0 + height, x0, x0 + width))
-        return _stack(views, self.size), torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4)
+            box.copy_(torch.tensor([y0, y0 + height, x0, x0 + width]))
+        return views, boxes
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,7 @@ class MultiCropViews:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "MultiCropViews":
         """Build the views that ``cfg.INPUT`` describes."""
-        parts = (SingleView, GlobalViews, LocalViews)
-        return cls(*(part.from_config(cfg) for part in parts))
+        return cls(*(part.from_config(cfg) for part in (SingleView, GlobalViews, LocalViews)))
 
     def __call__(self, image: np.ndarray) -> dict[str, Tensor]:
         """Make the views of an RGB image, uint8 [H, W, 3].
@@ -215,9 +217,3 @@ class MultiCropViews:
 
 def _flip_prob(cfg: CfgNode) -> float:
     return _FLIP_PROB if cfg.INPUT.RANDOM_FLIP == "horizontal" else 0.0
-
-
-def _stack(views: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
-    if not views:
-        return torch.zeros(0, 3, *size, dtype=torch.uint8)
-    return torch.stack([v2.functional.pil_to_tensor(view) for view in views])

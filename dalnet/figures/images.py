@@ -4,7 +4,6 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_context
-from torch import Tensor, nn
 
 from dalnet.data import build_test_loader
 from dalnet.data.image_io import read_image, read_mask
 from dalnet.errors import UsageError
+from dalnet.evaluation.scorer import label_map_of
 from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.meta_arch import WeakSegmentor
 
 Record = dict[str, Any]
 
@@ -47,10 +47,11 @@ class ImageResult:
     prediction: np.ndarray | None = None
 
     @property
-    def label_maps(self) -> list[np.ndarray]:
-        """Truth, pseudo label and prediction, those that there are."""
+    def label_maps(self) -> dict[str, np.ndarray]:
+        """Truth, pseudo label and prediction by title, those that there are."""
         maps = (self.truth, self.pseudo_label, self.prediction)
-        return [label_map for label_map in maps if label_map is not None]
+        titled = zip(("truth", "pseudo label", "prediction"), maps, strict=True)
+        return {title: label_map for title, label_map in titled if label_map is not None}
 
 
 def choose_images(
@@ -107,39 +108,18 @@ def choose_images(
     return [records[name] for name in sorted(random.Random(seed).sample(suitable, count))]
 
 
-def require_cams(results: Sequence[ImageResult]) -> None:
-    """Refuse an image without a CAM, as it comes of a model that has none.
-
-    Raises:
-        UsageError: names the image.
-    """
-    missing = [result.name for result in results if not result.cams]
-    if missing:
-        raise UsageError(
-            f"The model gives no CAM of {missing[0]}; draw another figure, or name images with "
-            "image-level labels."
-        )
-
-
-def load_items(cfg: CfgNode, split: str, records: Sequence[Record]) -> Iterator[Record]:
-    """Yield what the test mapper makes of each image, in order."""
-    return chain.from_iterable(build_test_loader(cfg, split, list(records)))
-
-
 def predict_images(
     cfg: CfgNode,
-    model: nn.Module,
+    model: WeakSegmentor,
     split: str,
-    records: Sequence[Record],
+    records: list[Record],
     needs_cams: bool = True,
 ) -> Iterator[ImageResult]:
     """Run a model in evaluation mode, one image at a time; its mode is restored at the end.
 
     Args:
-        cfg: of the model.
-        model: returns one dict per image, all at the image's ``height`` and ``width``, with
-            ``sem_seg`` ``[C + 1, H, W]`` unless its ``sources`` lack it, and where image-level
-            labels are given ``cam`` ``[C, H, W]`` in 0..1 and ``pseudo_label`` ``[H, W]``.
+        cfg: of the model, with ``TEST.EVAL_CAM`` if CAMs are wanted.
+        model: labels by the source ``sem_seg`` or, if it has none, by ``cam``.
         split: a registered data set.
         records: some of its images.
         needs_cams: whether CAMs and pseudo labels are wanted. If not, a model with ``sem_seg``
@@ -150,44 +130,32 @@ def predict_images(
     """
     needs_labels = needs_cams or "sem_seg" not in model.sources
     with inference_context(model), torch.no_grad():
-        for item in load_items(cfg, split, records):
+        for (item,) in build_test_loader(cfg, split, records):
             if not needs_labels:
                 item.pop("image_labels", None)
-            yield _make_result(cfg, item, model([item])[0], model.cam_settings.background)
+            yield _predict_image(model, item)
 
 
-def _make_result(
-    cfg: CfgNode, item: Record, output: Mapping[str, Tensor], threshold: float
-) -> ImageResult:
+def _predict_image(model: WeakSegmentor, item: Record) -> ImageResult:
     image, truth = read_image(item["file_name"]), None
     if "sem_seg_file_name" in item:
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        truth = read_mask(item["sem_seg_file_name"], image.shape[:2], num_classes)
-    image_classes, cams = (), {}
-    if "image_labels" in item:
-        image_classes = tuple(item["image_labels"].nonzero().flatten().tolist())
-    if "cam" in output:
-        cams = {c: output["cam"][c].float().cpu().numpy() for c in image_classes}
-    pseudo_label = output.get("pseudo_label")
+        truth = read_mask(item["sem_seg_file_name"], image.shape[:2], len(model.class_names))
+    labels = item.get("image_labels")
+    image_classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
+    (output,) = model([item])
+    all_cams, scores = output.get("cam"), output.get("sem_seg")
+    cams, pseudo_label = {}, output.get("pseudo_label")
+    if all_cams is not None:
+        cams = {c: all_cams[c].float().cpu().numpy() for c in image_classes}
+        if scores is None:
+            threshold = model.cam_settings.background
+            scores = cam_scores(all_cams[None], all_cams.new_ones(1, len(all_cams)), threshold)[0]
     return ImageResult(
         name=Path(item["file_name"]).stem,
         image=image,
         image_classes=image_classes,
         truth=truth,
         cams=cams,
-        pseudo_label=None if pseudo_label is None else pseudo_label.cpu().numpy(),
-        prediction=_predicted_labels(item, output, threshold),
+        pseudo_label=None if pseudo_label is None else label_map_of(pseudo_label),
+        prediction=None if scores is None else label_map_of(scores),
     )
-
-
-def _predicted_labels(
-    item: Record, output: Mapping[str, Tensor], threshold: float
-) -> np.ndarray | None:
-    if "sem_seg" in output:
-        scores = output["sem_seg"]
-    elif "cam" in output:
-        labels = item["image_labels"].to(output["cam"].device)
-        scores = cam_scores(output["cam"][None], labels[None], threshold)[0]
-    else:
-        return None
-    return scores.argmax(dim=0).to(torch.uint8).cpu().numpy()

@@ -4,6 +4,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -17,8 +18,7 @@ from matplotlib.text import Text
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 
-from .colors import find_labels, make_legend
-from .overlay import HEAT_WEIGHT, blend_labels
+from .overlay import HEAT_WEIGHT, find_labels, heat_colormap, make_legend
 
 # A picture, uint8 [H, W, 3], with the text below it, or an empty place.
 Cell = tuple[np.ndarray, str] | None
@@ -34,21 +34,21 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
 
     Args:
         rows: at least one, each with a picture; a place that is None or missing stays empty.
-        titles: of the columns.
+        titles: of the columns; the last one is also that of all further ones.
         headline: of the page; may be empty.
     """
     first = [next(cell[0] for cell in row if cell is not None) for row in rows]
     ratios = [picture.shape[0] / picture.shape[1] for picture in first]
     # No pyplot: it would choose a backend and keep the figure for the whole process.
-    size = _WIDTH * len(titles), _WIDTH * sum(ratios) + _LINE * (2 * len(rows) + 2)
+    columns = max(len(titles), *map(len, rows))
+    size = _WIDTH * columns, _WIDTH * sum(ratios) + _LINE * (2 * len(rows) + 2)
     figure = Figure(figsize=size, layout="compressed")
     if headline:
         figure.suptitle(headline, weight="bold")
-    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=ratios)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for title, axes in zip(titles, grid[0], strict=True):
+    bare = {"xticks": [], "yticks": [], "frameon": False}
+    shape = {"squeeze": False, "height_ratios": ratios}
+    grid = figure.subplots(len(rows), columns, subplot_kw=bare, **shape)
+    for title, axes in zip_longest(titles, grid[0], fillvalue=titles[-1]):
         axes.set_title(textwrap.fill(title, _TITLE_LETTERS), size=10.5)
     for row, places in zip(rows, grid, strict=True):
         for cell, axes in zip(row, places, strict=False):
@@ -56,13 +56,6 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
                 axes.imshow(cell[0])
                 axes.set_xlabel(textwrap.fill(cell[1], _CAPTION_LETTERS), size=8.5)
     return figure
-
-
-def label_cell(
-    image: np.ndarray, label_map: np.ndarray | None, colors: Sequence[Sequence[int]]
-) -> Cell:
-    """Return a label map over its image; an empty place where there is none."""
-    return None if label_map is None else (blend_labels(image, label_map, colors), "")
 
 
 def wrap_maps(lead: Sequence[Cell], maps: Sequence[Cell]) -> list[list[Cell]]:
@@ -93,10 +86,10 @@ def add_legend(
 
 
 def add_colorbar(
-    figure: Figure, label: str, colormap: str, ends: tuple[float, float] | None = (0.0, 1.0)
+    figure: Figure, label: str, colorblind: bool, ends: tuple[float, float] | None = (0.0, 1.0)
 ) -> None:
     """Add a bar that says what the colors of heat maps mean; without numbers for ``ends`` None."""
-    colors = ScalarMappable(Normalize(*(ends or (0.0, 1.0))), colormap)
+    colors = ScalarMappable(Normalize(*(ends or (0.0, 1.0))), heat_colormap(colorblind))
     _add_height(figure, 3 * _LINE)
     shape = {"location": "bottom", "fraction": 0.05, "pad": 0.02, "aspect": 40, "shrink": 0.6}
     bar = figure.colorbar(colors, ax=figure.axes, alpha=HEAT_WEIGHT, label=label, **shape)

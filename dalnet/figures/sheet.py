@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contact sheet: a row per image of image, truth, CAM, pseudo label and prediction."""
+"""Contact sheets, of which Figure 4 is one: image, truth, CAM, pseudo label and prediction."""
 
 from collections.abc import Sequence
 
@@ -7,34 +7,62 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dalnet.data.datasets.catalog import class_table
+from dalnet.errors import UsageError
 
-from .colors import heat_colormap
 from .images import ImageResult
 from .layout import add_legend, draw_page
-from .overlay import blend_labels, draw_heat
+from .overlay import blend_labels, choose_colors, draw_heat, find_labels
 
 _TITLES = ("image", "truth", "CAM", "pseudo label", "prediction")
 
 
-def draw_sheet(results: Sequence[ImageResult], split: str, headline: str) -> Figure:
+def draw_sheet(
+    results: Sequence[ImageResult],
+    split: str,
+    headline: str = "",
+    titles: Sequence[str] = _TITLES,
+    colorblind: bool = False,
+) -> Figure:
     """Return a contact sheet, for ``save_figure``; a column that no image can fill is left out.
 
     Args:
         results: at least one image with its predictions.
         split: the data set that the images are of.
         headline: of the page.
+        titles: of the columns that are wanted.
+        colorblind: use colors that color-blind readers can tell apart.
     """
     names, colors = class_table(split)
-    pictures = [draw_pictures(result, colors) for result in results]
-    titles = [title for title in _TITLES if any(title in one for one in pictures)]
+    label_maps = [one for r in results for title, one in r.label_maps.items() if title in titles]
+    colors = choose_colors(colors, find_labels(label_maps), colorblind)
+    pictures = [draw_pictures(result, colors, colorblind) for result in results]
+    titles = [title for title in titles if any(title in one for one in pictures)]
     rows = []
     for result, one in zip(results, pictures, strict=True):
         classes = ", ".join(names[c + 1] for c in result.image_classes)
         captions = {"image": f"{result.name}: {classes}" if classes else result.name}
         rows.append([(one[t], captions.get(t, "")) if t in one else None for t in titles])
     figure = draw_page(rows, titles, headline)
-    add_legend(figure, [m for result in results for m in result.label_maps], names, colors)
+    add_legend(figure, label_maps, names, colors)
     return figure
+
+
+def draw_segmentations(
+    results: Sequence[ImageResult], split: str, colorblind: bool = False
+) -> Figure:
+    """Return Figure 4: image, truth and prediction; arguments as for ``draw_sheet``.
+
+    Raises:
+        UsageError: an image without a prediction.
+    """
+    for result in results:
+        if result.prediction is None:
+            raise UsageError(
+                f"The model labels pixels by image-level labels, and {result.name} has none; name "
+                "an image that has some."
+            )
+    columns = ("image", "truth", "prediction")
+    return draw_sheet(results, split, titles=columns, colorblind=colorblind)
 
 
 def draw_pictures(
@@ -47,14 +75,10 @@ def draw_pictures(
         colors: C + 1 RGB triples in 0..255, background first.
         colorblind: whether CAMs are drawn from blue to yellow, not over green to red.
     """
-    image, pictures = result.image, {"image": result.image}
-    if result.truth is not None:
-        pictures["truth"] = blend_labels(image, result.truth, colors)
+    pictures = {"image": result.image}
+    for title, label_map in result.label_maps.items():
+        pictures[title] = blend_labels(result.image, label_map, colors)
     if result.cams:
         cam = np.max(list(result.cams.values()), axis=0)
-        pictures["CAM"] = draw_heat(image, cam, heat_colormap(colorblind))
-    if result.pseudo_label is not None:
-        pictures["pseudo label"] = blend_labels(image, result.pseudo_label, colors)
-    if result.prediction is not None:
-        pictures["prediction"] = blend_labels(image, result.prediction, colors)
-    return pictures
+        pictures["CAM"] = draw_heat(result.image, cam, colorblind)
+    return {title: pictures[title] for title in _TITLES if title in pictures}

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figure 6: how near the patches are to the text of each class and of the background."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_context
 from matplotlib.figure import Figure
-from torch import nn
 
+from dalnet.data import build_test_loader
 from dalnet.data.datasets.catalog import class_table
 from dalnet.data.image_io import read_image
-from dalnet.errors import UsageError
 from dalnet.evaluation.alignment import similarity_maps
+from dalnet.modeling.meta_arch import WeakSegmentor
 
-from .colors import heat_colormap
-from .images import Record, load_items
+from .images import Record
 from .layout import add_colorbar, draw_page, wrap_maps
 from .overlay import draw_heat, make_faint
 
@@ -25,8 +23,8 @@ _LEAST_SPAN = 1e-6  # of the values that all colors are given to: a flat map sta
 
 def draw_similarities(
     cfg: CfgNode,
-    model: nn.Module,
-    records: Sequence[Record],
+    model: WeakSegmentor,
+    records: list[Record],
     split: str,
     stretch: bool = False,
     colorblind: bool = False,
@@ -43,15 +41,11 @@ def draw_similarities(
     Raises:
         UsageError: a model without alignment.
     """
-    if getattr(model, "projections", None) is None:
-        raise UsageError(
-            "The model has no space that patches and texts share, as it was trained without "
-            "alignment losses; give a config with such losses, and its weights."
-        )
     with inference_context(model):
         # By label (0: background), cosines [H, W] in -1..1.
-        maps = [similarity_maps(model, item) for item in load_items(cfg, split, records)]
-    names, colormap = class_table(split)[0], heat_colormap(colorblind)
+        loader = build_test_loader(cfg, split, records)
+        maps = [similarity_maps(model, item) for (item,) in loader]
+    names, _ = class_table(split)
     values = np.concatenate([m.ravel() for by_label in maps for m in by_label.values()])
     ends = float(values.min()), float(values.max())
     rows = []
@@ -62,10 +56,10 @@ def draw_similarities(
             low, high = own if stretch else ends
             heat = (cosines - low) / max(high - low, _LEAST_SPAN)
             caption = f"{names[label]}, {own[0]:.3f} to {own[1]:.3f}"
-            cells.append((draw_heat(make_faint(image), heat, colormap), caption))
+            cells.append((draw_heat(make_faint(image), heat, colorblind), caption))
         rows += wrap_maps([(image, Path(record["file_name"]).stem)], cells)
-    figure = draw_page(rows, ["image", *["similarity"] * (max(map(len, rows)) - 1)])
+    figure = draw_page(rows, ["image", "similarity"])
     label = "cosine of patch and text" + ", lowest to highest of each map" * stretch
     has_ends = not stretch and ends[1] - ends[0] > _LEAST_SPAN
-    add_colorbar(figure, label, colormap, ends if has_ends else None)
+    add_colorbar(figure, label, colorblind, ends if has_ends else None)
     return figure

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outside files of weights: found, and read without running anything they contain."""
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from dalnet.errors import UsageError
 
 
 def fetch(weights: str, key: str) -> Path:
-    """Where on disk lies what ``weights`` names, downloaded where it is an address.
+    """Return where on disk lies what ``weights`` names, downloaded where it is an address.
 
     Args:
         weights: a path, which need not exist, or an address that Detectron2's ``PathManager`` knows
@@ -34,25 +35,26 @@ def fetch(weights: str, key: str) -> Path:
 
 
 @contextmanager
-def refused_if_unreadable(refusal: str) -> Iterator[None]:
-    """Turn whatever a reader of an outside file raises into ``refusal``, a colon and its reason.
+def refused_with(refusal: str) -> Iterator[None]:
+    """Turn whatever a reader or builder raises into ``refusal``, a colon and its reason.
 
     Raises:
-        UsageError: the reader failed.
+        UsageError: it failed.
     """
     try:
         yield
-    except Exception as error:  # each reader fails with types of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UsageError:
+        raise
+    except Exception as error:  # each reader, and each family of timm, fails with its own types
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
         raise UsageError(f"{refusal}: {reason}") from error
 
 
 def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
-    """The file on disk that ``weights`` names.
+    """Return the file on disk that ``weights`` names.
 
     Args:
-        weights: a path, or an address that Detectron2's ``PathManager`` knows (``dalnet://``).
-        key: config key that holds ``weights``, for messages.
+        weights, key: see :func:`fetch`.
         suffixes: accepted endings.
 
     Raises:
@@ -67,7 +69,7 @@ def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
 
 
 def read_state(path: Path, key: str) -> dict[str, Any]:
-    """State dict in a ``.safetensors`` file or a PyTorch file (read with ``weights_only=True``).
+    """Return the state dict in a ``.safetensors`` or PyTorch file (``weights_only=True``).
 
     Wrappings such as ``{"state_dict": ...}``, ``{"model": ...}`` and ``module.`` are taken off.
 
@@ -78,5 +80,5 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
     Raises:
         UsageError: damaged, or it holds objects other than tensors.
     """
-    with refused_if_unreadable(f"{path} ({key}) cannot be read as a file of tensors"):
+    with refused_with(f"{path} ({key}) cannot be read as a file of tensors"):
         return timm.models.load_state_dict(str(path), weights_only=True)

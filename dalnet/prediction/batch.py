@@ -39,13 +39,6 @@ class PredictOptions:
     classes: Sequence[str] | None = None
     image_classes: Sequence[str] | None = None
 
-    def kinds(self, is_video: bool) -> set[str]:
-        """Return what is saved of an image or of a video."""
-        if is_video:
-            return {"overlay", "mask"} & set(self.save or ["overlay"])
-        chosen = set(self.save or ["overlay", "mask"])
-        return chosen | {"cam"} if self.image_classes else chosen
-
 
 def predict_files(
     predictor: Predictor,
@@ -105,16 +98,17 @@ def _reason(item: PredictionInput, error: UsageError) -> str:
 def _predict_image(
     predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
 ) -> None:
-    kinds = options.kinds(is_video=False)
-    needed = "cam" in kinds or predictor.needs_image_classes
+    save = options.save or ("overlay", "mask")
+    wants_cams = "cam" in save or bool(options.image_classes)
+    needed = wants_cams or predictor.needs_image_classes
     prediction = predictor(item.source, options.image_classes if needed else ())
-    if "overlay" in kinds:
+    if "overlay" in save:
         save_picture(paths.overlay(item), prediction.overlay(options.classes))
-    if "mask" in kinds:
+    if "mask" in save:
         prediction.save(paths.mask(item))
     # CAMs of classes that were only found are shown as overlays show them.
     shown = options.image_classes or options.classes or prediction.cams
-    for name in prediction.cams if "cam" in kinds else ():
+    for name in prediction.cams if wants_cams else ():
         if name in shown:
             save_picture(paths.cam(item, name), prediction.cam_overlay(name))
 
@@ -122,14 +116,14 @@ def _predict_image(
 def _predict_video(
     predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
 ) -> None:
-    kinds = options.kinds(is_video=True)
-    if not kinds:
+    save = options.save or ("overlay",)
+    if not {"overlay", "mask"} & set(save):
         raise UsageError("Videos have no CAMs; save their overlay or mask.")
     image_classes = options.image_classes if predictor.needs_image_classes else ()
     reader = VideoReader(item.source)
     with contextlib.ExitStack() as stack:
         write = None
-        if "overlay" in kinds:
+        if "overlay" in save:
             path = paths.overlay(item)
             write = stack.enter_context(write_video(path, reader.rate, reader.live))
         if reader.live:
@@ -138,7 +132,7 @@ def _predict_video(
         bar = tqdm(reader, str(item.source), reader.announced or None, unit="frame")
         for number, frame in enumerate(bar):
             prediction = predictor(frame, image_classes)
-            if "mask" in kinds:
+            if "mask" in save:
                 prediction.save(paths.mask(item, number))
             if write is not None:
                 write(prediction.overlay(options.classes))

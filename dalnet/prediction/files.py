@@ -17,15 +17,10 @@ from dalnet.files import complete_or_absent
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
-IMAGE_SUFFIXES = (
-    *_JPEG_SUFFIXES,
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".pgm", ".png", ".ppm"),
-    *(".tif", ".tiff", ".webp"),
-)
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
-    *(".ogv", ".ts", ".webm", ".wmv"),
-)
+_OTHER_IMAGES = ".avif .bmp .gif .heic .heif .jp2 .pgm .png .ppm .tif .tiff .webp"
+_VIDEOS = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
+IMAGE_SUFFIXES = (*_JPEG_SUFFIXES, *_OTHER_IMAGES.split())
+VIDEO_SUFFIXES = tuple(_VIDEOS.split())
 
 
 @dataclass(frozen=True)
@@ -169,12 +164,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[Path]:
-    """Paths without suffix; with it where they would be equal otherwise."""
-    full: set[Path] = set()
-    while True:
-        names = [path if path in full else path.with_suffix("") for path in paths]
-        counts = Counter(names)
-        equal = {path for path, name in zip(paths, names, strict=True) if counts[name] > 1}
-        if equal <= full:
-            return names
-        full |= equal
+    """Paths without suffix; with it where others are called alike without or with theirs."""
+    bare = [path.with_suffix("") for path in paths]
+    counts = Counter([*bare, *(path for path in paths if path.suffix)])
+    return [path if counts[name] > 1 else name for path, name in zip(paths, bare, strict=True)]

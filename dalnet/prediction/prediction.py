@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model says about one image: as arrays, over the image, and as a file."""
 
-import functools
 import math
 import os
 from collections.abc import Sequence
@@ -92,7 +91,10 @@ def _draw_names(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
     text_size = max(_MIN_TEXT, round(math.sqrt(height * width) * _TEXT_FRACTION))
-    style = {"font": _font(text_size), "anchor": "mm", "stroke_width": max(1, text_size // 6)}
+    # The font that comes with matplotlib: OpenCV's own has no letters beyond ASCII.
+    font_file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    font = ImageFont.truetype(str(font_file), text_size)
+    style = {"font": font, "anchor": "mm", "stroke_width": max(1, text_size // 6)}
     taken = np.zeros((height, width), bool)
     for label in np.unique(label_map[label_map > 0]):
         region = np.pad((label_map == label).astype(np.uint8), 1)
@@ -110,10 +112,3 @@ def _draw_names(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[
         place = (x + x_shift, y + y_shift)
         draw.text(place, class_names[label], fill="white", stroke_fill="black", **style)
     return np.array(picture)
-
-
-@functools.lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The font that comes with matplotlib: OpenCV's own has no letters beyond ASCII.
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), size)

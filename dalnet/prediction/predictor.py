@@ -122,8 +122,9 @@ class Predictor:
                 # The encoder's passes are shared, and no CAM has been computed yet.
                 inference.image_classes = tuple(value - 1 for value in values)
             names = [self.class_names[value] for value in values]
-            cams = dict(zip(names, self._cams(inference).cpu().numpy(), strict=True))
-            return Prediction(pixels, labels, scores.cpu().numpy(), cams, self.class_names)
+            cams = inference.cams("cam", self._cam_scales, self._flip).cpu().numpy()
+            named_cams = dict(zip(names, cams, strict=True))
+            return Prediction(pixels, labels, scores.cpu().numpy(), named_cams, self.class_names)
 
     def _infer(self, pixels: np.ndarray, values: Sequence[int]) -> ImageInference:
         resized = resize_image(pixels, self._resize)
@@ -136,7 +137,7 @@ class Predictor:
         if not self.needs_image_classes:
             scores = inference.probabilities(self._scales, self._flip)
             return scores if self._crf is None else inference.refine_by_crf(scores, **self._crf)
-        cams = self._cams(inference)
+        cams = inference.cams("cam", self._cam_scales, self._flip)
         threshold = self._model.cam_settings.background
         local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
         if self._crf is not None:
@@ -144,12 +145,6 @@ class Predictor:
         scores = local.new_zeros(len(self.class_names), *inference.size)
         scores[[0, *(index + 1 for index in inference.image_classes)]] = local
         return scores
-
-    def _cams(self, inference: ImageInference) -> Tensor:
-        """CAMs ``[P, H, W]`` of the image's classes."""
-        if not inference.image_classes:
-            return inference.images.new_zeros(0, *inference.size)
-        return inference.cams("cam", self._cam_scales, self._flip)
 
 
 def _prediction_config(model: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:

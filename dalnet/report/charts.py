@@ -2,15 +2,14 @@
 """Line charts as inline SVG, in the colors of the page so that they follow its theme."""
 
 import io
-import math
 import re
 from collections.abc import Mapping
-from itertools import cycle
 
 import matplotlib
+import numpy as np
+from cycler import cycler
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 # Okabe and Ito's colors, told apart by color-blind readers too, who also have the dashes. The style
 # sheet has a color for each theme under the same number.
@@ -19,6 +18,9 @@ _DASHES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)))
 _INK = "#123456"  # of axes and texts; becomes the page's own
 _INKED = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color")
 _STYLE = {
+    "axes.prop_cycle": cycler(color=_COLORS) + cycler(linestyle=_DASHES),
+    # Names may contain dollar signs, which are no formulas.
+    "text.parse_math": False,
     **{"font.size": 8, "svg.fonttype": "none", "lines.markersize": 3},
     **{"axes.spines.top": False, "axes.spines.right": False},
     **{"axes.grid": True, "grid.alpha": 0.2, "grid.color": _INK},
@@ -52,14 +54,13 @@ def draw_chart(
         figure = Figure(figsize=(12, 3) if has_legend else (4, 2.4), layout="constrained")
         axes = figure.subplots()
         axes.set_xlabel(x_title)
-        # strict=False: colors and dashes have no end.
-        for (name, line), color, dash in zip(lines.items(), cycle(_COLORS), cycle(_DASHES)):
-            x = sorted(line)
-            y = [math.nan if line[i] is None else line[i] for i in x]
-            dots = "o" if len(x) <= _FEW_POINTS else ""
-            axes.plot(x, y, color=color, linestyle=dash, marker=dots, label=name)
+        for name, line in lines.items():
+            points = np.array(sorted(line.items()), float).T
+            dots = "o" if len(line) <= _FEW_POINTS else ""
+            (drawn,) = axes.plot(*points, marker=dots, label=name)
             if marked and name in marked:
-                axes.plot(*marked[name], color=color, marker="o", markersize=8, fillstyle="none")
+                ring = {"linestyle": "", "marker": "o", "markersize": 8, "fillstyle": "none"}
+                axes.plot(*marked[name], color=drawn.get_color(), **ring)
         if vertical is not None:
             axes.axvline(vertical, color=_INK, linestyle="--", linewidth=1)
         if has_legend:
@@ -68,9 +69,6 @@ def draw_chart(
 
 
 def _to_svg(figure: Figure, description: str) -> Markup:
-    for text in figure.findobj(Text):
-        # Names may contain dollar signs, which are no formulas.
-        text.set_parse_math(False)
     stream = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=metadata)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
+from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.evaluation.counts import class_ious, confusion_matrix
-from dalnet.figures.colors import find_labels
 from dalnet.figures.images import ImageResult, Record, predict_images
-from dalnet.figures.overlay import IGNORE_LABEL
+from dalnet.figures.overlay import find_labels
 from dalnet.figures.sheet import draw_pictures
+from dalnet.modeling.meta_arch import WeakSegmentor
 
 _SEED = 0  # the same random images for every model
 _WIDTH = 220  # pixels of a picture; larger ones are shrunk
@@ -53,9 +53,9 @@ class Card:
 
 def make_gallery(
     cfg: CfgNode,
-    model: nn.Module,
+    model: WeakSegmentor,
     split: str,
-    records: Sequence[Record],
+    records: list[Record],
     count: int,
     colors: Sequence[Sequence[int]],
     colorblind: bool = False,
@@ -108,11 +108,11 @@ def choose_groups(scores: Sequence[float], count: int) -> dict[str, list[int]]:
         Indices by group: ``"best"`` from the best down, ``"worst"`` from the worst up, which have
         no image in common, and ``"random"``, out of all images. Empty groups are left out.
     """
-    scored = [i for i, score in enumerate(scores) if math.isfinite(score)]
+    scored = (i for i, score in enumerate(scores) if math.isfinite(score))
     ranked = sorted(scored, key=lambda i: -scores[i])
     half = (len(ranked) + 1) // 2
     groups = {
-        "best": ranked[: min(count, half)],
+        "best": ranked[:half][:count],
         "worst": ranked[half:][::-1][:count],
         "random": random.Random(_SEED).sample(range(len(scores)), min(count, len(scores))),
     }
@@ -132,7 +132,7 @@ def make_card(
         groups=groups,
         image_classes=result.image_classes,
         ious=score_image(result, len(colors)),
-        labels=find_labels(result.label_maps),
+        labels=find_labels(result.label_maps.values()),
         pictures={title: _to_jpeg(picture) for title, picture in pictures.items()},
     )
 

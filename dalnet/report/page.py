@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dalnet.figures.colors import make_legend
+from dalnet.figures.overlay import make_legend
 from dalnet.numbers import percent, threshold_text
 
 from .charts import draw_chart
@@ -18,54 +18,40 @@ Metrics = Mapping[str, Mapping[int, float]]
 
 def render_page(
     *,
-    title: str,
-    facts: Mapping[str, str],
-    notes: Sequence[str],
     results: Mapping[str, Mapping[str, Any]],
     source_titles: Mapping[str, str],
     metrics: Metrics,
     cards: Sequence[Card],
-    gallery_text: str,
     class_names: Sequence[str],
     colors: Sequence[Sequence[int]],
+    **texts: str | Sequence[str] | Mapping[str, str],
 ) -> str:
     """Return the page, which needs nothing else; what is empty is left out.
 
     Args:
-        title: headline.
-        facts: what was run, by name.
-        notes: sentences: what is missing and what the reader has to know.
         results: contents of ``results.json`` files by the files' names.
         source_titles: what the sources of their measurements are called.
         metrics: of the training, by key its values by iteration.
         cards: the gallery.
-        gallery_text: how its images were chosen and predicted.
         class_names: C + 1, background first.
         colors: as many RGB triples in 0..255.
+        texts: ``title``; ``facts``, what was run, by name; ``notes``, sentences on what is missing
+            and what the reader has to know; ``gallery_text``, how the images were predicted.
     """
     loader = PackageLoader("dalnet", "report")
     strict = {"autoescape": True, "undefined": StrictUndefined}
     pages = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
     pages.filters |= {"percent": percent, "threshold": threshold_text}
-    pages.filters["named"] = lambda classes: ", ".join(class_names[c + 1] for c in classes)
     return pages.get_template("page.html.j2").render(
-        title=title,
-        facts=facts,
-        notes=notes,
         results=results,
         source_titles=source_titles,
-        threshold_charts={
-            name: draw_threshold_charts(result["measurements"], source_titles)
-            for name, result in results.items()
-        },
+        draw_threshold_charts=draw_threshold_charts,
         miou_charts=draw_miou_charts(metrics, source_titles),
         loss_charts=draw_loss_charts(metrics),
         cards=cards,
-        gallery_text=gallery_text,
-        groups=list(dict.fromkeys(group for card in cards for group in card.groups)),
-        classes=sorted({label for card in cards for label in card.classes}),
         legend=make_legend(sorted({i for card in cards for i in card.labels}), class_names, colors),
         class_names=class_names,
+        **texts,
     )
 
 
@@ -101,11 +87,9 @@ def draw_miou_charts(metrics: Metrics, source_titles: Mapping[str, str]) -> dict
 
 def draw_loss_charts(metrics: Metrics) -> dict[str, Markup]:
     """Draw losses and learning rate over the iterations, by title."""
-    losses = sorted(key for key in metrics if key.startswith("loss"))
-    names = {"total_loss": "total_loss", **dict(zip(losses, losses, strict=True))}
-    names["lr"] = "learning rate"
-    return {
-        name: draw_chart(name, {name: metrics[key]}, "iteration")
-        for key, name in names.items()
-        if key in metrics
-    }
+    charts = {}
+    for key in ("total_loss", *sorted(key for key in metrics if key.startswith("loss")), "lr"):
+        if key in metrics:
+            name = "learning rate" if key == "lr" else key
+            charts[name] = draw_chart(name, {name: metrics[key]}, "iteration")
+    return charts

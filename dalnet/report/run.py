@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run as one HTML page: its results and curves from disk, its gallery by running the model."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,15 +13,14 @@ import dalnet
 from dalnet.checkpoint import checkpoint_hash, load_model
 from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
-from dalnet.evaluation.results import read_results
+from dalnet.evaluation.results import Result, read_results
 from dalnet.evaluation.sources import model_measurements
-from dalnet.figures.colors import choose_colors
 from dalnet.figures.images import Record
+from dalnet.figures.overlay import choose_colors
 from dalnet.files import complete_or_absent
 
-from .files import read_metrics
 from .gallery import make_gallery
-from .page import render_page
+from .page import Metrics, render_page
 
 MAX_IMAGES = 40
 
@@ -59,26 +59,15 @@ def write_report(
     if run is not None and not run.is_dir():
         raise UsageError(f"{run} is no folder: name the one of the training.")
     run = run or Path(cfg.MODEL.WEIGHTS).parent
-    notes = []
-    # Before the long part, so that a wrong file is found at once.
     usual = run / "evaluation" / split / "results.json"
+    # Before the long part, so that a wrong file is found at once.
     found = {str(p): read_results(p) for p in results or [usual] if results or p.exists()}
-    if not found:
-        notes.append(f"No results table and no IoU by class: there is no {usual}.")
     metrics = read_metrics(run / "metrics.json")
-    if not metrics:
-        notes.append(f"No curves of the training: {run / 'metrics.json'} holds none.")
     model, weights = load_model(cfg), checkpoint_hash(cfg.MODEL.WEIGHTS)
-    for name, result in found.items():
-        if result["weights_sha256"] not in (weights, None):
-            notes.append(f"{name} was measured with other weights than the gallery shows.")
-        if result["split"] != split:
-            notes.append(f"{name} was measured on {result['split']}, not {split}.")
-
-    masks = sum("sem_seg_file_name" in record for record in records)
     measured = model_measurements(cfg, model.sources)
     class_names, class_colors = class_table(split)
     colors = choose_colors(class_colors, (), colorblind)
+    masks = sum("sem_seg_file_name" in record for record in records)
     page = render_page(
         title=f"{Path(config_name).stem} on {split}",
         facts={
@@ -90,7 +79,7 @@ def write_report(
             "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
             "dalnet": dalnet.__version__,
         },
-        notes=[*notes, *note_missing(split, records)],
+        notes=list(_make_notes(usual, split, records, found, metrics, weights)),
         results=found,
         source_titles={one.source: one.title for one in measured},
         metrics=metrics,
@@ -105,19 +94,50 @@ def write_report(
     )
     with complete_or_absent(output) as unfinished:
         # Names of files need not be valid text.
-        unfinished.write_bytes(page.encode("utf-8", errors="replace"))
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
 
 
-def note_missing(split: str, records: Sequence[Record]) -> list[str]:
-    """Return what images of a split lack for the gallery, in sentences."""
-    notes = []
+def _make_notes(
+    usual: Path,
+    split: str,
+    records: Sequence[Record],
+    results: Mapping[str, Result],
+    metrics: Metrics,
+    weights: str | None,
+) -> Iterator[str]:
+    """Yield what the page lacks and what the reader has to know, in sentences."""
+    if not results:
+        yield f"No results table and no IoU by class: there is no {usual}."
+    if not metrics:
+        yield "No curves of the training: metrics.json holds none."
+    for name, result in results.items():
+        if result["weights_sha256"] not in (weights, None):
+            yield f"{name} was measured with other weights than the gallery shows."
+        if result["split"] != split:
+            yield f"{name} was measured on {result['split']}, not {split}."
     without = sum("sem_seg_file_name" not in record for record in records)
     if without == len(records):
-        notes.append(f"No best and worst images and no truth: {split} has no masks.")
+        yield f"No best and worst images and no truth: {split} has no masks."
     elif without:
-        notes.append(
-            f"{without} of {len(records)} images have no mask: they are neither best nor worst."
-        )
+        yield f"{without} of {len(records)} images have no mask: they are neither best nor worst."
     if not any(record["image_labels"] for record in records):
-        notes.append(f"No CAMs and pseudo labels: {split} has no labels of its images.")
-    return notes
+        yield f"No CAMs and pseudo labels: {split} has no labels of its images."
+
+
+def read_metrics(path: Path) -> dict[str, dict[int, float]]:
+    """Read Detectron2's ``metrics.json``: by key its values by iteration; empty without a file.
+
+    A line that a kill has cut is skipped. Where a resumed training has gone over an iteration
+    again, the later value counts.
+    """
+    metrics: dict[str, dict[int, float]] = {}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        iteration = values.pop("iteration")
+        for key, value in values.items():
+            metrics.setdefault(key, {})[iteration] = value
+    return metrics

@@ -20,7 +20,11 @@ def test_cpu_where_there_is_no_cuda(tiny_cfg, monkeypatch, has_cuda):
 
 def test_values_of_base_and_system_are_checked(tiny_cfg, monkeypatch):
     check_values(tiny_cfg)
-    for key, value in (("MODEL.CAM.SCALES", ()), ("MODEL.CAM.LOW_THRESHOLD", 0.9)):
+    for key, value in (
+        ("MODEL.CAM.SCALES", ()),
+        ("MODEL.CAM.LOW_THRESHOLD", 0.9),
+        ("MODEL.VIT.COMPILE", "fastest"),
+    ):
         cfg = tiny_cfg.clone()
         cfg.merge_from_list([key, value])
         with pytest.raises(UsageError, match=key):

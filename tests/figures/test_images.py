@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from torch import nn
 
@@ -65,6 +65,7 @@ class LeftHalf(nn.Module):
     def __init__(self, *sources):
         super().__init__()
         self.sources = sources
+        self.class_names = MetadataCatalog.get(SPLIT).stuff_classes
         self.cam_settings = CAMSettings()
 
     def forward(self, inputs):
@@ -116,8 +117,8 @@ def test_results_are_those_of_the_model(voc_model):
     assert [result.name for result in results] == names(records)
     for result, record in zip(results, records, strict=True):
         np.testing.assert_array_equal(result.image, np.asarray(Image.open(record["file_name"])))
-        assert len(result.label_maps) == 3
-        assert all(label_map.shape == (40, 50) for label_map in result.label_maps)
+        assert list(result.label_maps) == ["truth", "pseudo label", "prediction"]
+        assert all(label_map.shape == (40, 50) for label_map in result.label_maps.values())
         assert list(result.cams) == list(result.image_classes) == record["image_labels"]
 
 

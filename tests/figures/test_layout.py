@@ -19,7 +19,7 @@ def test_nothing_overlaps_and_pictures_keep_their_shape():
     long = "an_identifier of more letters than there is room for in one column of the page"
     rows = [[(SQUARE, long), (SQUARE, "b")], [None, (TALL, "c")], [(SQUARE, long)]]
     figure = draw_page(rows, ["image", "a model with a very long name, and some words more"], "top")
-    add_colorbar(figure, "heat", "jet", (-1.0, 1.0))
+    add_colorbar(figure, "heat", False, (-1.0, 1.0))
     names = [f"a thing of many letters {i}" for i in range(7)]
     add_legend(figure, [np.arange(7)], names, [(9, 9, 9)] * 7)
     figure.draw_without_rendering()
@@ -43,7 +43,7 @@ def test_fifth_map_goes_on_below():
 
 def test_colorbar_without_ends_has_no_numbers():
     figure = draw_page([[(SQUARE, "")]], [""])
-    add_colorbar(figure, "heat", "jet", None)
+    add_colorbar(figure, "heat", False, None)
     assert not len(figure.axes[-1].get_xticks())
 
 

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colors of label maps and heat maps, pixel by pixel."""
+"""Colors of label maps and heat maps, pixel by pixel; safe ones for the labels that occur."""
 
 import numpy as np
 import pytest
 
-from dalnet.figures.overlay import IGNORE_COLOR, blend_labels, draw_heat, make_faint
+from dalnet.figures.overlay import (
+    IGNORE_COLOR,
+    blend_labels,
+    choose_colors,
+    draw_heat,
+    find_labels,
+    make_faint,
+    make_legend,
+)
 
 COLORS = [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+OWN = [(i, i, i) for i in range(81)]
 GRAY = np.full((12, 16, 3), 100, np.uint8)
 
 
@@ -51,3 +60,19 @@ def test_faint_image_keeps_only_half_of_its_contrast():
     image = np.zeros((1, 2, 3), np.uint8)
     image[0, 1] = 255
     assert make_faint(image)[0, :, 0].tolist() == [64, 191]
+
+
+def test_labels_that_occur_get_the_first_of_the_safe_colors():
+    few, first = choose_colors(OWN, [0, 9, 33, 255], True), choose_colors(OWN, [1, 2], True)
+    assert few[0] == first[0] == (0, 0, 0)
+    assert (few[9], few[33]) == (first[1], first[2])
+    assert len(few) == len(OWN)
+    assert len(set(choose_colors(OWN[:22], [], True))) == 22
+    assert choose_colors(OWN, [9], False) == OWN
+
+
+def test_legend_names_what_occurs():
+    labels = find_labels([np.array([[2, 0]]), np.array([[255, 2]])])
+    assert labels == [0, 2, 255]
+    legend = make_legend(labels, ["background", "cat", "dog"], OWN)
+    assert legend == [("background", OWN[0]), ("dog", OWN[2]), ("ignored", IGNORE_COLOR)]

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from torch import nn
 
 from dalnet.data.image_io import read_image
@@ -20,10 +21,8 @@ HIGH = np.linspace(0.0, 1.5, 2000).reshape(40, 50)
 @pytest.mark.parametrize("stretch", [False, True])
 def test_similarities_share_one_range_or_have_each_its_own(voc_model, look, monkeypatch, stretch):
     monkeypatch.setattr(similarity, "similarity_maps", lambda model, item: {8: LOW, 0: HIGH / 2})
-    model = nn.Module()
-    model.projections = nn.Identity()
     records = DatasetCatalog.get(SPLIT)[:1]
-    shown = look(draw_similarities(voc_model.cfg, model, records, SPLIT, stretch))
+    shown = look(draw_similarities(voc_model.cfg, nn.Module(), records, SPLIT, stretch))
     assert shown.captions == ["2007_000000", "cat, -0.500 to 0.000", "background, 0.000 to 0.750"]
     faint = make_faint(read_image(records[0]["file_name"]))
     first = np.linspace(0, 1, 2000).reshape(40, 50) if stretch else (LOW + 0.5) / 1.25
@@ -33,5 +32,7 @@ def test_similarities_share_one_range_or_have_each_its_own(voc_model, look, monk
 
 
 def test_model_without_alignment_is_refused(voc_model):
+    voc_model.cfg.MODEL.DALNET.GIA = voc_model.cfg.MODEL.DALNET.LEA = False
     with pytest.raises(UsageError, match="without alignment"):
-        draw_similarities(voc_model.cfg, nn.Module(), [], SPLIT)
+        model = build_model(voc_model.cfg)
+        draw_similarities(voc_model.cfg, model, DatasetCatalog.get(SPLIT)[:1], SPLIT)

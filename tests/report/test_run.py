@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from torch import nn
 
@@ -18,10 +18,10 @@ from dalnet.errors import UsageError
 from dalnet.evaluation.counts import confusion_matrix, mean_iou
 from dalnet.figures.images import predict_images
 from dalnet.files import sha256
-from dalnet.modeling.meta_arch import Source
+from dalnet.modeling.meta_arch.segmentor import Source
 from dalnet.modeling.multi_scale import CAMSettings
 from dalnet.report import run as report_run
-from dalnet.report.run import write_report
+from dalnet.report.run import read_metrics, write_report
 
 TOOL = Path(__file__).parents[2] / "tools" / "report.py"
 SPLIT = "voc_2012_sem_seg_val"
@@ -127,6 +127,7 @@ class CAMOnly(nn.Module):
     """A system without a segmentation head: all of the image is its first class."""
 
     sources = {"cam": Source("CAM", "cam")}
+    class_names = MetadataCatalog.get(SPLIT).stuff_classes
     cam_settings = CAMSettings()
 
     def forward(self, inputs):
@@ -156,3 +157,17 @@ def test_bad_arguments_are_one_sentence(cfg, tmp_path):
         with pytest.raises(UsageError, match=fault):
             write_report(cfg, SPLIT, tmp_path / "page.html", config_name="c.yaml", **changes)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_metrics_of_a_killed_and_resumed_training(tmp_path):
+    path = tmp_path / "metrics.json"
+    assert read_metrics(path) == {}
+    lines = [
+        '{"iteration": 19, "lr": 0.5}',
+        '{"iteration": 39, "lr": 0.4, "sem_seg/mIoU": 12.5}',
+        '{"iteration": 59, "l',
+        '{"iteration": 39, "lr": 0.75}',
+        '{"iteration": 59, "lr',
+    ]
+    path.write_text("\n".join(lines))
+    assert read_metrics(path) == {"lr": {19: 0.5, 39: 0.75}, "sem_seg/mIoU": {39: 12.5}}

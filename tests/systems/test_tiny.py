@@ -9,7 +9,6 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from PIL import Image
-from systems import tiny  # noqa: F401  registers
 
 from dalnet.checkpoint import Checkpointer, config_of_checkpoint, load_model
 from dalnet.config import load_config
@@ -23,6 +22,7 @@ from dalnet.figures.images import predict_images
 from dalnet.figures.layout import save_figure
 from dalnet.prediction import Predictor
 from dalnet.report.run import write_report
+from systems import tiny  # noqa: F401  registers
 
 CLASSES = ["red", "green", "blue"]
 SPLIT = "tiny_val"

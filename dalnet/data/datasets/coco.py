@@ -4,7 +4,6 @@
 import contextlib
 import io
 import os
-from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,7 @@ COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["i
 COCO_CATEGORY_IDS: tuple[int, ...] = tuple(c["id"] for c in COCO_CATEGORIES if c["isthing"])
 MASK_FOLDER = "SegmentationClass"
 
-# What an entry of an annotation file must have, and of which type.
-Keys = Mapping[str, type | tuple[type, ...]]
-_IMAGE_KEYS: Keys = {"file_name": str}
-_ANNOTATION_KEYS: Keys = {"category_id": int}
-
+_OFFICIAL = "use the official annotations of COCO 2014"
 _HOW_TO_GET = (
     "unpack train2014.zip, val2014.zip and annotations_trainval2014.zip of "
     "https://cocodataset.org/#download into the folder coco and set DETECTRON2_DATASETS to the "
@@ -84,17 +79,15 @@ def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
     ]
 
 
-def open_annotations(
-    path: Path, image_keys: Keys = _IMAGE_KEYS, annotation_keys: Keys = _ANNOTATION_KEYS
-) -> COCO:
+def open_annotations(path: Path) -> tuple[COCO, dict[int, int]]:
     """Open an ``instances_*.json`` without the prints of pycocotools.
 
-    Args:
-        path: of the file.
-        image_keys, annotation_keys: what each image and annotation must have, and its type.
+    Returns:
+        The file's content, and the class 0..79 of each of its category ids (1..90, with gaps).
 
     Raises:
-        UsageError: it is unreadable, or an image, annotation or category lacks something.
+        UsageError: it is unreadable, an image, annotation or category lacks something, or a
+            category is not among COCO's 80 classes or not listed.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -103,48 +96,41 @@ def open_annotations(
         raise UsageError(
             f"{path} is not a readable COCO annotation file ({e}): {_HOW_TO_GET}."
         ) from e
-    needed = {"image": image_keys, "annotation": annotation_keys, "category": {"name": str}}
-    for (kind, keys), entries in zip(
-        needed.items(), (coco.imgs, coco.anns, coco.cats), strict=True
-    ):
-        for number, entry in entries.items():
-            wrong = [key for key, type_ in keys.items() if not isinstance(entry.get(key), type_)]
-            if wrong:
-                raise UsageError(
-                    f"{kind} {number} in {path} has no usable {wrong[0]!r}: use the official "
-                    "annotations of COCO 2014."
-                )
-    return coco
+    check_keys(path, "image", coco.imgs, file_name=str)
+    check_keys(path, "annotation", coco.anns, category_id=int)
+    check_keys(path, "category", coco.cats, name=str)
+    index = {name: i for i, name in enumerate(COCO_CLASSES)}
+    for category in coco.cats.values():
+        if category["name"] not in index:
+            raise UsageError(f"unknown class {category['name']!r} in {path}: {_OFFICIAL}.")
+    for number, annotation in coco.anns.items():
+        if annotation["category_id"] not in coco.cats:
+            raise UsageError(
+                f"annotation {number} in {path} is of the unknown category "
+                f"{annotation['category_id']}: {_OFFICIAL}."
+            )
+    return coco, {number: index[category["name"]] for number, category in coco.cats.items()}
 
 
-def category_indices(coco: COCO, path: Path) -> dict[int, int]:
-    """Map the category ids of an annotation file (1..90, with gaps) to 0..79.
+def check_keys(
+    path: Path, kind: str, entries: dict[int, dict[str, Any]], **keys: type | tuple[type, ...]
+) -> None:
+    """Refuse an annotation file in which an entry of a kind lacks one of ``keys`` of its type.
 
     Raises:
-        UsageError: a category that is not among COCO's 80 classes, or an annotation of a
-            category that the file does not list.
+        UsageError: there is such an entry.
     """
-    index = {name: i for i, name in enumerate(COCO_CLASSES)}
-    unknown = [c["name"] for c in coco.cats.values() if c["name"] not in index]
-    if unknown:
-        raise UsageError(
-            f"unknown class {unknown[0]!r} in {path}: use the official annotations of COCO 2014."
-        )
-    stray = next((a for a in coco.anns.values() if a["category_id"] not in coco.cats), None)
-    if stray is not None:
-        raise UsageError(
-            f"annotation {stray['id']} in {path} is of the unknown category "
-            f"{stray['category_id']}: use the official annotations of COCO 2014."
-        )
-    return {c["id"]: index[c["name"]] for c in coco.cats.values()}
+    for number, entry in entries.items():
+        for key, type_ in keys.items():
+            if not isinstance(entry.get(key), type_):
+                raise UsageError(f"{kind} {number} in {path} has no usable {key!r}: {_OFFICIAL}.")
 
 
 # The file takes seconds to read and every evaluator asks for the list again; the time stamp in
 # the key lets a replaced file be read anew.
 @lru_cache(maxsize=2)
 def _read_labels(path: Path, _mtime_ns: int) -> tuple[tuple[int, str, tuple[int, ...]], ...]:
-    coco = open_annotations(path)
-    index = category_indices(coco, path)
+    coco, index = open_annotations(path)
     return tuple(
         (
             image_id,

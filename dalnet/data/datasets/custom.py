@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 
 from dalnet.errors import UsageError
-from dalnet.files import reading_errors
+from dalnet.files import read_lines, reading_errors
 
 from .catalog import datasets_root
 from .voc_layout import register_voc_layout
@@ -75,12 +75,8 @@ def read_classes(path: Path) -> dict[str, str]:
         UsageError: unreadable, empty, a line without a name, a name that occurs twice, or the
             background as a class.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path} cannot be read as text ({e}); write one class a line.") from e
     classes: dict[str, str] = {}
-    for line in filter(str.strip, lines):
+    for line in read_lines(path, "write one class a line"):
         name, _, words = (part.strip() for part in line.partition(":"))
         if not name or name in classes:
             raise UsageError(f"{path} has the line {line!r}; each class needs a name of its own.")
@@ -89,6 +85,4 @@ def read_classes(path: Path) -> dict[str, str]:
                 f"{path} has the line {line!r}; it is class 0 by itself, so leave it out."
             )
         classes[name] = words or name
-    if not classes:
-        raise UsageError(f"{path} is empty; write one class a line.")
     return classes

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """PASCAL VOC 2012 with the masks of SBD: ``voc_2012_sem_seg_{train,train_aug,val,test}``."""
 
-from pathlib import Path
-
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from .catalog import datasets_root
@@ -29,16 +27,12 @@ _HOW_TO_GET = (
 )
 
 
-def _root() -> Path:
-    return datasets_root() / "VOC2012"
-
-
 def register_voc() -> None:
     """Register the four splits of VOC 2012; ``test`` has neither masks nor labels."""
     for split, mask_folder in _MASK_FOLDERS.items():
         register_voc_layout(
             f"voc_2012_sem_seg_{split}",
-            _root,
+            lambda: datasets_root() / "VOC2012",
             VOC_CLASSES,
             split=split,
             mask_folder=mask_folder,

@@ -16,7 +16,7 @@ from typing import Any
 
 from dalnet.data.labels import TAGS_FILE, read_image_labels
 from dalnet.errors import UsageError
-from dalnet.files import reading_errors
+from dalnet.files import read_lines, reading_errors
 
 from .catalog import register
 
@@ -49,8 +49,7 @@ def register_voc_layout(
 
     def load() -> list[dict[str, Any]]:
         folder = Path(root() if callable(root) else root)
-        known = classes if labeled else None
-        return load_voc_layout(folder, split, known, mask_folder, how_to_get)
+        return load_voc_layout(folder, split, classes if labeled else None, mask_folder, how_to_get)
 
     register(name, load, classes, prompt_names)
 
@@ -83,7 +82,10 @@ def load_voc_layout(
             f"no data set at {root}: expected the folder JPEGImages there, beside ImageSets and "
             f"Annotations or {TAGS_FILE}; {how_to_get or 'correct the path'}."
         )
-    image_ids = _read_split(root / "ImageSets" / "Segmentation" / f"{split}.txt", how_to_get)
+    image_ids = read_lines(
+        root / "ImageSets" / "Segmentation" / f"{split}.txt",
+        how_to_get or "write one image id a line or choose another split",
+    )
     images = _find_images(root / "JPEGImages", image_ids)
     labels = read_image_labels(root, image_ids, classes) if classes is not None else {}
     dicts = []
@@ -97,20 +99,6 @@ def load_voc_layout(
             record["sem_seg_file_name"] = str(root / mask_folder / f"{image_id}.png")
         dicts.append(record)
     return dicts
-
-
-def _read_split(path: Path, how_to_get: str) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as e:
-        raise UsageError(
-            f"no readable list of images {path} ({e}): expected UTF-8 text with one image id a "
-            f"line; {how_to_get or 'write it or choose another split'}."
-        ) from e
-    image_ids = [line.strip() for line in lines if line.strip()]
-    if not image_ids:
-        raise UsageError(f"the list of images {path} is empty: write one image id a line.")
-    return image_ids
 
 
 def _find_images(folder: Path, image_ids: Sequence[str]) -> dict[str, str]:

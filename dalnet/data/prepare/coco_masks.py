@@ -10,13 +10,11 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
-from dalnet.data.datasets.coco import MASK_FOLDER, category_indices, open_annotations
+from dalnet.data.datasets.coco import MASK_FOLDER, check_keys, open_annotations
 from dalnet.errors import UsageError
 
 from .masks import MaskSummary, write_masks
 
-_IMAGE_KEYS = {"file_name": str, "height": int, "width": int}
-_ANNOTATION_KEYS = {"category_id": int, "segmentation": (list, dict), "area": (int, float)}
 _MIN_NUMBERS = 4  # of a polygon; pycocotools knows nothing shorter
 
 
@@ -35,9 +33,15 @@ def prepare_coco(root: Path, split: str, workers: int | None = None) -> MaskSumm
             written.
     """
     path = root / "annotations" / f"instances_{split}2014.json"
-    coco = open_annotations(path, _IMAGE_KEYS, _ANNOTATION_KEYS)
-    index = category_indices(coco, path)
-    _check_segmentations(coco, path)
+    coco, index = open_annotations(path)
+    check_keys(path, "image", coco.imgs, height=int, width=int)
+    check_keys(path, "annotation", coco.anns, segmentation=(list, dict), area=(int, float))
+    for number, annotation in coco.anns.items():
+        if not _is_drawable(annotation["segmentation"]):
+            raise UsageError(
+                f"annotation {number} in {path} has a segmentation that is neither polygons nor "
+                "run lengths: use the official annotations of COCO 2014."
+            )
     folder = root / MASK_FOLDER / f"{split}2014"
     sources = {
         folder / f"{Path(image['file_name']).stem}.png": (image, annotations)
@@ -67,15 +71,6 @@ def render_mask(
         value = IGNORE_LABEL if annotation.get("iscrowd") else index[annotation["category_id"]] + 1
         mask[coco.annToMask(annotation) > 0] = value
     return mask
-
-
-def _check_segmentations(coco: COCO, path: Path) -> None:
-    for number, annotation in coco.anns.items():
-        if not _is_drawable(annotation["segmentation"]):
-            raise UsageError(
-                f"annotation {number} in {path} has a segmentation that is neither polygons nor "
-                "run lengths: use the official annotations of COCO 2014."
-            )
 
 
 def _is_drawable(segmentation: list[Any] | dict[str, Any]) -> bool:

@@ -66,35 +66,25 @@ def read_label_file(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _empty_array(subtype: type, _shape: tuple[int, ...], _typecode: bytes) -> np.ndarray:
-    # What numpy's own _reconstruct does; the state that follows fills the array.
-    return np.ndarray.__new__(subtype, (0,), "b")
-
-
-def _latin1_bytes(text: str, _encoding: str) -> bytes:
-    # Protocol 2, which old numpy wrote, stores bytes as text; it always names latin1.
-    return text.encode("latin1")
-
-
-_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("_codecs", "encode"): _latin1_bytes,
-}
-
-
 class _ArrayUnpickler(pickle.Unpickler):
     """Knows how numpy's arrays are rebuilt, and nothing else."""
 
+    known = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("_codecs", "encode"),  # protocol 2, which old numpy wrote, stores bytes as text
+    }
+
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if (module, name) not in _KNOWN:
+        # numpy 2 names its new place, which numpy 1 need not have; both have the old one.
+        module = module.replace("numpy._core", "numpy.core")
+        if (module, name) not in self.known:
             raise UsageError(
                 f"its pickle asks for {module}.{name}, and only numpy arrays are read; convert a "
                 "file that you trust by hand."
             )
-        return _KNOWN[module, name]
+        return super().find_class(module, name)
 
 
 def _file_stem(image_id: Any) -> str:  # noqa: ANN401

@@ -72,8 +72,7 @@ def _finish(render: Callable[[Any], np.ndarray], target: tuple[Path, Any]) -> tu
     if is_new:
         mask = render(source)
         write_mask(path, mask)
-    pixels = np.ascontiguousarray(mask, dtype=np.uint8)
-    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
     return path.name, digest, is_new
 
 

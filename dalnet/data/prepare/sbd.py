@@ -10,7 +10,7 @@ from scipy.io import loadmat
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.files import complete_or_absent, read_lines
 
 from .masks import MaskSummary, write_masks
 
@@ -74,11 +74,5 @@ def read_source_mask(path: Path) -> np.ndarray:
 
 
 def _read_ids(folder: Path, split: str) -> set[str]:
-    path = folder / f"{split}.txt"
-    try:
-        return set(path.read_text(encoding="utf-8").split())
-    except OSError as e:
-        raise UsageError(
-            f"no list {path}: name the folder VOC2012 of VOC's release and the folder dataset of "
-            "SBD's (benchmark.tgz)."
-        ) from e
+    hint = "name the folder VOC2012 of VOC's release and the folder dataset of SBD's benchmark.tgz"
+    return set(read_lines(folder / f"{split}.txt", hint))

@@ -6,17 +6,14 @@ the ViT has learned anything, which a small ViT needs many more photographs for.
 """
 
 import logging
-import textwrap
-from typing import Any
 
 import timm
 import timm.models
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
-from dalnet.errors import UsageError
 from dalnet.modeling.backbone.weights import load_from_hub
-from dalnet.modeling.weight_files import local_file, read_state
+from dalnet.modeling.weight_files import local_file, read_state, refused_with
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +21,7 @@ _KEY = "MODEL.VIT.STEM_WEIGHTS"
 
 
 def build_stem(name: str, weights: str, stride: int) -> nn.Module:
-    """The convolutions of a timm classifier, dilated where they would shrink the map further.
+    """Return the convolutions of a timm classifier, dilated where they would shrink the map.
 
     Batch norms stay as they were pre-trained: training batches are small, and an image's tokens
     must not depend on its neighbours in the batch.
@@ -43,25 +40,17 @@ def build_stem(name: str, weights: str, stride: int) -> nn.Module:
     Raises:
         UsageError: not a CNN of timm that can have this stride, or weights missing or misfit.
     """
-    if not timm.is_model(name):
-        raise UsageError(
-            f"MODEL.VIT.STEM {name!r} is not a model of timm {timm.__version__}; "
-            "timm.list_models('*efficientnet*') lists some."
-        )
-    try:
+    with refused_with(
+        f"timm cannot build MODEL.VIT.STEM {name!r} with a stride of {stride}; choose a CNN of "
+        "timm.list_models('*efficientnet*')"
+    ):
+        if not timm.is_model(name):
+            raise ValueError(f"timm {timm.__version__} has no such model")
         stem = timm.create_model(name, features_only=True, out_indices=(-1,), output_stride=stride)
         if stem.feature_info.reduction() != [stride]:
             raise ValueError(f"its map has a stride of {stem.feature_info.reduction()[-1]}")
-    except Exception as error:  # each family of timm fails in its own way
-        reason = str(error) or type(error).__name__
-        raise UsageError(
-            f"timm cannot build MODEL.VIT.STEM {name!r} with a stride of {stride} ({reason}); "
-            "choose a CNN such as tf_efficientnet_lite0."
-        ) from error
     if weights:
         _load(stem, name, weights)
-    else:
-        logger.info("%s is empty: %s starts from random weights.", _KEY, name)
     return freeze_batch_norm_2d(stem)
 
 
@@ -73,26 +62,14 @@ def _load(stem: nn.Module, name: str, weights: str) -> None:
         path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt"))
         source, state = str(path), read_state(path, _KEY)
     classifier = timm.create_model(name)
-    try:
-        classifier.load_state_dict(_named_as_timm(state, classifier))
+    with refused_with(
+        f"{source} does not fit MODEL.VIT.STEM {name} (name the matching model or another file)"
+    ):
+        own = classifier.state_dict()
+        if not state.keys() & own.keys() and len(state) == len(own):
+            state = timm.models.remap_state_dict(state, classifier, allow_reshape=False)
+        classifier.load_state_dict(state)
         # timm's feature extractors may write stages_0 where the classifier writes stages.0.
-        loaded = {_plain(key): value for key, value in classifier.state_dict().items()}
-        stem.load_state_dict({key: loaded[_plain(key)] for key in stem.state_dict()})
-    except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
-        reason = textwrap.shorten(str(error).splitlines()[-1], 200, placeholder=" ...")
-        raise UsageError(
-            f"{source} does not fit MODEL.VIT.STEM {name}: {reason.rstrip('.')}; name the matching "
-            "model or another file."
-        ) from error
+        loaded = {key.replace(".", "_"): value for key, value in classifier.state_dict().items()}
+        stem.load_state_dict({key: loaded[key.replace(".", "_")] for key in stem.state_dict()})
     logger.info("Loaded the weights of %s from %s.", name, source)
-
-
-def _plain(key: str) -> str:
-    return key.replace(".", "_")
-
-
-def _named_as_timm(state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    own = model.state_dict()
-    if state.keys() & own.keys() or len(state) != len(own):
-        return state
-    return timm.models.remap_state_dict(state, model, allow_reshape=False)

@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from dalnet.errors import UsageError
 from dalnet.modeling.backbone.stem import build_stem
 from dalnet.modeling.backbone.weights import load_vit_weights
+from dalnet.modeling.weight_files import refused_with
 
 _STEM_STRIDE = 16  # pixels of a token behind a stem, where PATCH_SIZE does not say
 _SIZES = ("IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS")
-_COMPILE_MODES = ("", "default", "reduce-overhead", "max-autotune")
 
 
 @BACKBONE_REGISTRY.register()
@@ -67,15 +67,9 @@ class TimmViT(Backbone):
                 another size than it was trained on.
 
         Raises:
-            UsageError: unknown or unsuitable model, bad block number, weights missing or misfit,
-                unknown compile mode.
+            UsageError: unknown or unsuitable model, bad block number, weights missing or misfit.
         """
         super().__init__()
-        if compile_mode not in _COMPILE_MODES:
-            raise UsageError(
-                f"MODEL.VIT.COMPILE is {compile_mode!r}; choose one of "
-                f'{", ".join(_COMPILE_MODES[1:])}, or "" for none.'
-            )
         if stem and weights == "timm":
             raise UsageError(
                 'MODEL.VIT.WEIGHTS is "timm", which has none for a ViT behind MODEL.VIT.STEM '
@@ -96,7 +90,7 @@ class TimmViT(Backbone):
             for block in self.vit.blocks:
                 block.compile(mode=compile_mode)
         # A CUDA graph's output is overwritten by its next run, and a step has several passes.
-        self._copies_outputs = compile_mode == "reduce-overhead"
+        self._copies_outputs = compile_mode in ("reduce-overhead", "max-autotune")
         self.intermediate_block = intermediate_block
         self.grad_checkpointing = grad_checkpointing
         self.embed_dim: int = self.vit.embed_dim
@@ -171,8 +165,7 @@ class TimmViT(Backbone):
     def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """Do as timm's ``_pos_embed``, which has no switch for how the embedding is resized.
 
-        Returns the tokens before the first
-        block, [N, prefix + h*w, D], and (h, w).
+        Returns the tokens before the first block, [N, prefix + h*w, D], and (h, w).
         """
         vit = self.vit
         patches = vit.patch_embed(images)
@@ -205,42 +198,29 @@ class TimmViT(Backbone):
 def _create_encoder(
     name: str, overrides: dict[str, int], stem: str, stem_weights: str
 ) -> tuple[VisionTransformer, int]:
-    """The ViT, behind a CNN if ``stem`` names one, and the side of a token's patch in pixels."""
-    if not stem:
-        vit = _create_vit(name, overrides)
-        return vit, vit.patch_embed.feat_ratio()
-    sizes = dict(overrides)
-    stride = sizes.pop("patch_size", _STEM_STRIDE)
-    return _create_vit(name, sizes, build_stem(stem, stem_weights, stride)), stride
-
-
-def _create_vit(
-    name: str, overrides: dict[str, int], stem: nn.Module | None = None
-) -> VisionTransformer:
-    """timm's model without classifier and weights, open to any input size."""
-    # To timm, a place of the CNN's map is a patch of one pixel.
-    embedding = {"embed_layer": partial(HybridEmbed, backbone=stem), "patch_size": 1}
-    if not timm.is_model(name):
-        raise UsageError(
-            f"MODEL.VIT.NAME {name!r} is not a model of timm {timm.__version__}; "
-            "timm.list_models('*vit*') lists them."
-        )
-    try:
-        vit = timm.create_model(
-            name, num_classes=0, dynamic_img_size=True, **overrides, **(embedding if stem else {})
-        )
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        changed = ", ".join(f"{key}={value}" for key, value in overrides.items())
-        raise UsageError(
-            f"timm cannot build MODEL.VIT.NAME {name!r} with {changed or 'its own sizes'}: {error}."
-        ) from error
-    plain = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
-    if not plain or vit.cls_token is None:
-        raise UsageError(
-            f"MODEL.VIT.NAME {name!r} is not a plain vision transformer with a class token; "
-            "choose a ViT, DeiT or DINOv2 of timm."
-        )
+    """The ViT without classifier and weights, and the side of a token's patch in pixels."""
+    options: dict[str, Any] = dict(overrides)
+    stride = options.pop("patch_size", _STEM_STRIDE) if stem else 0
+    if stem:
+        embedding = partial(HybridEmbed, backbone=build_stem(stem, stem_weights, stride))
+        # To timm, a place of the CNN's map is a patch of one pixel.
+        options |= {"embed_layer": embedding, "patch_size": 1}
+    changed = ", ".join(f"{key}={value}" for key, value in overrides.items())
+    with refused_with(
+        f"timm cannot build MODEL.VIT.NAME {name!r} with {changed or 'its own sizes'}"
+    ):
+        if not timm.is_model(name):
+            raise ValueError(
+                f"timm {timm.__version__} has none such; timm.list_models('*vit*') lists them"
+            )
+        vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
+        plain = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
+        if not plain or vit.cls_token is None:
+            raise ValueError(
+                "it is not a plain vision transformer with a class token; choose a ViT, DeiT or "
+                "DINOv2 of timm"
+            )
     # What follows the tokens has no part in the loss, and DDP refuses parameters without gradient.
     vit.reset_classifier(0, "")
     vit.fc_norm = nn.Identity()
-    return vit
+    return vit, stride or vit.patch_embed.feat_ratio()

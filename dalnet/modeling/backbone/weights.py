@@ -4,15 +4,13 @@
 import logging
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import timm.models
-import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from dalnet.errors import UsageError
-from dalnet.modeling.weight_files import local_file, read_state
+from dalnet.modeling.weight_files import local_file, read_state, refused_with
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +22,7 @@ _IN_CHECKPOINT = "backbone.vit."
 
 
 def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
-    """Load ``weights`` into ``vit`` in place, all or an error.
+    """Load ``weights`` into ``vit``, all of them or an error.
 
     Position and patch embeddings of another size are resized bilinearly by timm's own converters,
     which also understand the original DINOv2, DeiT III and CLIP layouts. Classifiers in the file
@@ -42,17 +40,21 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
         UsageError: file missing, unreadable, or not of this model.
     """
     if not weights:
-        logger.info("MODEL.VIT.WEIGHTS is empty: %s starts from random weights.", name)
-    elif weights == "timm":
+        return
+    if weights == "timm":
         source, state = load_from_hub(name, _KEY)
-        _load_state(vit, state, source)
     else:
-        path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt", ".npz"))
-        if path.suffix == ".npz":
+        source = path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt", ".npz"))
+        state = None if path.suffix == ".npz" else read_state(path, _KEY)
+    with refused_with(
+        f"{source} does not fit the model of MODEL.VIT (name the matching model and sizes, or "
+        "another file)"
+    ):
+        if state is None:
             _load_npz(vit, path)
         else:
-            _load_state(vit, read_state(path, _KEY), str(path))
-        logger.info("Loaded the weights of %s from %s.", name, path)
+            _load_state(vit, state)
+    logger.info("Loaded the weights of %s from %s.", name, source)
 
 
 def load_from_hub(name: str, key: str) -> tuple[str, dict[str, Any]]:
@@ -89,50 +91,22 @@ def load_from_hub(name: str, key: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
-def _load_state(vit: VisionTransformer, state: dict[str, Any], source: str) -> None:
-    own = vit.state_dict()
+def _load_state(vit: VisionTransformer, state: dict[str, Any]) -> None:
     encoder = {
         key.removeprefix(_IN_CHECKPOINT): value
         for key, value in state.items()
         if key.startswith(_IN_CHECKPOINT)
     }
-    try:
-        state = checkpoint_filter_fn(
-            encoder or state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
-        )
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{source} does not fit MODEL.VIT: its embeddings cannot be converted ({error})."
-        ) from error
-    state = {key: value for key, value in state.items() if key.split(".")[0] not in _HEADS}
-    misfits = [f"{key} is missing" for key in own if key not in state]
-    misfits += [f"{key} is unknown" for key in state if key not in own]
-    misfits += [
-        f"{key} has shape {_shape(state[key])} instead of {_shape(own[key])}"
-        for key in own
-        if key in state and _shape(state[key]) != _shape(own[key])
-    ]
-    if misfits:
-        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
-        raise UsageError(
-            f"{source} does not fit the model of MODEL.VIT: {'; '.join(misfits[:3])}{more}; "
-            "name the matching model and sizes, or another file."
-        )
-    vit.load_state_dict(state)
-
-
-def _shape(value: Any) -> tuple[int, ...] | str:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else "no tensor"
+    state = checkpoint_filter_fn(
+        encoder or state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
+    )
+    vit.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] not in _HEADS})
 
 
 def _load_npz(vit: VisionTransformer, path: Path) -> None:
-    """timm's reader of the original format, which leaves blocks beyond the model's depth unread."""
-    try:
-        vit.load_pretrained(str(path))
-        with np.load(path, allow_pickle=False) as arrays:
-            surplus = f"/encoderblock_{len(vit.blocks)}/"
-            if any(surplus in key for key in arrays.files):
-                raise ValueError(f"it has more than the model's {len(vit.blocks)} blocks")
-    except (AttributeError, LookupError, OSError, RuntimeError, ValueError, BadZipFile) as error:
-        reason = error.args[0] if error.args else type(error).__name__
-        raise UsageError(f"{path} does not fit the model of MODEL.VIT: {reason}.") from error
+    vit.load_pretrained(str(path))
+    # timm leaves blocks beyond the model's depth unread.
+    with np.load(path, allow_pickle=False) as arrays:
+        surplus = f"/encoderblock_{len(vit.blocks)}/"
+        if any(surplus in key for key in arrays.files):
+            raise ValueError(f"it has more than the model's {len(vit.blocks)} blocks")

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dalnet.errors import UsageError
-from dalnet.modeling.weight_files import local_file, refused_if_unreadable
+from dalnet.modeling.weight_files import local_file, refused_with
 
 from .weights import KEY
 
@@ -58,16 +58,16 @@ def read_class_embeddings(weights: str, classes: Sequence[Sequence[str]]) -> Ten
 
 
 def _read_npy(path: Path) -> tuple[Tensor, list[str]]:
-    with refused_if_unreadable(f"{path} ({KEY}) must hold an array of numbers"):
+    with refused_with(f"{path} ({KEY}) must hold an array of numbers"):
         rows = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
     path = path.with_suffix(".txt")
-    with refused_if_unreadable(f"{path} must hold the names of the rows of {KEY}, one a line"):
+    with refused_with(f"{path} must hold the names of the rows of {KEY}, one a line"):
         names = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     return rows, [name.strip() for name in names]
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, list[str]]:
     refusal = f'{path} ({KEY}) needs a tensor "embeddings" and a JSON list "names" as metadata'
-    with refused_if_unreadable(refusal), safe_open(path, "pt") as file:
+    with refused_with(refusal), safe_open(path, "pt") as file:
         names = json.loads((file.metadata() or {})["names"])
         return file.get_tensor("embeddings").float(), [name.strip() for name in names]

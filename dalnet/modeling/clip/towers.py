@@ -2,7 +2,7 @@
 """CLIP's image and text tower, frozen, as OpenCLIP or OpenAI's own package builds them."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dalnet.errors import UsageError
+from dalnet.modeling.weight_files import refused_with
 
 from .weights import KEY, find_weights, read_checkpoint
 
@@ -36,13 +37,14 @@ class FrozenCLIP(nn.Module):
         model: ``open_clip.CLIP`` or OpenAI's ``CLIP``. Of the text tower both name the parts
             ``token_embedding``, ``positional_embedding``, ``transformer.resblocks``, ``ln_final``
             and ``text_projection``.
+        tokenize: from sentences to token ids ``[N, L]``; longer ones are cut at the tower's length.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, text_only: bool) -> None:
         """Freeze ``model``, whose image tower is not a trained one if ``text_only``."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
+        self.tokenize = tokenizer
         self._text_only = text_only
 
     @property
@@ -72,10 +74,6 @@ class FrozenCLIP(nn.Module):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Embed token ids ``[N, L]``: ``[N, d]``, any length."""
         return self.model.encode_text(tokens.to(self.model.positional_embedding.device))
-
-    def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """Return token ids ``[N, L]``; longer sentences are cut at the tower's length L."""
-        return self._tokenizer(list(sentences))
 
 
 def load_clip(name: str, weights: str, provider: str = "open_clip") -> FrozenCLIP:
@@ -110,14 +108,11 @@ def load_clip(name: str, weights: str, provider: str = "open_clip") -> FrozenCLI
     quick_gelu = weights == "openai" or config.get("quick_gelu", False) or _NOT_TOWERS[0] in state
     logger.info("CLIP from %s, with %s.", path, "QuickGELU" if quick_gelu else "GELU")
     build = _build_open_clip if provider == "open_clip" else _build_openai_clip
-    try:
+    with refused_with(f"{path} ({KEY}) does not hold CLIP's towers"):
         state, text_only = _openai_layout(state)
         model, tokenizer = build(state, {} if text_only else config, quick_gelu)
         # Both packages' builders round to half precision: once more, as the file has it.
         model.float().load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"{path} ({KEY}) does not hold CLIP's towers: {reason}") from error
     # OpenAI trained in half precision, and converted copies still hold just such numbers.
     if not quick_gelu and torch.equal(model.text_projection, model.text_projection.half().float()):
         logger.warning(

@@ -170,7 +170,7 @@ def test_weights_that_do_not_fit(classifier, tmp_path, change):
 @pytest.mark.parametrize(
     "stem, stride, words",
     [
-        ("efficientnet_enormous", 16, "'efficientnet_enormous' is not a model of timm"),
+        ("efficientnet_enormous", 16, "cannot build MODEL.VIT.STEM 'efficientnet_enormous'"),
         ("vit_tiny_patch16_224", 16, "cannot build MODEL.VIT.STEM 'vit_tiny_patch16_224'"),
         (CNN, 15, "with a stride of 15"),
     ],

@@ -211,7 +211,7 @@ def test_intermediate_block_out_of_range(block):
 @pytest.mark.parametrize(
     "name, overrides, words",
     [
-        ("vit_enormous", {}, "'vit_enormous' is not a model of timm"),
+        ("vit_enormous", {}, "MODEL.VIT.NAME 'vit_enormous'"),
         ("vit_tiny_patch16_224.nonsense", {}, "nonsense"),
         ("vit_medium_patch16_gap_240", {}, "not a plain vision transformer with a class token"),
         ("vit_tiny_patch16_224", {"num_heads": 5}, "cannot build .* num_heads=5"),
@@ -221,13 +221,6 @@ def test_intermediate_block_out_of_range(block):
 def test_unsuitable_models(name, overrides, words):
     with pytest.raises(UsageError, match=words):
         make(name, **overrides)
-
-
-def test_an_unknown_compile_mode_is_refused():
-    with pytest.raises(UsageError, match="MODEL.VIT.COMPILE is 'fastest'"):
-        TimmViT(
-            name="vit_tiny_patch16_224", weights="", intermediate_block=1, compile_mode="fastest"
-        )
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

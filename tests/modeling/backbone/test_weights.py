@@ -138,9 +138,9 @@ def test_position_embedding_of_another_size_is_resized_bilinearly(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"depth": 3}, r"blocks.2.\S+ is unknown; .* and 9 more"),
-        ({"depth": 1}, r"blocks.1.\S+ is missing; .* and 9 more"),
-        ({"embed_dim": 16}, r"cls_token has shape \(1, 1, 16\) instead of \(1, 1, 24\)"),
+        ({"depth": 3}, r"Unexpected .*blocks\.2\."),
+        ({"depth": 1}, r"Missing .*blocks\.1\."),
+        ({"embed_dim": 16}, r"cls_token.*\[1, 1, 16\].*\[1, 1, 24\]"),
     ],
 )
 def test_misfit_names_file_and_keys(tmp_path, changes, words):

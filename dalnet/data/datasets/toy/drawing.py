@@ -5,6 +5,7 @@ Shapes are predicates over the plane, textures are functions of it with values i
 palette is a pair of colors that the texture mixes. All vary from drawing to drawing.
 """
 
+import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,10 +26,6 @@ def _polygon_star(x: Plane, y: Plane) -> Plane:
     fifth = 2 * np.pi / 5
     angle = np.abs((np.arctan2(x, -y) + fifth / 2) % fifth - fifth / 2) / (fifth / 2)
     return np.hypot(x, y) < 1.1 - 0.65 * angle
-
-
-def _leaf(x: Plane, y: Plane) -> Plane:
-    return (np.abs(y) < 0.5 * (1 - x**2)) & (np.abs(x) < 1)
 
 
 def _fish(x: Plane, y: Plane) -> Plane:
@@ -52,7 +49,7 @@ SHAPES: dict[str, Shape] = {
     "crescent": lambda x, y: (x**2 + y**2 < 1) & ((x - 0.6) ** 2 + y**2 > 0.55),
     "blossom": lambda x, y: np.hypot(x, y) < 0.76 + 0.22 * np.cos(6 * np.arctan2(y, x)),
     "fan": lambda x, y: (np.hypot(x, y + 0.8) < 1.6) & (np.abs(x) < 0.8 * (y + 1.05)),
-    "leaf": _leaf,
+    "leaf": lambda x, y: (np.abs(y) < 0.5 * (1 - x**2)) & (np.abs(x) < 1),
     "fish": _fish,
     "rocket": _rocket,
 }
@@ -66,7 +63,7 @@ def _wave(phase: Plane) -> Plane:
 def _bricks(x: Plane, y: Plane) -> Plane:
     row = np.floor(y)
     across = (x / 2 + 0.5 * row) % 1
-    return ((y % 1 < 0.25) | (across < 0.14)).astype(np.float64)
+    return (y % 1 < 0.25) | (across < 0.14)
 
 
 def _scales(x: Plane, y: Plane) -> Plane:
@@ -74,22 +71,17 @@ def _scales(x: Plane, y: Plane) -> Plane:
     return np.clip(1.6 * np.hypot((x + 0.5 * row) % 1 - 0.5, y % 1) - 0.35, 0, 1)
 
 
-def _dots(x: Plane, y: Plane) -> Plane:
-    distance = np.hypot(x % 1 - 0.5, y % 1 - 0.5)
-    return (distance < 0.31).astype(np.float64)
-
-
 def _speckle(x: Plane, y: Plane) -> Plane:
     # A hash of the cell, so that the grain turns and shifts with the object.
     cell = np.sin(np.floor(x * 2.2) * 12.9898 + np.floor(y * 2.2) * 78.233) * 437.5453
-    return (cell % 1 > 0.6).astype(np.float64)
+    return cell % 1 > 0.6
 
 
 # One unit is the texture's period, 4 to 7 pixels; the origin is the middle of the object.
 TEXTURES: dict[str, Texture] = {
     "stripes": lambda x, y: _wave(x),
     "checks": lambda x, y: (np.floor(1.3 * x) + np.floor(1.3 * y)) % 2,
-    "dots": _dots,
+    "dots": lambda x, y: np.hypot(x % 1 - 0.5, y % 1 - 0.5) < 0.31,
     "rings": lambda x, y: _wave(np.hypot(x, y)),
     "rays": lambda x, y: _wave(np.arctan2(y, x) * 9 / (2 * np.pi)),
     "bricks": _bricks,
@@ -118,19 +110,14 @@ class Appearance:
     palette: str
 
 
-def hsv_to_rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Convert one color (degrees, 0..1, 0..1; out of range values are clipped) to RGB 0..255."""
-    saturation, value = np.clip((saturation, value), 0, 1)
-    k = (np.array([5.0, 3.0, 1.0]) + hue / 60) % 6
-    return 255 * value * (1 - saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
-
-
 def jittered_color(
     rng: np.random.Generator, color: tuple[float, float, float], amount: float = 1.0
 ) -> np.ndarray:
     """Return an (h, s, v) color as RGB 0..255, shifted at random by at most ``amount`` steps."""
     shift = rng.uniform(-1, 1, 3) * (9, 0.10, 0.09) * amount
-    return hsv_to_rgb(*(np.asarray(color) + shift))
+    hue, *others = np.asarray(color) + shift
+    saturation, value = np.clip(others, 0, 1)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value))
 
 
 def _window(size: int, center: tuple[float, float], reach: float) -> tuple[slice, slice]:

@@ -13,7 +13,6 @@ from dalnet.data.datasets.toy.drawing import (
     TEXTURES,
     Appearance,
     draw_object,
-    hsv_to_rgb,
     jittered_color,
 )
 
@@ -56,10 +55,10 @@ def test_textures_mix_both_colors(texture):
 
 
 def test_colors():
+    rng = np.random.default_rng(0)
     for h, s, v in ((0, 1, 1), (95, 0.65, 0.72), (200, 0.3, 0.9), (325, 0.45, 0.95), (-10, 2, 1)):
         expected = colorsys.hsv_to_rgb(h / 360 % 1, min(s, 1), v)
-        np.testing.assert_allclose(hsv_to_rgb(h, s, v), np.multiply(255, expected))
-    rng = np.random.default_rng(0)
+        np.testing.assert_allclose(jittered_color(rng, (h, s, v), 0.0), np.multiply(255, expected))
     for main, _ in PALETTES.values():
         colors = [jittered_color(rng, main) for _ in range(20)]
         assert 3 < np.std(colors, axis=0).max() < 40, "colors vary, but within their hue"
