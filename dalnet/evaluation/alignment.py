@@ -3,10 +3,11 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -22,9 +23,9 @@ from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
 from dalnet.files import complete_or_absent
 from dalnet.modeling.cam import object_mask
+from dalnet.modeling.losses import text_similarity
 from dalnet.modeling.meta_arch import WeakSegmentor
-
-from .similarity import patch_similarities
+from dalnet.modeling.multi_scale import Features
 
 RESULT_FILE = "alignment.json"
 # What is measured, and its line in the table. Names with "text_on" are cosines, others fractions.
@@ -61,8 +62,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     Raises:
         UsageError: a system without M_obj, no image with mask and labels, or unusable files.
     """
-    records = [r for r in DatasetCatalog.get(split) if r["image_labels"]]
-    records = [record for record in records if "sem_seg_file_name" in record]
+    records = DatasetCatalog.get(split)
+    records = [r for r in records if r["image_labels"] and "sem_seg_file_name" in r]
     if not records:
         raise UsageError(f"{split} has no image with a mask and image labels: name another.")
     model = load_model(cfg)
@@ -73,9 +74,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         )
     quality = AlignmentQuality(len(model.class_names))
     with inference_context(model), torch.no_grad():
-        for batch in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
-            for record in batch:
-                _measure(quality, model, record)
+        for (record,) in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
+            _measure(quality, model, record)
     result = {
         "split": split,
         "weights": cfg.MODEL.WEIGHTS,
@@ -84,9 +84,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     }
     with complete_or_absent(output / RESULT_FILE) as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    table = format_quality(result["quality"])
-    logger.info("%s, %d images:\n%s", split, quality.num_images, table)
-    logger.info("Written: %s", output / RESULT_FILE)
+    table, path = format_quality(result["quality"]), output / RESULT_FILE
+    logger.info("%s, %d images:\n%s\nWritten: %s", split, quality.num_images, table, path)
     return result
 
 
@@ -147,9 +146,8 @@ class AlignmentQuality:
         self._add("class_text_on_object", cosine * own, own)
         self._add("class_text_on_others", cosine * others, others)
         self._add("class_text_on_ground", cosine * ground, ground)
-        order = pair_order(cosine, own >= 0.5, others + ground > 0.5)
-        if order is not None:
-            self._add("class_text_order", torch.tensor(order), torch.tensor(1.0))
+        if (order := pair_order(cosine, own >= 0.5, others + ground > 0.5)) is not None:
+            self._sums["class_text_order"] += torch.tensor([order, 1.0])
 
     def _add(self, name: str, values: Tensor, weights: Tensor) -> None:
         self._sums[name] += torch.stack([values.sum().double(), weights.sum().double()])
@@ -158,6 +156,56 @@ class AlignmentQuality:
         """Return the means by name, cosines in -1..1, others in 0..1; None where nothing counts."""
         sums = {name: pair.tolist() for name, pair in self._sums.items()}
         return {name: total / weight if weight else None for name, (total, weight) in sums.items()}
+
+
+@torch.no_grad()
+def patch_similarities(
+    model: WeakSegmentor, features: Features, image_classes: Sequence[int]
+) -> dict[int, Tensor]:
+    """Return the cosines of the last block's patch tokens with texts, in the common space (Fig. 6).
+
+    Args:
+        model: in evaluation mode. A system that aligns has ``projections`` into the common space,
+            or None, and embeddings ``text_fg`` ``[C, d_t]`` and ``text_bg`` ``[1, d_t]``.
+        features: of one image, with ``patch_tokens`` ``[1, D, h, w]``.
+        image_classes: the classes, 0..C-1, that the image shows.
+
+    Returns:
+        By label ``[h, w]`` in -1..1: first c + 1 for each class c, then 0, the background.
+
+    Raises:
+        UsageError: the model has no common space.
+    """
+    if getattr(model, "projections", None) is None:
+        raise UsageError(
+            "the model has no space that patches and texts share, as it was trained without "
+            "alignment losses; give one that was trained with them."
+        )
+    texts = model.projections.text(torch.cat([model.text_fg[list(image_classes)], model.text_bg]))
+    tokens = features["patch_tokens"]
+    patches = model.projections.visual(tokens.flatten(2).transpose(1, 2))
+    cosines = text_similarity(patches, texts).unflatten(2, tokens.shape[-2:])[0]
+    return dict(zip([*(c + 1 for c in image_classes), 0], cosines, strict=True))
+
+
+@torch.no_grad()
+def similarity_maps(model: WeakSegmentor, record: dict[str, Any]) -> dict[int, np.ndarray]:
+    """Return the cosines of :func:`patch_similarities`, float32 ``[H, W]``, at the image's size.
+
+    Args:
+        model: in evaluation mode, see :func:`patch_similarities`.
+        record: what the test mapper made of one image with image-level labels.
+
+    Raises:
+        UsageError: as :func:`patch_similarities`.
+    """
+    size = (record["height"], record["width"])
+    image = model.infer(record["image"].to(model.device).float()[None], size)
+    image_classes = record["image_labels"].nonzero().flatten().tolist()
+    cosines = patch_similarities(model, image.features(), image_classes)
+    small = torch.stack(list(cosines.values()))[None]
+    maps = F.interpolate(small, size=size, mode="bilinear", align_corners=False)[0]
+    return dict(zip(cosines, maps.cpu().numpy(), strict=True))
 
 
 def patch_fractions(truth: Tensor, num_classes: int, grid: tuple[int, int]) -> Tensor:

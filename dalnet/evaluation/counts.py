@@ -103,20 +103,6 @@ def bin_cams(cams: Tensor, image_classes: Sequence[int], thresholds: np.ndarray)
     return (classes * (len(thresholds) + 1) + bins).to(torch.int32).cpu().numpy()
 
 
-def matrix_at(histogram: np.ndarray, index: int) -> np.ndarray:
-    """Return the confusion matrix at the threshold of number ``index``.
-
-    Args:
-        histogram: int64 ``[K, C, T + 1]``, pixels by truth, class of the largest CAM, and number of
-            thresholds that it exceeds.
-        index: 0..T-1.
-    """
-    foreground = histogram[:, :, index + 1 :].sum(axis=2)
-    background = histogram[:, :, : index + 1].sum(axis=(1, 2))
-    ignored = np.zeros_like(background)
-    return np.concatenate([background[:, None], foreground, ignored[:, None]], axis=1)
-
-
 class Counts:
     """Counts of all measurements over the images that are finished.
 
@@ -153,7 +139,7 @@ class Counts:
         }
 
     def empty_copy(self) -> "Counts":
-        """Return counts of the same measurements that start from zero."""
+        """Return counts of the same measurements, at zero."""
         return Counts(self.measurements, self.num_classes, self.threshold, self.ignore)
 
     def update(
@@ -169,23 +155,19 @@ class Counts:
         """
         if truth is not None:
             # All of them before any is added: an interrupt must not leave an image half counted.
-            counted = {
-                str(one): self._count(one, truth, prediction)
-                for one, prediction in predictions.items()
-            }
-            for key, counts in counted.items():
-                self._arrays[key] += counts
+            counted = {}
+            for one, prediction in predictions.items():
+                if one.has_curve:
+                    shape = self._arrays[str(one)].shape
+                    counts = _count_pairs(truth, prediction, shape, self.ignore)
+                else:
+                    counts = confusion_matrix(truth, prediction, self.num_classes, self.ignore)
+                counted[one] = counts
+            for one, counts in counted.items():
+                self._arrays[str(one)] += counts
             self.num_scored += 1
             self.num_labeled += any(one.needs_labels for one in predictions)
         self.names.append(name)
-
-    def _count(
-        self, measurement: Measurement, truth: np.ndarray, prediction: np.ndarray
-    ) -> np.ndarray:
-        if not measurement.has_curve:
-            return confusion_matrix(truth, prediction, self.num_classes, self.ignore)
-        shape = self._arrays[str(measurement)].shape
-        return _count_pairs(truth, prediction, shape, self.ignore)
 
     def merge(self, other: "Counts") -> None:
         """Add counts of the same measurements over other images."""
@@ -195,30 +177,31 @@ class Counts:
         self.num_scored += other.num_scored
         self.num_labeled += other.num_labeled
 
-    def matrix(self, measurement: Measurement) -> np.ndarray:
-        """Return the confusion matrix; of CAMs at ``threshold``."""
+    def matrix(self, measurement: Measurement, index: int | None = None) -> np.ndarray:
+        """Return the confusion matrix; of CAMs at ``thresholds[index]``, else at ``threshold``."""
+        counts = self._arrays[str(measurement)]
         if not measurement.has_curve:
-            return self._arrays[str(measurement)]
-        index = int(np.searchsorted(self.thresholds, np.float32(self.threshold)))
-        return matrix_at(self.histogram(measurement), index)
-
-    def histogram(self, measurement: Measurement) -> np.ndarray:
-        """Return the counts of CAMs, int64 ``[K, C, T + 1]``, see :func:`matrix_at`."""
-        shape = (self.num_classes, self.num_classes - 1, len(self.thresholds) + 1)
-        return self._arrays[str(measurement)].reshape(shape)
+            return counts
+        if index is None:
+            index = int(np.searchsorted(self.thresholds, np.float32(self.threshold)))
+        # [K, C, T + 1], by truth, class of the largest CAM and number of thresholds it exceeds.
+        histogram = counts.reshape(self.num_classes, -1, len(self.thresholds) + 1)
+        foreground = histogram[:, :, index + 1 :].sum(axis=2)
+        background = histogram[:, :, : index + 1].sum(axis=(1, 2))
+        return np.column_stack([background, foreground, np.zeros_like(background)])
 
     def miou_curve(self, measurement: Measurement) -> np.ndarray:
         """Return the mIoU of CAMs in percent at each of ``thresholds``, float64 ``[T]``."""
-        histogram = self.histogram(measurement)
-        return np.array([mean_iou(matrix_at(histogram, i)) for i in range(len(self.thresholds))])
+        indices = range(len(self.thresholds))
+        return np.array([mean_iou(self.matrix(measurement, index)) for index in indices])
 
     def save(self, path: Path) -> None:
         """Write everything to ``path``, an ``.npz``."""
         arrays = {f"counts:{name}": counts for name, counts in self._arrays.items()}
+        arrays["names"] = np.array(self.names, dtype=np.str_)
+        arrays["numbers"] = np.array([self.num_scored, self.num_labeled])
         with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
-            numbers = [self.num_scored, self.num_labeled]
-            names = np.array(self.names, dtype=np.str_)
-            np.savez_compressed(stream, names=names, numbers=numbers, **arrays)
+            np.savez_compressed(stream, **arrays)
 
     def load(self, files: Iterable[Path]) -> "Counts":
         """Return the sum of what was saved for the same measurements; ``self`` stays as it is.

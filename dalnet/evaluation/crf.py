@@ -7,10 +7,8 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -48,8 +46,10 @@ def choose_backend(wanted: str) -> str:
     """
     if wanted not in BACKENDS:
         raise UsageError(f"TEST.CRF.BACKEND is {wanted!r}; it must be one of {BACKENDS}.")
-    if wanted == "torch" or find_spec("pydensecrf") is not None:
-        return "torch" if wanted == "torch" else "pydensecrf"
+    if wanted == "torch":
+        return "torch"
+    if find_spec("pydensecrf") is not None:
+        return "pydensecrf"
     if wanted == "pydensecrf":
         raise UsageError(
             "TEST.CRF.BACKEND is pydensecrf, which is not installed; install it with "
@@ -62,12 +62,15 @@ def choose_backend(wanted: str) -> str:
     return "torch"
 
 
-class CRFPool:
-    """Processes that turn :class:`CRFTask` into label maps. A context manager."""
+class CRFPool(ProcessPoolExecutor):
+    """Processes that turn :class:`CRFTask` into label maps. A context manager.
+
+    A process that ends before its work is done, as for lack of memory, makes every further call
+    and result raise ``BrokenProcessPool``.
+    """
 
     def __init__(self, workers: int, parameters: Mapping[str, float], backend: str) -> None:
-        """Start ``workers`` processes.
-
+        """
         Args:
             workers: number of processes, at least 1.
             parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
@@ -78,43 +81,15 @@ class CRFPool:
         # Not fork: the parent runs threads and perhaps CUDA. The fork server imports once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])
-        self._executor = ProcessPoolExecutor(workers, context, _start_worker)
-
-    def __enter__(self) -> "CRFPool":
-        return self
+        super().__init__(workers, context, _start_worker)
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        # After an error, what is still waiting is of no use.
+        self.shutdown(cancel_futures=True)
 
-    def submit(self, task: CRFTask) -> "Future[np.ndarray]":
-        """Start a task; its result, see :func:`result_of`, is the label map, uint8 ``[H, W]``.
-
-        Raises:
-            UsageError: a process has died.
-        """
-        with _one_sentence_if_dead():
-            return self._executor.submit(_run, task, *self._settings)
-
-
-def result_of(future: "Future[np.ndarray]") -> np.ndarray:
-    """Wait for the label map of a task.
-
-    Raises:
-        UsageError: its process has died.
-    """
-    with _one_sentence_if_dead():
-        return future.result()
-
-
-@contextmanager
-def _one_sentence_if_dead() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UsageError(
-            "a CRF process ended before its work was done, most likely for lack of memory; run "
-            "the same command again with fewer CRF processes, it goes on where it was."
-        ) from error
+    def refine(self, task: CRFTask) -> "Future[np.ndarray]":
+        """Start a task; its result is the label map, uint8 ``[H, W]``."""
+        return self.submit(_run, task, *self._settings)
 
 
 def _start_worker() -> None:
@@ -135,28 +110,25 @@ def _run(task: CRFTask, parameters: Mapping[str, float], backend: str) -> np.nda
     if len(task.labels) == 1:
         return np.full(task.image.shape[:2], task.labels[0], np.uint8)
     if backend == "pydensecrf":
-        marginals = _run_pydensecrf(task, **parameters)
+        marginals = _run_pydensecrf(task, parameters)
     else:
         image, probs = torch.from_numpy(task.image), torch.from_numpy(task.probs)
         marginals = dense_crf(image[None], probs[None], **parameters)[0].numpy()
     return np.asarray(task.labels, np.uint8)[marginals.argmax(axis=0)]
 
 
-def _run_pydensecrf(
-    task: CRFTask,
-    iters: int,
-    pos_w: float,
-    pos_xy_std: float,
-    bi_w: float,
-    bi_xy_std: float,
-    bi_rgb_std: float,
-) -> np.ndarray:
+def _run_pydensecrf(task: CRFTask, parameters: Mapping[str, float]) -> np.ndarray:
     from pydensecrf.densecrf import DenseCRF2D  # optional
 
     channels, height, width = task.probs.shape
     crf = DenseCRF2D(width, height, channels)
-    crf.addPairwiseGaussian(sxy=pos_xy_std, compat=pos_w)
-    crf.addPairwiseBilateral(sxy=bi_xy_std, srgb=bi_rgb_std, rgbim=task.image, compat=bi_w)
+    crf.addPairwiseGaussian(sxy=parameters["pos_xy_std"], compat=parameters["pos_w"])
+    crf.addPairwiseBilateral(
+        sxy=parameters["bi_xy_std"],
+        srgb=parameters["bi_rgb_std"],
+        rgbim=task.image,
+        compat=parameters["bi_w"],
+    )
     energy = -np.log(task.probs.reshape(channels, -1).clip(MIN_PROB, 1.0))
     crf.setUnaryEnergy(np.ascontiguousarray(energy, dtype=np.float32))
-    return np.array(crf.inference(int(iters))).reshape(task.probs.shape)
+    return np.array(crf.inference(int(parameters["iters"]))).reshape(task.probs.shape)

@@ -1,53 +1,175 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training's evaluation: what a model returns, measured by Detectron2's ``SemSegEvaluator``."""
+"""From predictions to counts and results, in the form of Detectron2's evaluators."""
 
 import logging
 import os
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from dalnet.checkpoint import checkpoint_hash
+from dalnet.data.image_io import read_mask
 from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 
-from .counting import CountsEvaluator
-from .counts import Counts, labeled_pixels
+from .counts import Counts, bin_cams, labeled_pixels, mean_iou
+from .crf import CRFPool, CRFTask
+from .dump import Dump, image_name
 from .results import summarize, write_results
-from .scorer import ImageCAMs, label_map_of
+from .scorer import ImageCAMs, Prediction, label_map_of
 from .sources import Measurement, model_measurements
 
+_IMAGES_PER_WORKER = 2  # one at work and one waiting: enough to keep a CRF process busy
+_SAVE_EVERY = 30.0  # seconds
 
-class TableEvaluator(DatasetEvaluator):
+logger = logging.getLogger(__name__)
+Record = dict[str, Any]
+
+
+class _Pending(NamedTuple):
+    """An image that has been through the network; its CRFs may still be at work."""
+
+    name: str
+    truth: np.ndarray | None
+    predictions: "dict[Measurement, np.ndarray | Future[np.ndarray]]"
+
+    def is_ready(self) -> bool:
+        return all(not isinstance(p, Future) or p.done() for p in self.predictions.values())
+
+
+class CountsEvaluator(DatasetEvaluator):
+    """Counts predictions image by image; CRFs run beside the network.
+
+    Attributes:
+        counts: complete, at any time, for the images that they name.
+    """
+
+    def __init__(
+        self,
+        counts: Counts,
+        pool: CRFPool | None = None,
+        dump: Dump | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            counts: where images are counted.
+            pool: runs the CRFs; may be None if no measurement has one.
+            dump: writes predictions to disk; None for not.
+            folder: where the counts of all ranks are saved now and then; None for nowhere.
+        """
+        self.counts = counts
+        self._pool, self._dump, self._folder = pool, dump, folder
+        self._waiting: deque[_Pending] = deque()
+        self._saved_at = time.monotonic()
+
+    def resume(self, records: Sequence[Record]) -> list[Record]:
+        """Return the images that are left; those before are then in the main rank's counts."""
+        earlier = self.counts.load(self._folder.glob("*.npz"))
+        comm.synchronize()  # All have read what the main rank now changes.
+        if comm.is_main_process() and earlier.names:
+            logger.info("%d of %d images were done before.", len(earlier.names), len(records))
+            self.counts.merge(earlier)
+            self.save()
+            for path in self._folder.glob("rank[!0]*.npz"):
+                path.unlink()  # The file of rank 0 has its images now.
+        comm.synchronize()
+        done = {*earlier.names}
+        return [record for record in records if image_name(record) not in done]
+
+    def save(self) -> None:
+        """Save the counts of this rank."""
+        self._saved_at = time.monotonic()
+        if self._folder:
+            self.counts.save(self._folder / f"rank{comm.get_rank()}.npz")
+
+    def reset(self) -> None:
+        """Forget the images that are not counted yet."""
+        self._waiting.clear()
+
+    def process(
+        self, inputs: Sequence[Record], outputs: Sequence[Mapping[Measurement, Prediction]]
+    ) -> None:
+        """Take in what :class:`dalnet.evaluation.scorer.ImageScorer` makes of some records.
+
+        Raises:
+            UsageError: a mask that cannot be used.
+            BrokenProcessPool: a CRF process has died.
+        """
+        most = _IMAGES_PER_WORKER * self._pool.workers if self._pool else 0
+        for record, output in zip(inputs, outputs, strict=True):
+            self._start(record, output)
+            while len(self._waiting) > most or (self._waiting and self._waiting[0].is_ready()):
+                self._finish()
+        if time.monotonic() - self._saved_at > _SAVE_EVERY:
+            self.save()
+
+    def _start(self, record: Record, output: Mapping[Measurement, Prediction]) -> None:
+        """Read the mask, once for all measurements; hand the CRFs to the pool."""
+        counts, name, truth = self.counts, image_name(record), None
+        if "sem_seg_file_name" in record:
+            size = (record["height"], record["width"])
+            truth = read_mask(record["sem_seg_file_name"], size, counts.num_classes, counts.ignore)
+        pending = _Pending(name, truth, {})
+        for measurement, prediction in output.items():
+            if isinstance(prediction, ImageCAMs):
+                if self._dump:
+                    self._dump.write_cams(measurement, name, *prediction)
+                prediction = bin_cams(*prediction, counts.thresholds)
+            elif isinstance(prediction, CRFTask):
+                prediction = self._pool.refine(prediction)
+            pending.predictions[measurement] = prediction
+        self._waiting.append(pending)
+
+    def _finish(self) -> None:
+        """Count the oldest image, waiting for its CRFs."""
+        name, truth, found = self._waiting.popleft()
+        predictions = {m: p.result() if isinstance(p, Future) else p for m, p in found.items()}
+        for measurement, label_map in predictions.items():
+            if self._dump and not measurement.has_curve:
+                self._dump.write_labels(measurement, name, label_map)
+        self.counts.update(name, truth, predictions)
+
+    def evaluate(self) -> Counts | None:
+        """Return the counts of all ranks on the main rank; else None."""
+        while self._waiting:
+            self._finish()
+        self.save()
+        total, *others = comm.gather(self.counts) or [None]
+        for other in others:
+            total.merge(other)
+        return total
+
+
+class TableEvaluator(CountsEvaluator):
     """All sources of a model on one pass over a split: a table, a file, Detectron2's metrics."""
 
     def __init__(self, cfg: CfgNode, dataset_name: str, measurements: list[Measurement]) -> None:
         """Measure what a model of ``cfg`` returns on a registered split with masks."""
+        num_classes = len(MetadataCatalog.get(dataset_name).stuff_classes)
+        threshold, ignore = cfg.MODEL.CAM.BACKGROUND_THRESHOLD, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        super().__init__(Counts(measurements, num_classes, threshold, ignore))
         self.cfg = cfg
         self.dataset_name = dataset_name
-        self.measurements = measurements
-        self._evaluator = MatrixEvaluator(dataset_name)
-        self.reset()
 
     def reset(self) -> None:
         """Forget all counts."""
-        num_classes = len(MetadataCatalog.get(self.dataset_name).stuff_classes)
-        threshold = self.cfg.MODEL.CAM.BACKGROUND_THRESHOLD
-        ignore = self.cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        self._counting = CountsEvaluator(Counts(self.measurements, num_classes, threshold, ignore))
+        super().reset()
+        self.counts = self.counts.empty_copy()
 
-    def process(
-        self, inputs: Sequence[dict[str, Any]], outputs: Sequence[Mapping[str, Tensor]]
-    ) -> None:
+    def process(self, inputs: Sequence[Record], outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Take in what the model returns; a source that an image lacks is not counted there.
 
         Raises:
@@ -62,54 +184,46 @@ class TableEvaluator(DatasetEvaluator):
                     one: ImageCAMs(output[one.source][list(classes)], classes)
                     if one.kind == "cam"
                     else label_map_of(output[one.source])
-                    for one in self.measurements
+                    for one in self.counts.measurements
                     if one.source in output
                 }
             )
-        self._counting.process(inputs, predictions)
+        super().process(inputs, predictions)
 
     def evaluate(self) -> OrderedDict | None:
         """Log the table and write ``OUTPUT_DIR/evaluation/<split>/results.json``.
 
         Returns:
             On the main rank ``{source: {"mIoU": ..., "IoU-<class>": ..., ...}}`` in percent, see
-            :meth:`MatrixEvaluator.evaluate_matrix`; else None.
+            :func:`detectron2_metrics`; else None.
         """
-        counts = self._counting.evaluate()
+        counts = super().evaluate()
         if counts is None:
             return None
         result = summarize(self.cfg, self.dataset_name, counts, *_evaluated_weights(self.cfg))
         write_results(result, Path(self.cfg.OUTPUT_DIR, "evaluation", self.dataset_name))
         return OrderedDict(
-            (one.source, self._evaluator.evaluate_matrix(counts.matrix(one)))
-            for one in self.measurements
+            (one.source, detectron2_metrics(self.dataset_name, counts.matrix(one)))
+            for one in counts.measurements
         )
 
 
-class MatrixEvaluator(SemSegEvaluator):
-    """Detectron2's figures of confusion matrices that are counted already."""
+def detectron2_metrics(dataset_name: str, matrix: np.ndarray) -> dict[str, float]:
+    """Return Detectron2's figures, in percent, of a split's confusion matrix ``[K, K + 1]``.
 
-    def __init__(self, dataset_name: str) -> None:
-        """Take the classes of a registered split with masks."""
-        super().__init__(dataset_name, distributed=False)
-        # It would log a second mIoU: that of Detectron2 0.5 is lower where a class is absent.
-        self._logger = logging.Logger(f"{__name__}.quiet", logging.WARNING)
-        # Later versions look at boundaries too, of which a matrix knows nothing.
-        self._compute_boundary_iou = False
-
-    def evaluate_matrix(self, matrix: np.ndarray) -> dict[str, float]:
-        """Return Detectron2's figures, in percent, of a matrix ``[K, K + 1]``.
-
-        Among them ``mIoU``, the mean over the classes that the truth shows, ``IoU-<class>`` and
-        ``pACC``; besides ``labeled``, see :func:`dalnet.evaluation.counts.labeled_pixels`.
-        """
-        self.reset()
-        # Detectron2's is [prediction, truth]; its last column, of ignored truths, is never read.
-        self._conf_matrix[:, :-1] = matrix.T
-        values = self.evaluate()["sem_seg"]
-        values["mIoU"] = float(np.nanmean([values[f"IoU-{c}"] for c in self._class_names]))
-        values["labeled"] = labeled_pixels(matrix)
-        return values
+    Among them ``mIoU``, the mean over the classes that the truth shows, ``IoU-<class>`` and
+    ``pACC``; besides ``labeled``, see :func:`dalnet.evaluation.counts.labeled_pixels`.
+    """
+    evaluator = SemSegEvaluator(dataset_name, distributed=False)
+    # It would log a second mIoU: that of Detectron2 0.5 is lower where a class is absent.
+    evaluator._logger = logging.Logger(f"{__name__}.quiet", logging.WARNING)
+    # Later versions look at boundaries too, of which a matrix knows nothing.
+    evaluator._compute_boundary_iou = False
+    evaluator.reset()
+    # Detectron2's is [prediction, truth]; its last column, of ignored truths, is never read.
+    evaluator._conf_matrix[:, :-1] = matrix.T
+    values = evaluator.evaluate()["sem_seg"]
+    return values | {"mIoU": mean_iou(matrix), "labeled": labeled_pixels(matrix)}
 
 
 def _evaluated_weights(cfg: CfgNode) -> tuple[str | None, int | None]:
@@ -120,14 +234,12 @@ def _evaluated_weights(cfg: CfgNode) -> tuple[str | None, int | None]:
         # Detectron2 counts from 0, but has counted on when it evaluates after the training.
         iteration = min(get_event_storage().iter + 1, cfg.SOLVER.MAX_ITER)
     except AssertionError:  # not in a training
-        iteration, named = None, {cfg.MODEL.WEIGHTS, newest} - {""}
-        if len({os.path.realpath(path) for path in named}) == 1:
-            named = {newest or cfg.MODEL.WEIGHTS}
-    else:
-        is_last = iteration == cfg.SOLVER.MAX_ITER
-        saved = "model_final.pth" if is_last else f"model_{iteration - 1:07d}.pth"
-        named = {newest} if Path(newest).name == saved else set()
-    return checkpoint_hash(*named) if len(named) == 1 else None, iteration
+        named = [path for path in (newest, cfg.MODEL.WEIGHTS) if path]
+        is_certain = len({os.path.realpath(path) for path in named}) == 1
+        return checkpoint_hash(named[0]) if is_certain else None, None
+    is_last = iteration == cfg.SOLVER.MAX_ITER
+    saved = "model_final.pth" if is_last else f"model_{iteration - 1:07d}.pth"
+    return checkpoint_hash(newest) if Path(newest).name == saved else None, iteration
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:

@@ -4,12 +4,12 @@
 import argparse
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
-from .counting import CountsEvaluator
 from .counts import Counts
 from .crf import CRFPool, choose_backend
 from .dump import Dump, image_name
+from .evaluator import CountsEvaluator
 from .results import Result, summarize, write_results
 from .scorer import ImageScorer
 from .sources import Measurement, make_measurements
@@ -132,22 +132,17 @@ def evaluate(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} CRF processes cannot work; use at least 1.")
-    records, class_names = DatasetCatalog.get(split), MetadataCatalog.get(split).stuff_classes
+    records, num_classes = DatasetCatalog.get(split), len(MetadataCatalog.get(split).stuff_classes)
     model = load_model(cfg)
-    if list(model.class_names) != list(class_names):
-        model.set_vocabulary(class_names[1:])
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     _check_split(split, records, measurements)
     with_crf = any(one.protocol.crf for one in measurements)
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
-    counts = Counts(measurements, len(class_names), cam.background, cam.ignore_value)
+    counts = Counts(measurements, num_classes, cam.background, cam.ignore_value)
     # An interrupted run is gone on with only if all is equal that its results depend on.
-    measured = [f"{one} {one.scales}" for one in measurements]
-    target = dump and str(dump.resolve())
-    settings = json.dumps([split, measured, target, cfg.dump(), weights, backend])
-    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
-    folder = output / f".progress-{key}"
+    settings = split, measurements, dump and dump.resolve(), cfg.dump(), weights, backend
+    folder = output / f".progress-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
     dumped = Dump(dump) if dump else None
     with inference_context(model), _crf_pool(cfg, backend, workers) as pool:
         evaluator = CountsEvaluator(counts, pool, dumped, folder)
@@ -166,19 +161,26 @@ def evaluate(
 def _run(
     cfg: CfgNode, split: str, records: list[Record], scorer: ImageScorer, evaluator: CountsEvaluator
 ) -> Counts | None:
-    """Return the counts on the main rank; what is counted is saved whatever happens."""
+    """Return the counts on the main rank; what is counted is kept whatever happens."""
     if not records:
         return evaluator.evaluate()
     try:
         loader = build_test_loader(cfg, split, records)
         return inference_on_dataset(scorer, loader, evaluator) or None
-    except KeyboardInterrupt:
-        raise UsageError(
-            f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
-            "command goes on from there."
-        ) from None
-    finally:
+    except BaseException as error:
+        # Not after a success: the main rank then removes what has been saved.
         evaluator.save()
+        if isinstance(error, KeyboardInterrupt):
+            raise UsageError(
+                f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
+                "command goes on from there."
+            ) from None
+        if isinstance(error, BrokenProcessPool):
+            raise UsageError(
+                "a CRF process ended before its work was done, most likely for lack of memory; run "
+                "the same command again with fewer of them, it goes on where it was."
+            ) from error
+        raise
 
 
 def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:

@@ -27,6 +27,11 @@ class ImageCAMs(NamedTuple):
     image_classes: tuple[int, ...]
 
 
+# CAMs, of which a threshold is still to be chosen; where there is a CRF, the task whose result is
+# the label map; else the label map, uint8 [H, W], 255 for ignored.
+Prediction = np.ndarray | ImageCAMs | CRFTask
+
+
 class ImageScorer:
     """Computes measurements of images; what those of an image share is computed once."""
 
@@ -39,20 +44,15 @@ class ImageScorer:
     @torch.no_grad()
     def __call__(
         self, batched_inputs: Sequence[dict[str, Any]]
-    ) -> list[dict[Measurement, np.ndarray | ImageCAMs | CRFTask]]:
-        """Predict what the test mapper has made of images, as a model does.
+    ) -> list[dict[Measurement, Prediction]]:
+        """Predict what the test mapper has made of images, at the sizes that they have on disk.
 
-        Returns:
-            For each image by measurement, at the size that the image has on disk: CAMs, of which a
-            threshold is still to be chosen; where there is a CRF, the task whose result is the
-            label map; else the label map, uint8 ``[H, W]``, 255 for ignored. Measurements that
-            need image-level labels are left out where the image has none.
+        As a model does. Measurements that need image-level labels are left out where an image has
+        none.
         """
         return [self._predict_image(record) for record in batched_inputs]
 
-    def _predict_image(
-        self, record: dict[str, Any]
-    ) -> dict[Measurement, np.ndarray | ImageCAMs | CRFTask]:
+    def _predict_image(self, record: dict[str, Any]) -> dict[Measurement, Prediction]:
         labels = record.get("image_labels", torch.zeros(self.model.num_classes))
         image = self.model.infer(
             record["image"].to(self.model.device).float()[None],
@@ -65,9 +65,7 @@ class ImageScorer:
             if image.image_classes or not one.needs_labels
         }
 
-    def _predict(
-        self, image: ImageInference, measurement: Measurement
-    ) -> np.ndarray | ImageCAMs | CRFTask:
+    def _predict(self, image: ImageInference, measurement: Measurement) -> Prediction:
         name, scales, protocol = measurement.source, measurement.scales, measurement.protocol
         # The labels that the image can have, by its image-level labels: one for each channel.
         values: Sequence[int] = [0, *(c + 1 for c in image.image_classes)]

@@ -33,12 +33,6 @@ class Protocol:
             )
         return cls(scale == "ms", "flip" in parts, "crf" in parts)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "Protocol":
-        """Read from ``TEST`` how a model computes probabilities."""
-        settings = InferenceSettings.from_config(cfg)
-        return cls(cfg.TEST.MULTI_SCALE.ENABLED, settings.flip, settings.crf is not None)
-
     def __str__(self) -> str:
         """Return the form that :meth:`parse` reads."""
         return ("ms" if self.multi_scale else "ss") + "+flip" * self.flip + "+crf" * self.crf
@@ -117,7 +111,10 @@ def make_measurements(
 def model_measurements(cfg: CfgNode, available: Mapping[str, Source]) -> list[Measurement]:
     """Return what ``model([record])`` computes in evaluation, one measurement for each source."""
     of_cams = Protocol(multi_scale=True, flip=cfg.MODEL.CAM.FLIP != "none", crf=False)
-    of_probabilities = Protocol.from_config(cfg)
+    settings = InferenceSettings.from_config(cfg)
+    of_probabilities = Protocol(
+        cfg.TEST.MULTI_SCALE.ENABLED, settings.flip, settings.crf is not None
+    )
     return [
         Measurement.from_config(
             cfg, name, source, of_cams if source.needs_labels else of_probabilities

@@ -32,10 +32,10 @@ def write_coco_results(
     Raises:
         UsageError: see :func:`dalnet.export.predictions.read_predictions`.
     """
-    found = read_predictions(predictions, records, len(category_ids) + 1)
     with complete_or_absent(output) as unfinished, unfinished.open("w") as stream:
         # Written entry by entry: the whole list of a large split would fill the memory.
         separator = "[\n"
+        found = read_predictions(predictions, records, len(category_ids) + 1)
         for _, label_map, record in found:
             for value in np.unique(label_map[label_map > 0]).tolist():
                 segmentation = rle.encode(np.asfortranarray(label_map == value, dtype=np.uint8))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dalnet.data import build_test_loader
 from dalnet.data.datasets.catalog import class_table
 from dalnet.data.image_io import read_image
-from dalnet.evaluation.similarity import similarity_maps
+from dalnet.evaluation.alignment import similarity_maps
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .images import Record

@@ -2,10 +2,12 @@
 """M_obj and cosines against plain loops over pixels and patches, and measured on a split."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
 from dalnet.checkpoint import load_model
@@ -20,8 +22,8 @@ from dalnet.evaluation.alignment import (
     format_quality,
     pair_order,
     patch_fractions,
+    similarity_maps,
 )
-from dalnet.evaluation.similarity import similarity_maps
 from dalnet.modeling.cam import object_mask
 
 PATCH, GRID, CLASSES = 4, (3, 5), 4
@@ -181,3 +183,60 @@ def test_a_split_without_masks_or_labels_is_refused(measure, split):
         del record["sem_seg_file_name"]
     with pytest.raises(UsageError, match=split.name):
         measure()
+
+
+def make_model(cfg):
+    torch.manual_seed(0)
+    return build_model(cfg).eval()
+
+
+@pytest.fixture
+def item():
+    """A image of 24 x 40 pixels; 3 x 5 patches."""
+    labels = torch.zeros(10)
+    labels[[2, 7]] = 1
+    pixels = torch.randint(0, 256, (3, 24, 40), generator=torch.Generator().manual_seed(1))
+    return {"image": pixels.byte(), "height": 24, "width": 40, "image_labels": labels}
+
+
+def literal_cosine(a, b):
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def test_each_patch_lies_in_its_place(tiny_cfg, item):
+    model = make_model(tiny_cfg)
+    # One pixel a patch: nothing is interpolated.
+    maps = similarity_maps(model, item | {"height": 3, "width": 5})
+    assert list(maps) == [3, 8, 0]
+    with torch.no_grad():
+        normalized = (item["image"].float() - model.pixel_mean) / model.pixel_std
+        tokens = model.backbone(normalized[None])["patch_tokens"][0]
+        texts = {0: model.text_bg[0], 3: model.text_fg[2], 8: model.text_fg[7]}
+        for label, text in texts.items():
+            text = model.projections.text(text).tolist()
+            for row in range(3):
+                for column in range(5):
+                    patch = model.projections.visual(tokens[:, row, column]).tolist()
+                    expected = literal_cosine(patch, text)
+                    assert maps[label][row, column] == pytest.approx(expected, abs=1e-5)
+
+
+def test_maps_have_the_size_of_the_image(tiny_cfg, item):
+    model = make_model(tiny_cfg)
+    item.update(height=31, width=57)
+    for one in similarity_maps(model, item).values():
+        assert one.shape == (31, 57)
+        assert one.dtype == np.float32
+        assert -1 <= one.min() < one.max() <= 1
+
+
+def test_image_without_labels_has_the_background_only(tiny_cfg, item):
+    item["image_labels"].zero_()
+    assert list(similarity_maps(make_model(tiny_cfg), item)) == [0]
+
+
+def test_model_without_alignment_is_refused_in_a_sentence(tiny_cfg, item):
+    tiny_cfg.MODEL.DALNET.GIA = tiny_cfg.MODEL.DALNET.LEA = False
+    with pytest.raises(UsageError, match="trained without alignment"):
+        similarity_maps(make_model(tiny_cfg), item)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from dalnet.checkpoint import load_model
+from dalnet.data.datasets.catalog import register
 from dalnet.engine import Trainer, setup
 from dalnet.errors import UsageError
-from dalnet.evaluation import counting, scorer
+from dalnet.evaluation import crf, evaluator, scorer
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.run import add_arguments, run
 from dalnet.modeling.meta_arch import DALNet
@@ -131,23 +131,36 @@ def test_a_killed_crf_process_is_one_sentence_and_the_same_command_goes_on(
 ):
     arguments = ("--sources", "sem_seg", "--protocols", "ss+crf", "TEST.CRF.ITERS", 1)
     expected = command(*arguments)
-    submit = counting.CRFPool.submit
+    refine = crf.CRFPool.refine
 
     def kill_after_two(self, task):
         if len(seen) == 3:
-            for pid in list(self._executor._processes):
+            for pid in list(self._processes):
                 os.kill(pid, signal.SIGKILL)
-        return submit(self, task)
+        return refine(self, task)
 
     # One after the other, so that two are done for certain.
-    monkeypatch.setattr(counting, "_IMAGES_PER_WORKER", 0)
-    monkeypatch.setattr(counting.CRFPool, "submit", kill_after_two)
+    monkeypatch.setattr(evaluator, "_IMAGES_PER_WORKER", 0)
+    monkeypatch.setattr(crf.CRFPool, "refine", kill_after_two)
     del seen[:]
     with pytest.raises(UsageError, match="a CRF process ended"):
         command(*arguments)
-    monkeypatch.setattr(counting.CRFPool, "submit", submit)
+    monkeypatch.setattr(crf.CRFPool, "refine", refine)
     assert command(*arguments) == expected
     assert seen == [0, 1, 2, 2, 3]
+
+
+def test_nothing_is_saved_once_the_ranks_have_met(command, output, split, monkeypatch):
+    evaluate = evaluator.CountsEvaluator.evaluate
+
+    def as_on_another_rank(self):
+        evaluate(self)
+        shutil.rmtree(self._folder)  # as the main rank does when it has written the results
+
+    monkeypatch.setattr(evaluator.CountsEvaluator, "evaluate", as_on_another_rank)
+    with pytest.raises(UsageError, match="results.json"):
+        command("--sources", "sem_seg", "--protocols", "ss")
+    assert not list((output / split.name).glob(".progress*"))
 
 
 def test_progress_of_other_settings_is_not_taken(command, seen):
@@ -265,12 +278,9 @@ def test_splits_that_cannot_be_evaluated_are_refused(command, split):
 
 
 def test_a_split_of_other_classes_is_refused(command, split):
-    metadata = MetadataCatalog.get(split.name)
-    classes = ["background", "dog", "cat", "owl"]
-    del metadata.stuff_classes
-    metadata.stuff_classes = classes
-    with pytest.raises(UsageError, match="cat, dog, owl"):
-        command()
+    register("other_classes", lambda: split.records, ("dog", "cat", "owl"))
+    with pytest.raises(UsageError, match="other_classes"):
+        command("--split", "other_classes")
 
 
 def test_the_script_takes_what_it_took_before(checkpoint, split, tmp_path, monkeypatch):

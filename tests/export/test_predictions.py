@@ -11,7 +11,7 @@ from dalnet.export.predictions import read_predictions
 
 def test_every_image_comes_with_its_label_map(dumped):
     found = list(read_predictions(dumped.folder, dumped.records[::-1], 4))
-    assert [one.record["image_id"] for one in found] == [7, 8]
+    assert [record["image_id"] for *_, record in found] == [7, 8]
     for file, label_map, record in found:
         assert file.name == f"{record['image_id']}.png"
         np.testing.assert_array_equal(label_map, dumped.label_maps[file.stem])
@@ -59,5 +59,5 @@ def test_turned_images_have_turned_masks(dumped, tmp_path):
 
 def test_a_missing_image_is_named(dumped, tmp_path):
     (tmp_path / "8.png").unlink()
-    with pytest.raises(UsageError, match="8.png cannot be read"):
+    with pytest.raises(UsageError, match="8.png is missing"):
         list(read_predictions(dumped.folder, dumped.records, 4))
