@@ -20,7 +20,7 @@ import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import installed_systems, new_config, with_class_names
 from dalnet.config.load import merge_content, merge_options
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent, sha256
+from dalnet.io import atomic_write, sha256
 from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.weight_files import fetch, refused_with
 
@@ -157,7 +157,7 @@ class Checkpointer(DetectionCheckpointer):
         data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir, f"{name}.pth")
         try:
-            with complete_or_absent(path) as temporary:
+            with atomic_write(path) as temporary:
                 torch.save(data, temporary)
         except RuntimeError as error:
             # What torch makes of a full disk.

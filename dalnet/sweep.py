@@ -30,7 +30,7 @@ from torch.cuda import device_count
 
 from dalnet.config import load_config
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 from dalnet.numbers import percent
 
 TRAIN_COMMAND = [sys.executable, str(Path(__file__).resolve().parents[1] / "train_net.py")]
@@ -159,7 +159,7 @@ def _train(folder: Path, cfg: CfgNode, command: list, gpus: list, lock: int, sto
     """Run a training until its end or ``stop``; returns whether it is finished."""
     if stop.is_set() or _read_results(folder, cfg) is not None:
         return not stop.is_set()
-    with complete_or_absent(folder / "job.yaml") as unfinished:
+    with atomic_write(folder / "job.yaml") as unfinished:
         unfinished.write_text(cfg.dump(), encoding="utf-8")
     print(time.strftime("[%H:%M:%S]"), f"{folder}: started", flush=True)
     log, gpu = folder / "console.txt", gpus.pop()
@@ -237,6 +237,6 @@ def _write_table(trainings: Trainings, reference: str | None, output: Path) -> N
     text += f"\n\nNot finished: {', '.join(unfinished) or 'none'}\n"
     table = {"reference": reference, "unfinished": unfinished, "rows": rows}
     for name, content in {"table.md": text, "table.json": json.dumps(table, indent=1)}.items():
-        with complete_or_absent(output / name) as temporary:
+        with atomic_write(output / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     print(text, flush=True)

@@ -144,6 +144,7 @@ def test_archive_with_another_hash_is_refused(tool, index, tmp_path, capfd):
     assert not (tmp_path / "unpacked").exists()
 
 
+@pytest.mark.slow
 def test_archive_becomes_a_pure_python_wheel(tool, index, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "SDIST_SHA256", index)
     unpacked = tool.fetch(tmp_path)

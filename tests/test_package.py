@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import dalnet
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dalnet"
 
 # From the ground up: a module imports from its own floor's own folder, and from floors below.
 FLOORS = (
     ("dalnet", "dalnet.errors"),
-    ("dalnet.files", "dalnet.numbers", "dalnet.assets"),
+    ("dalnet.io", "dalnet.numbers", "dalnet.assets"),
     ("dalnet.layers",),
     ("dalnet.config",),
     ("dalnet.modeling", "dalnet.data"),
@@ -55,6 +57,15 @@ def test_entry_points_import_dalnet_before_what_loads_torch(path):
             names += [alias.name for alias in node.names]
     other = [n.split(".")[0] for n in names if n.split(".")[0] not in sys.stdlib_module_names]
     assert other[0] == "dalnet"
+
+
+def test_the_face_is_there_when_it_is_asked_for():
+    code = "import dalnet, sys; assert 'torch' not in sys.modules; from dalnet import Predictor"
+    assert run_python(f"{code}; print(Predictor.__name__, dalnet.load_config.__name__)") == (
+        "Predictor load_config"
+    )
+    with pytest.raises(AttributeError, match="no_such_name"):
+        dalnet.no_such_name
 
 
 def test_the_kernels_need_no_detectron2():

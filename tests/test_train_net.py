@@ -15,7 +15,7 @@ from dalnet.config import load_config
 from dalnet.engine import run, setup
 from dalnet.engine.train import main
 from dalnet.errors import UsageError
-from dalnet.files import sha256
+from dalnet.io import sha256
 from dalnet.modeling.meta_arch import DALNet
 
 

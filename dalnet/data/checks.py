@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from dalnet.errors import UsageError
-from dalnet.files import reading_errors
+from dalnet.io import reading_errors
 
 from .datasets import ensure_registered
 from .image_io import read_image

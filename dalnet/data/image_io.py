@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .palette import voc_palette
 
@@ -79,5 +79,5 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     """
     image = Image.fromarray(mask)
     image.putpalette(np.uint8(voc_palette()).tobytes())
-    with complete_or_absent(path) as unfinished:
+    with atomic_write(path) as unfinished:
         image.save(unfinished, format="PNG")

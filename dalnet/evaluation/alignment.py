@@ -21,7 +21,7 @@ from dalnet.checkpoint import load_model
 from dalnet.data import build_test_loader
 from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 from dalnet.modeling.cam import object_mask
 from dalnet.modeling.losses import text_similarity
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -82,7 +82,7 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         "num_images": quality.num_images,
         "quality": quality.compute(),
     }
-    with complete_or_absent(output / RESULT_FILE) as unfinished:
+    with atomic_write(output / RESULT_FILE) as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     table, path = format_quality(result["quality"]), output / RESULT_FILE
     logger.info("%s, %d images:\n%s\nWritten: %s", split, quality.num_images, table, path)

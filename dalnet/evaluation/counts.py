@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .sources import Measurement
 
@@ -200,7 +200,7 @@ class Counts:
         arrays = {f"counts:{name}": counts for name, counts in self._arrays.items()}
         arrays["names"] = np.array(self.names, dtype=np.str_)
         arrays["numbers"] = np.array([self.num_scored, self.num_labeled])
-        with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
+        with atomic_write(path) as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
 
     def load(self, files: Iterable[Path]) -> "Counts":

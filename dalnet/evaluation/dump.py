@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dalnet.data.image_io import write_mask
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .sources import Measurement
 
@@ -38,7 +38,7 @@ class Dump:
         """Write CAMs ``[P, H, W]`` in 0..1 of an image's classes, 0..C-1."""
         path = self.folder(measurement) / CAM_FOLDER / f"{name}.npz"
         classes, small = np.asarray(image_classes, dtype=np.int64), cams.half().cpu().numpy()
-        with complete_or_absent(path) as unfinished, unfinished.open("wb") as stream:
+        with atomic_write(path) as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, classes=classes, cams=small)
 
     def write_lists(
@@ -49,7 +49,7 @@ class Dump:
             listed = (r for r in records if r["image_labels"] or not one.needs_labels)
             text = "".join(f"{name}\n" for name in sorted(map(image_name, listed)))
             path = self.folder(one) / "ImageSets" / "Segmentation" / f"{split}.txt"
-            with complete_or_absent(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 unfinished.write_text(text, encoding="utf-8")
 
     def folder(self, measurement: Measurement) -> Path:

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 from dalnet.numbers import finite_or_none, percent, threshold_text
 
@@ -141,12 +141,12 @@ def write_results(result: Result, folder: Path) -> None:
         logger.info("%s", format_results(result))
     else:
         logger.warning("%s: nothing was scored.", result["split"])
-    with complete_or_absent(folder / "results.json") as unfinished:
+    with atomic_write(folder / "results.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     shared = {key: result[key] for key in ("split", "num_scored", "weights_sha256")}
     columns = [*shared, *_COLUMNS, *(f"iou:{name}" for name in result["class_names"])]
     with (
-        complete_or_absent(folder / "results.csv") as unfinished,
+        atomic_write(folder / "results.csv") as unfinished,
         unfinished.open("w", newline="", encoding="utf-8") as stream,
     ):
         writer = csv.DictWriter(stream, columns, extrasaction="ignore")

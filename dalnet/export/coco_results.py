@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .predictions import read_predictions
 
@@ -32,7 +32,7 @@ def write_coco_results(
     Raises:
         UsageError: see :func:`dalnet.export.predictions.read_predictions`.
     """
-    with complete_or_absent(output) as unfinished, unfinished.open("w") as stream:
+    with atomic_write(output) as unfinished, unfinished.open("w") as stream:
         # Written entry by entry: the whole list of a large split would fill the memory.
         separator = "[\n"
         found = read_predictions(predictions, records, len(category_ids) + 1)

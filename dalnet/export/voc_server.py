@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .predictions import read_predictions
 
@@ -34,7 +34,7 @@ def write_voc_archive(
         raise UsageError(f"{output} is no .tar, .tgz or .tar.gz; name the archive so.")
     mode = "w" if suffix.endswith(".tar") else "w:gz"
     with (
-        complete_or_absent(output) as unfinished,
+        atomic_write(output) as unfinished,
         tarfile.open(unfinished, mode, format=tarfile.USTAR_FORMAT) as archive,
     ):
         for file, *_ in read_predictions(predictions, records, num_classes):

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .overlay import HEAT_WEIGHT, find_labels, heat_colormap, make_legend
 
@@ -135,5 +135,5 @@ def save_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
     metadata = {"CreationDate": None} if kind == "pdf" else None
     options = {"format": kind, "dpi": dpi, "metadata": metadata}
     # Fonts of type 42: the default's are what publishers refuse.
-    with matplotlib.rc_context({"pdf.fonttype": 42}), complete_or_absent(path) as unfinished:
+    with matplotlib.rc_context({"pdf.fonttype": 42}), atomic_write(path) as unfinished:
         figure.savefig(unfinished, bbox_inches="tight", pad_inches=0.1, **options)

@@ -10,7 +10,7 @@ from detectron2.utils.logger import setup_logger
 from dalnet.config import load_config
 from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .batch import PredictOptions, predict_files
 from .files import PredictionInput, find_inputs
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("There is no model to predict with; give a checkpoint as --weights.")
     protocol = asdict(args.protocol) if args.protocol else {}
     log = args.output / "log"
-    with complete_or_absent(log / "config.yaml") as unfinished:
+    with atomic_write(log / "config.yaml") as unfinished:
         setup_logger(str(log.resolve()), name="dalnet")
         predictor = Predictor(model, opts=args.opts, **protocol)
         unfinished.write_text(predictor.cfg.dump(), encoding="utf-8")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
@@ -122,7 +122,7 @@ def save_picture(path: Path, picture: np.ndarray) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    with complete_or_absent(path) as unfinished:
+    with atomic_write(path) as unfinished:
         kind = "JPEG" if path.suffix == ".jpg" else "PNG"
         Image.fromarray(picture).save(unfinished, format=kind, quality=95)
 

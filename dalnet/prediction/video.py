@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def write_video(
         UsageError: it cannot be written, or nothing was.
     """
     writer, count, start = cv2.VideoWriter(), 0, time.monotonic()
-    with complete_or_absent(path) as unfinished:
+    with atomic_write(path) as unfinished:
         # OpenCV chooses the container by the suffix.
         temporary = unfinished.with_name(f"{unfinished.name}.mp4")
 

@@ -17,7 +17,7 @@ from dalnet.evaluation.results import Result, read_results
 from dalnet.evaluation.sources import model_measurements
 from dalnet.figures.images import Record
 from dalnet.figures.overlay import choose_colors
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 from .gallery import make_gallery
 from .page import Metrics, render_page
@@ -92,7 +92,7 @@ def write_report(
         class_names=class_names,
         colors=colors,
     )
-    with complete_or_absent(output) as unfinished:
+    with atomic_write(output) as unfinished:
         # Names of files need not be valid text.
         unfinished.write_text(page, encoding="utf-8", errors="replace")
 

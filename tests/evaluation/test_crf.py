@@ -69,6 +69,7 @@ def killed_parent(pids):
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent():
     context = multiprocessing.get_context("spawn")
     pids = context.Queue()

@@ -20,7 +20,7 @@ from dalnet.evaluation.crf import CRFTask
 from dalnet.evaluation.evaluator import CountsEvaluator
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.sources import make_measurements
-from dalnet.files import sha256
+from dalnet.io import sha256
 from dalnet.modeling.meta_arch import DALNet
 
 SIZE = (6, 7)

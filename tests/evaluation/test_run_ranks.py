@@ -25,6 +25,7 @@ def run_rank(rank, world_size, config, split, records, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_share_the_images(checkpoint, split, tmp_path):
     config = tmp_path / "evaluated.yaml"
     config.write_text(checkpoint.cfg.dump())

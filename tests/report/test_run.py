@@ -17,7 +17,7 @@ from dalnet.checkpoint import load_model
 from dalnet.errors import UsageError
 from dalnet.evaluation.counts import confusion_matrix, mean_iou
 from dalnet.figures.images import predict_images
-from dalnet.files import sha256
+from dalnet.io import sha256
 from dalnet.modeling.meta_arch.segmentor import Source
 from dalnet.modeling.multi_scale import CAMSettings
 from dalnet.report import run as report_run

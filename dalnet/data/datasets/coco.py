@@ -12,7 +12,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from pycocotools.coco import COCO
 
 from dalnet.errors import UsageError
-from dalnet.files import reading_errors
+from dalnet.io import reading_errors
 
 from .catalog import datasets_root, register
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 
 from dalnet.errors import UsageError
-from dalnet.files import read_lines, reading_errors
+from dalnet.io import read_lines, reading_errors
 
 from .catalog import datasets_root
 from .voc_layout import register_voc_layout

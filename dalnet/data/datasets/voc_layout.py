@@ -16,7 +16,7 @@ from typing import Any
 
 from dalnet.data.labels import TAGS_FILE, read_image_labels
 from dalnet.errors import UsageError
-from dalnet.files import read_lines, reading_errors
+from dalnet.io import read_lines, reading_errors
 
 from .catalog import register
 

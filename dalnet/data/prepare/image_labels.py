@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 
 
 def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> int:
@@ -37,7 +37,7 @@ def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> 
                 f"shape is {values.shape}): choose the class list that the file was made for."
             )
         tags[_file_stem(image_id)] = [classes[i] for i in np.flatnonzero(values)]
-    with complete_or_absent(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(tags, indent=0, ensure_ascii=False), encoding="utf-8")
     return len(tags)
 

@@ -10,7 +10,7 @@ from scipy.io import loadmat
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent, read_lines
+from dalnet.io import atomic_write, read_lines
 
 from .masks import MaskSummary, write_masks
 
@@ -45,7 +45,7 @@ def prepare_sbd(sbd: Path, voc: Path, workers: int | None = None) -> tuple[MaskS
     summary = write_masks(sources, read_source_mask, workers)
 
     # Last, so that a list never names masks that are not there.
-    with complete_or_absent(voc / "ImageSets" / "Segmentation" / "train_aug.txt") as temporary:
+    with atomic_write(voc / "ImageSets" / "Segmentation" / "train_aug.txt") as temporary:
         temporary.write_text("".join(f"{image_id}\n" for image_id in listed), encoding="utf-8")
     return summary, len(listed)
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent, sha256
+from dalnet.io import atomic_write, sha256
 from dalnet.modeling.precision import unit_vectors
 
 from .embedding_files import read_class_embeddings
@@ -146,7 +146,7 @@ def _read_cache(file: Path, rows: int) -> Tensor | None:
 def _write_cache(file: Path, embeddings: Tensor) -> None:
     # Several processes may write the same key: the last one wins.
     try:
-        with complete_or_absent(file) as unfinished:
+        with atomic_write(file) as unfinished:
             save_file({"embeddings": embeddings}, unfinished)
     except (SafetensorError, UsageError) as error:
         logger.warning("Text embeddings cannot be cached in %s (%s).", file.parent, error)

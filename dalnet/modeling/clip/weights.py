@@ -12,7 +12,7 @@ from iopath.common.file_io import file_lock
 from open_clip.pretrained import download_pretrained_from_hf
 
 from dalnet.errors import UsageError
-from dalnet.files import sha256
+from dalnet.io import sha256
 from dalnet.modeling.weight_files import local_file, read_state
 
 logger = logging.getLogger(__name__)

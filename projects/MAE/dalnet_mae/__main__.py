@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.engine.launch import one_sentence_errors
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent, sha256
+from dalnet.io import atomic_write, sha256
 
 from .image_folder import PIXEL_MEAN, PIXEL_STD, read_images
 from .pretrain import PretrainOptions, draw_preview, pretrain
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     every = {"log_every": args.log_every, "save_every": args.save_every}
     model, loss = pretrain(options, images, folder, resume=args.resume, **every)
     encoder = {key: value.cpu().contiguous() for key, value in model.vit.state_dict().items()}
-    with complete_or_absent(output) as temporary:
+    with atomic_write(output) as temporary:
         save_file(encoder, temporary)
     summary = {
         "weights_sha256": sha256(output),
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
     }
-    with complete_or_absent(output.with_suffix(".json")) as temporary:
+    with atomic_write(output.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
     logger.info("wrote %s, loss %.4f", output, loss)
     if args.preview:

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from torchvision.utils import save_image
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 from dalnet.modeling import TimmViT
 
 from .image_folder import PIXEL_MEAN, PIXEL_STD, crop_batches, normalize
@@ -175,6 +175,6 @@ def draw_preview(model: MaskedAutoencoder, images: Sequence[Tensor], path: Path)
     order = random_orders(len(shown), model.vit.patch_embed.num_patches).to(shown.device)
     columns = torch.stack([shown, *model.eval().reconstruct(shown, order)], dim=1).cpu()
     mean, std = (torch.tensor(x)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
-    with complete_or_absent(path) as temporary:
+    with atomic_write(path) as temporary:
         grid = (columns * std + mean).flatten(0, 1) / 255
         save_image(grid, temporary, format="PNG", nrow=3, padding=0)

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, Linear
 
 from dalnet.data.datasets.toy import SIZE
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent
+from dalnet.io import atomic_write
 from dalnet.modeling import TimmViT
 
 from .attribute_classifier import AttributeClassifier
@@ -158,6 +158,6 @@ def evaluate(
 def save_encoder(model: AttributeClassifier, path: Path) -> None:
     """Write the encoder in half precision, with timm's names and without a classifier."""
     state = {key: value.half().contiguous() for key, value in model.vit.state_dict().items()}
-    with complete_or_absent(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary)
     logger.info("wrote %s", path)

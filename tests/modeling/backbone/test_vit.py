@@ -223,6 +223,7 @@ def test_unsuitable_models(name, overrides, words):
         make(name, **overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_compute_the_same():
     plain = make()

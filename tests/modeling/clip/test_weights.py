@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dalnet.errors import UsageError
-from dalnet.files import sha256
+from dalnet.io import sha256
 from dalnet.modeling.clip import load_clip, weights
 from dalnet.modeling.clip.weights import find_weights, read_checkpoint
 

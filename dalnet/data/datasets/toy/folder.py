@@ -15,7 +15,7 @@ from dalnet.data.datasets.voc_layout import register_voc_layout
 from dalnet.data.image_io import write_mask
 from dalnet.data.labels import TAGS_FILE
 from dalnet.errors import UsageError
-from dalnet.files import reading_errors
+from dalnet.io import reading_errors
 
 from .scenes import TOY_CLASSES, describe_classes, draw_scene
 

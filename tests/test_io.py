@@ -4,7 +4,7 @@
 import pytest
 
 from dalnet.errors import UsageError
-from dalnet.files import complete_or_absent, read_lines
+from dalnet.io import atomic_write, read_lines
 
 
 def test_lines_are_those_that_say_something(tmp_path):
@@ -21,13 +21,13 @@ def test_lines_are_those_that_say_something(tmp_path):
 
 def test_failed_writing_leaves_nothing(tmp_path):
     target = tmp_path / "folder" / "file"
-    with pytest.raises(RuntimeError), complete_or_absent(target) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert list(target.parent.iterdir()) == []
     (tmp_path / "blocked").write_text("a file, not a folder")
     with (
         pytest.raises(UsageError, match="cannot write"),
-        complete_or_absent(tmp_path / "blocked" / "file"),
+        atomic_write(tmp_path / "blocked" / "file"),
     ):
         pass

@@ -42,7 +42,7 @@ def read_lines(path: Path, hint: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def complete_or_absent(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` that becomes ``path`` if the block succeeds.
 
     Folders are made as needed.
