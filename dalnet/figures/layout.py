@@ -50,9 +50,12 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
     grid = figure.subplots(len(rows), columns, subplot_kw=bare, **shape)
     for title, axes in zip_longest(titles, grid[0], fillvalue=titles[-1]):
         axes.set_title(textwrap.fill(title, _TITLE_LETTERS), size=10.5)
-    for row, places in zip(rows, grid, strict=True):
-        for cell, axes in zip(row, places, strict=False):
-            if cell is not None:
+    for row, places, ratio in zip(rows, grid, ratios, strict=True):
+        for cell, axes in zip_longest(row, places):
+            if cell is None:
+                # As high as the pictures beside it, or a title above it would stand apart.
+                axes.set_box_aspect(ratio)
+            else:
                 axes.imshow(cell[0])
                 axes.set_xlabel(textwrap.fill(cell[1], _CAPTION_LETTERS), size=8.5)
     return figure

@@ -35,6 +35,17 @@ def test_nothing_overlaps_and_pictures_keep_their_shape():
         assert not any(one.overlaps(other) for other in boxes[i + 1 :])
 
 
+def test_titles_stand_at_one_height():
+    figure = draw_page([[(SQUARE, "a"), None], [(SQUARE, "b"), (SQUARE, "c")]], ["image", "CAM"])
+    add_colorbar(figure, "heat", False)
+    add_legend(
+        figure, [np.arange(7)], [f"a thing of many letters {i}" for i in range(7)], [(9, 9, 9)] * 7
+    )
+    figure.draw_without_rendering()
+    image, cam = (axes.title.get_window_extent().y0 for axes in figure.axes[:2])
+    assert image == pytest.approx(cam, abs=1)
+
+
 def test_fifth_map_goes_on_below():
     lead, maps = [(SQUARE, "image"), None], [(SQUARE, str(i)) for i in range(6)]
     assert wrap_maps(lead, maps) == [[*lead, *maps[:4]], [None, None, *maps[4:]]]
