@@ -59,5 +59,5 @@ def test_turned_images_have_turned_masks(dumped, tmp_path):
 
 def test_a_missing_image_is_named(dumped, tmp_path):
     (tmp_path / "8.png").unlink()
-    with pytest.raises(UsageError, match="8.png is missing"):
+    with pytest.raises(UsageError, match="8.png cannot be read"):
         list(read_predictions(dumped.folder, dumped.records, 4))
