@@ -3,7 +3,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ import dalnet
 import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import installed_systems, new_config, with_class_names
 from dalnet.config.load import merge_content, merge_options
+from dalnet.config.validation import use_cpu_without_cuda
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, sha256
 from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.weight_files import fetch, refused_with
 
 _KEY = "MODEL.WEIGHTS"
+# A config says where and how its training ran, which need not suit this machine.
+_MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
 _INFO = "dalnet"  # where a checkpoint's dict holds its CheckpointInfo
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,16 @@ class CheckpointInfo:
             config=cfg.dump(),
             versions={package.__name__: str(package.__version__) for package in packages},
         )
+
+    def started_as(self, earlier: "CheckpointInfo") -> "CheckpointInfo":
+        """Return the same with the pre-trained weights that an interrupted training began with.
+
+        The config of one that goes on names none, as it loads none.
+        """
+        config, first = yaml.safe_load(self.config), yaml.safe_load(earlier.config)
+        for node, key in (("VIT", "WEIGHTS"), ("VIT", "STEM_WEIGHTS"), ("CLIP", "SOURCE")):
+            config["MODEL"][node][key] = first["MODEL"][node][key]
+        return replace(self, config=yaml.safe_dump(config))
 
     @classmethod
     def from_dict(cls, values: Any, path: str) -> "CheckpointInfo":
@@ -170,6 +183,8 @@ class Checkpointer(DetectionCheckpointer):
         if _INFO in data:
             info = CheckpointInfo.from_dict(data.pop(_INFO), filename)
             self._check_info(info)
+            if self._kept is None and self._info is not None:
+                self._info = self._info.started_as(info)
         elif self._kept is None and hasattr(self.model, "class_names"):
             logger.warning(
                 "%s does not say which classes it knows: those of the config are taken, in their "
@@ -188,7 +203,8 @@ class Checkpointer(DetectionCheckpointer):
             )
         own = getattr(self.model, "class_names", None)
         # Another training may know other classes, unless it takes over their texts.
-        takes_all = self._kept is None or set(self.model.rebuilt) - set(self._kept)
+        rebuilt = set(getattr(self.model, "rebuilt", ())) & self.model.state_dict().keys()
+        takes_all = self._kept is None or rebuilt - set(self._kept)
         if takes_all and own is not None and list(own) != info.class_names:
             differing = [
                 f"{theirs!r} where the config has {ours!r}"
@@ -288,7 +304,8 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
 def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     """Return the config that a checkpoint was trained with, ready to load it for prediction.
 
-    Neither its data set nor pre-trained weights need to exist here, and none are fetched.
+    Neither its data set nor pre-trained weights need to exist here, and none are fetched. The
+    device is a GPU where there is one, and nothing is compiled, whatever the training had.
 
     Args:
         path: a checkpoint or a run folder.
@@ -316,9 +333,10 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
         raise UsageError(f"the config in {file} cannot be used: {error}.") from error
     if unknown:
         logger.warning("Keys of %s that are not known here are left out: %s", file, unknown)
-    merge_options(cfg, opts)
+    merge_options(cfg, (*_MACHINE_DEFAULTS, *opts))
     cfg.MODEL.WEIGHTS = str(file)
     expect_checkpoint(cfg)
+    use_cpu_without_cuda(cfg)
     return cfg
 
 

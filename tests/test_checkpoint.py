@@ -15,6 +15,7 @@ from dalnet.checkpoint import (
     CheckpointInfo,
     checkpoint_hash,
     config_of_checkpoint,
+    expect_checkpoint,
     load_model,
     read_info,
 )
@@ -249,3 +250,21 @@ def test_damaged_descriptions_are_refused(make, tiny_cfg, tmp_path, key):
     torch.save(data, path)
     with pytest.raises(UsageError, match=f"model.pth is a damaged checkpoint: its '{key}'"):
         config_of_checkpoint(path)
+
+
+def test_a_resumed_training_still_says_what_it_began_with(make, tiny_cfg, tmp_path):
+    begun = tiny_cfg.clone()
+    begun.MODEL.VIT.WEIGHTS, begun.MODEL.CLIP.SOURCE = "timm", "tower"
+    Checkpointer(make(1), str(tmp_path), info=info_of(begun)).save("model")
+    resumed = tiny_cfg.clone()
+    resumed.SOLVER.MAX_ITER = 77
+    expect_checkpoint(resumed)
+    checkpointer = Checkpointer(make(2), str(tmp_path), info=info_of(resumed))
+    checkpointer.load(str(tmp_path / "model.pth"))
+    checkpointer.save("later")
+    config = yaml.safe_load(read_info(tmp_path / "later.pth").config)
+    assert (config["MODEL"]["VIT"]["WEIGHTS"], config["MODEL"]["CLIP"]["SOURCE"]) == (
+        "timm",
+        "tower",
+    )
+    assert config["SOLVER"]["MAX_ITER"] == 77

@@ -88,7 +88,8 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10
     # How the position embedding is resized to other grids: "bilinear" [P] or "bicubic" (ToCo).
     cfg.MODEL.VIT.POS_EMBED = "bilinear"
-    # Stochastic depth: the last block is skipped with this probability, the others with less.
+    # Stochastic depth: the last block is skipped with this probability, the others with less; also
+    # in the passes that CAMs of a training step are made of.
     cfg.MODEL.VIT.DROP_PATH = 0.0
     # Recompute each block in the backward pass: less memory, more time.
     cfg.MODEL.VIT.GRAD_CHECKPOINTING = False
@@ -112,7 +113,7 @@ def _add_clip(cfg: CN) -> None:
     # Where the embeddings of the classes come from: "tower", CLIP's text tower [P]; "embeddings",
     # ready ones in a file; "untrained", a small seeded tower, whose embeddings are fixed codes
     # without meaning; "codes", one random direction each, at right angles to all others;
-    # "checkpoint", those stored in MODEL.WEIGHTS.
+    # "checkpoint", those stored in the checkpoint that is loaded.
     cfg.MODEL.CLIP.SOURCE = "tower"
     # Package that builds CLIP's towers: "open_clip", or "clip", OpenAI's own (not installed with
     # this package); the embeddings are the same.
@@ -238,6 +239,8 @@ BASE_RULES: tuple[Rule, ...] = (
     one_of(("min_max", "max"), "MODEL.CAM.NORMALIZE"),
     one_of(("bilinear", "bicubic"), "MODEL.VIT.POS_EMBED"),
     one_of(("", "default", "reduce-overhead", "max-autotune"), "MODEL.VIT.COMPILE"),
+    one_of(("tower", "embeddings", "codes", "untrained", "checkpoint"), "MODEL.CLIP.SOURCE"),
+    one_of(("open_clip", "clip"), "MODEL.CLIP.PROVIDER"),
     one_of(("bfloat16", "float16"), "SOLVER.AMP.DTYPE"),
     one_of(("AdamW", "SGD"), "SOLVER.OPTIMIZER"),
     one_of(("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"), "SOLVER.LR_SCHEDULER_NAME"),

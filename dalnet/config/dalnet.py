@@ -72,14 +72,17 @@ DALNET_RULES: tuple[Rule, ...] = (
 
 register_system(System("DALNet", lambda cfg: None, DALNET_RULES))
 
-# What keys of version 0.1 are called now. A key under a node that moved as a whole is found by
-# its node; "" is a key that is gone, with the reason.
+# What keys and nodes of version 0.1 are called now, and what else there is to say of it.
+_TOCO = ", with MODEL.META_ARCHITECTURE ToCo (package projects/ToCo)"
 RENAMED_KEYS = {
-    "MODEL.DALNET.CAM": "MODEL.CAM",
-    "MODEL.DALNET.PAR": "MODEL.PAR",
-    "MODEL.TEXT.WEIGHTS": "MODEL.CLIP.SOURCE (tower, untrained, codes) and MODEL.CLIP.WEIGHTS",
-    "MODEL.TEXT": "MODEL.CLIP",
-    "MODEL.DALNET.CTC_WEIGHT": "MODEL.TOCO.CTC_WEIGHT, with MODEL.META_ARCHITECTURE ToCo",
-    "MODEL.DALNET.CTC": "MODEL.TOCO, with MODEL.META_ARCHITECTURE ToCo",
-    "INPUT.MULTI_CROP.LOCAL_CUT": "INPUT.DATASET_MAPPER_NAME ToCoMapper (or MultiCropMapper)",
+    "MODEL.DALNET.CAM": ("MODEL.CAM", ""),
+    "MODEL.DALNET.PAR": ("MODEL.PAR", ""),
+    "MODEL.TEXT.WEIGHTS": (
+        "MODEL.CLIP.SOURCE",
+        " for a kind, MODEL.CLIP.WEIGHTS for a file",
+    ),
+    "MODEL.TEXT": ("MODEL.CLIP", ""),
+    "MODEL.DALNET.CTC_WEIGHT": ("MODEL.TOCO.CTC_WEIGHT", _TOCO),
+    "MODEL.DALNET.CTC": ("MODEL.TOCO", _TOCO),
+    "INPUT.MULTI_CROP.LOCAL_CUT": ("INPUT.DATASET_MAPPER_NAME", ": ToCoMapper or MultiCropMapper"),
 }

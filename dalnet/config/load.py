@@ -169,8 +169,8 @@ def _refuse_renamed(content: Mapping[str, Any]) -> None:
     for key in _full_names(content):
         old = next((o for o in RENAMED_KEYS if key == o or key.startswith(f"{o}.")), None)
         if old is not None:
-            new = f"{RENAMED_KEYS[old]}{key[len(old) :]}"
-            raise UsageError(f"{key} has another name now: use {new}.")
+            new, hint = RENAMED_KEYS[old]
+            raise UsageError(f"{key} has another name now: use {new}{key[len(old) :]}{hint}.")
 
 
 def _full_names(content: Mapping[str, Any], above: str = "") -> Iterator[str]:

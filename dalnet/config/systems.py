@@ -57,6 +57,6 @@ def _load_entry_points() -> None:
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except ImportError as error:
+        except Exception as error:  # a package may fail in any way
             # One broken package must not keep the others from being used.
             logger.warning("The system %s cannot be imported: %s", point.name, error)

@@ -4,6 +4,7 @@
 import argparse
 import logging
 import os
+import tempfile
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -52,7 +53,7 @@ def setup(
             f"share evenly; make it a multiple of {parts}."
         )
     no_cuda = use_cpu_without_cuda(cfg)
-    check_config(cfg)
+    check_config(cfg, eval_only)
     fill_class_names(cfg)
     cfg.freeze()
     _make_output_dir(cfg.OUTPUT_DIR)
@@ -63,13 +64,15 @@ def setup(
     return cfg
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_config(cfg: CfgNode, eval_only: bool = False) -> None:
     """Refuse what would only fail, or silently go wrong, later.
 
     Raises:
         UsageError: unknown names, data sets that do not fit, impossible values.
     """
-    check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    # A checkpoint's config names its classes: the data that it was trained on need not be here.
+    if not (eval_only and cfg.MODEL.CLASS_NAMES):
+        check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     for name in cfg.DATASETS.TEST:
         check_datasets(cfg, [name], "DATASETS.TEST")
     value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
@@ -86,6 +89,8 @@ def check_config(cfg: CfgNode) -> None:
 def _make_output_dir(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
         raise UsageError(
             f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); choose another folder."

@@ -3,6 +3,7 @@
 
 import contextlib
 import time
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -36,8 +37,7 @@ class StepTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.parts = parts
         self.amp_dtype = amp_dtype
-        # bfloat16 has the range of float32, so there is nothing to scale; and the scaler's check
-        # for infinite gradients would make the host wait for the GPU.
+        # bfloat16 has the range of float32, so there is nothing to scale.
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp_dtype == torch.float16)
 
     def run_step(self) -> None:
@@ -57,9 +57,20 @@ class StepTrainer(SimpleTrainer):
                 self.scaler.scale(sum(losses.values())).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach()
-        self._write_metrics(totals, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # Reads the losses back, which waits for the GPU: by now all of its work is under way.
+        self._write_metrics(totals, data_time)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer and of the loss scaling."""
+        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; one without loss scaling starts it anew."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state_dict["grad_scaler"])
 
     def _losses(self, images: list[dict]) -> dict[str, torch.Tensor]:
         """The part's share of each loss."""

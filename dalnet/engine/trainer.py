@@ -93,7 +93,8 @@ class Trainer(DefaultTrainer):
 
         A resumed run follows the length that its config now states, and goes on in the order of
         the images; what is drawn besides, as crops, is drawn anew. A new one takes what fits of
-        ``MODEL.WEIGHTS``; its texts are those of its own classes.
+        ``MODEL.WEIGHTS``; its texts are those of its own classes, unless ``MODEL.CLIP.SOURCE`` says
+        "checkpoint".
 
         Raises:
             UsageError: the weights are missing, unreadable, or of another encoder, or the run is

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from dalnet.errors import UsageError
 from dalnet.modeling.image_classes import ImageClasses
 
 # What a mapper calls the fields that have another name here.
@@ -38,6 +39,9 @@ class TrainingBatch:
 
         The dicts' tensors are copied one by one: the loader has pinned them, so that no copy is
         waited for, and their stack would not be.
+
+        Raises:
+            UsageError: the mapper does not give what the system needs.
         """
         values: dict = {}
         for field in dataclasses.fields(cls):
@@ -46,6 +50,11 @@ class TrainingBatch:
                 values[field.name] = ImageClasses.from_labels(labels).to(device)
                 continue
             key = _MAPPER_KEYS.get(field.name, field.name)
+            if key not in inputs[0]:
+                raise UsageError(
+                    f"INPUT.DATASET_MAPPER_NAME names a mapper that gives no {key!r}, which the "
+                    "system needs; set it to the one in the system's recipes."
+                )
             stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
             values[field.name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
         return cls(**values)

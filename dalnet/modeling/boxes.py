@@ -27,8 +27,8 @@ def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
 def token_grid_boxes(boxes: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Boxes on the token grid, for label maps at token resolution.
 
-    A token belongs to the box if the centre of its patch does: the pixel coordinates are divided
-    by the stride and rounded, halves downwards.
+    A token belongs to the box if the center of its patch does: the pixel coordinates are divided
+    by the stride and rounded, halves down.
 
     Args:
         boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in pixels.
@@ -39,6 +39,11 @@ def token_grid_boxes(boxes: Tensor, image_size: tuple[int, int], grid: tuple[int
         ``[N, 4]`` integers (y0, y1, x0, x1) in tokens.
     """
     (height, width), (rows, columns) = image_size, grid
-    tokens = boxes.new_tensor([rows, rows, columns, columns])
-    pixels = boxes.new_tensor([height, height, width, width])
-    return torch.div(2 * boxes * tokens + pixels - 1, 2 * pixels, rounding_mode="floor")
+
+    def scale(ends: Tensor, pixels: int, tokens: int) -> Tensor:
+        return torch.div(2 * ends * tokens + pixels - 1, 2 * pixels, rounding_mode="floor")
+
+    # By numbers and not by a tensor of them, whose copy to a GPU would be waited for.
+    return torch.cat(
+        [scale(boxes[:, :2], height, rows), scale(boxes[:, 2:], width, columns)], dim=1
+    )

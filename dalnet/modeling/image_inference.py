@@ -50,7 +50,7 @@ class ImageInference:
         return self._passes.features()
 
     def probabilities(self, scales: Sequence[float], flip: bool, source: str = "sem_seg") -> Tensor:
-        """Return class probabilities ``[C + 1, H, W]`` of the segmentation head."""
+        """Return class probabilities ``[C + 1, H, W]`` of a source of this kind."""
         key = source, tuple(scales), flip
         if key not in self._kept:
             self._kept[key] = self._passes.probabilities(source, self.size, scales, flip)[0]

@@ -114,8 +114,8 @@ def local_view_labels(
         ``[N, L, C]`` multi-hot float; a view without a class is all zero.
     """
     height, width = label_map.shape[-2:]
-    limits = boxes.new_tensor([height, height, width, width])
-    y0, y1, x0, x1 = torch.minimum(boxes.clamp(min=0), limits).unbind(-1)
+    y0, y1 = boxes[..., :2].clamp(0, height).unbind(-1)
+    x0, x1 = boxes[..., 2:].clamp(0, width).unbind(-1)
     needed = min_coverage * ((y1 - y0) * (x1 - x0)).double()
     image = torch.arange(len(boxes), device=boxes.device)[:, None]
     result = torch.zeros(*boxes.shape[:2], num_classes, device=boxes.device)

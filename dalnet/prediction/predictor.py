@@ -28,9 +28,6 @@ from .prediction import Prediction, label_values
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
-# A checkpoint's config says where and how its training ran, which need not suit this machine.
-_MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
-
 
 class Predictor:
     """Predicts images with a trained model; several threads may call it at once.
@@ -162,7 +159,7 @@ def _prediction_config(model: str | os.PathLike | CfgNode, opts: Sequence[str]) 
         if cfg.MODEL.WEIGHTS:
             cfg.MODEL.WEIGHTS = str(find_checkpoint(cfg.MODEL.WEIGHTS))
     else:
-        cfg = config_of_checkpoint(model, (*_MACHINE_DEFAULTS, *opts))
+        cfg = config_of_checkpoint(model, opts)
     use_cpu_without_cuda(cfg)
     check_values(cfg)
     cfg.freeze()

@@ -42,3 +42,19 @@ def test_parts_give_the_step_of_the_whole(parts):
     assert model.sizes == [6 // parts] * parts
     torch.testing.assert_close(model.weight, whole.weight)
     assert losses == pytest.approx(expected)
+
+
+def test_the_loss_scaling_is_part_of_the_state():
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [], optimizer)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer.iter = 0
+    state = trainer.state_dict()
+    assert state["grad_scaler"]["scale"] == 8.0
+    other = StepTrainer(model, [], optimizer)
+    other.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    other.load_state_dict(state)
+    assert other.scaler.state_dict()["scale"] == 8.0
+    del state["grad_scaler"]
+    other.load_state_dict(state)

@@ -150,7 +150,7 @@ class DALNet(WeakSegmentor):
             "patch_tokens": patch_tokens,  # [N, D, h, w]
             "cls_logits": self.classifier.logits(patch_tokens),  # [N, C]
             "inter_logits": self.inter_classifier.logits(inter_tokens),  # [N, C]
-            "inter_cams": self.inter_classifier.cam(inter_tokens),  # raw, [N, C, h, w]
+            "inter_tokens": inter_tokens,  # [N, D, h, w]
             "seg_logits": self.sem_seg_head(features),  # [N, C + 1, h, w]
         }
 
@@ -181,9 +181,8 @@ class DALNet(WeakSegmentor):
             "image_labels": batch.image_labels,
         }
         if self.criterion.acts("lea"):
-            mask = object_mask(
-                outputs["inter_cams"], batch.image_labels, self.object_mask_threshold
-            )
+            raw = self.inter_classifier.cam(outputs["inter_tokens"].detach())  # [N, C, h, w]
+            mask = object_mask(raw, batch.image_labels, self.object_mask_threshold)
             targets["object_mask"] = mask.flatten(1)  # [N, P]
         if cams is None:
             return targets
@@ -281,8 +280,8 @@ class DALNet(WeakSegmentor):
 
     def trains_head(self) -> bool:
         """Return whether the head is trained in this iteration: not before CAMs are of use."""
-        has_begun = get_event_storage().iter >= self.seg_start_iter
-        return has_begun and self.criterion.acts("seg", "reg")
+        acts = self.criterion.acts("seg", "reg")
+        return acts and get_event_storage().iter >= self.seg_start_iter
 
     def _draw(self, batch: MultiCropBatch, cams: Tensor, label_map: Tensor, logits: Tensor) -> None:
         """Put a picture of the first image into the event storage, if one is due."""

@@ -74,8 +74,9 @@ def crf_parameters(cfg: CfgNode) -> dict[str, float]:
 class WeakSegmentor(nn.Module, metaclass=ABCMeta):
     """A network that learns to outline classes from image-level labels.
 
-    A system brings ``sources``, :meth:`encode`, :meth:`maps` and :meth:`losses`. Normalization,
-    scales and flip, pseudo labels and inference are here.
+    A system brings ``sources``, :meth:`encode`, :meth:`maps`, :meth:`losses` and a ``backbone``,
+    which learns at a rate of its own. Normalization, scales and flip, pseudo labels and inference
+    are here.
 
     Attributes:
         class_names: C + 1 names, background first; label i is ``class_names[i]``.

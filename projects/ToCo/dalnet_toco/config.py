@@ -6,7 +6,7 @@ import math
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import above_zero, at_least, fraction
+from dalnet.config.checks import above_zero, fraction
 from dalnet.config.dalnet import DALNET_RULES
 from dalnet.errors import UsageError
 
@@ -38,6 +38,10 @@ def check_toco(cfg: CN) -> None:
             f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}; ToCo cuts its local "
             "views itself and needs 'ToCoMapper'."
         )
+    if cfg.SOLVER.ACCUMULATION_STEPS > 1:
+        raise UsageError(
+            "SOLVER.ACCUMULATION_STEPS has to be 1: ToCo's teacher moves with each part of a batch."
+        )
     views = cfg.INPUT.MULTI_CROP
     places = [side - views.LOCAL_SIZE + 1 for side in cfg.INPUT.CROP.SIZE]
     if not (min(places) >= 1 <= views.LOCAL_VIEWS <= math.prod(places)):
@@ -53,8 +57,8 @@ TOCO = System(
     add_config=add_toco_config,
     rules=(
         *DALNET_RULES,
-        at_least(0, "MODEL.TOCO.CTC_WEIGHT"),
-        above_zero("MODEL.TOCO.TEMPERATURE"),
+        # Without L_ctc the projection head would learn nothing, which several processes refuse.
+        above_zero("MODEL.TOCO.CTC_WEIGHT", "MODEL.TOCO.TEMPERATURE"),
         fraction("MODEL.TOCO.MOMENTUM"),
     ),
     check=check_toco,

@@ -5,7 +5,7 @@
 
 The published files hold weights alone, which do not say what they were trained with: the config
 does, and its data set names the classes. Both published encoders, DeiT-B and ViT-B, were trained
-with ImageNet's pixel statistics and fit the ``_deit`` configs.
+with ImageNet's pixel statistics: they fit ``voc_toco_deit``, and ``coco_toco`` with its statistics.
 """
 
 import argparse

@@ -112,13 +112,12 @@ class ToCo(DALNet):
         outputs = self.heads(features)
         cams = self.multi_scale_cams(batch, features)
         targets = self.make_targets(batch, outputs, cams)
-        if self.criterion.acts("ctc"):
-            valid = batch.image_classes.valid
-            views, positive = self.crops(batch.local_source, cams.intermediate, valid)
-            global_tokens = self.global_tokens(batch, features["cls_token"])  # [N, G, D]
-            local_tokens = self.cls_tokens(views)  # [N, L, D]
-            projected = self.class_contrast(global_tokens, local_tokens)
-            outputs["teacher_views"], outputs["student_views"] = projected
-            # A global view shows the image's objects.
-            targets["positive_views"] = F.pad(positive, (global_tokens.shape[1], 0), value=True)
+        valid = batch.image_classes.valid
+        views, positive = self.crops(batch.local_source, cams.intermediate, valid)
+        global_tokens = self.global_tokens(batch, features["cls_token"])  # [N, G, D]
+        local_tokens = self.cls_tokens(views)  # [N, L, D]
+        projected = self.class_contrast(global_tokens, local_tokens)
+        outputs["teacher_views"], outputs["student_views"] = projected
+        # A global view shows the image's objects.
+        targets["positive_views"] = F.pad(positive, (global_tokens.shape[1], 0), value=True)
         return self.criterion(outputs, targets)

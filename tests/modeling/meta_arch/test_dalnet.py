@@ -288,3 +288,10 @@ def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
     assert criterion.ignore_value == 99
     assert (model.par.num_iters, model.par.dilations) == (3, (1, 3))
     assert model.seg_start_iter == 7
+
+
+def test_a_mapper_that_gives_too_little_is_named(tiny_cfg):
+    item = make_item(0)
+    del item["local_boxes"]
+    with pytest.raises(UsageError, match="INPUT.DATASET_MAPPER_NAME .*'local_boxes'"):
+        losses_of(make_model(tiny_cfg), [item])
