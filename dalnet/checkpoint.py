@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import dalnet
 import dalnet.modeling  # noqa: F401  registers the network's parts
-from dalnet.config import installed_systems, new_config, with_class_names
+from dalnet.config import new_config, require_system, with_class_names
 from dalnet.config.load import merge_content, merge_options
 from dalnet.config.validation import use_cpu_without_cuda
 from dalnet.errors import UsageError
@@ -319,11 +319,7 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     """
     file = find_checkpoint(path)
     info = read_info(file)
-    if info.system not in installed_systems():
-        raise UsageError(
-            f"{file} is a model of the system {info.system!r}, which is not installed; install its "
-            f"package, as with pip install -e projects/{info.system} in DALNet's repository."
-        )
+    require_system(info.system, str(file))
     cfg = new_config()
     try:
         content = yaml.safe_load(info.config)

@@ -14,7 +14,7 @@ if find_spec("detectron2") is None:
 from .classes import fill_class_names, with_class_names
 from .dalnet import add_dalnet_config
 from .load import load_config, new_config
-from .systems import System, installed_systems, register_system
+from .systems import System, installed_systems, register_system, require_system
 
 __all__ = [
     "System",
@@ -24,5 +24,6 @@ __all__ = [
     "load_config",
     "new_config",
     "register_system",
+    "require_system",
     "with_class_names",
 ]

@@ -16,7 +16,7 @@ from dalnet.assets import CONFIGS
 from dalnet.errors import UsageError
 
 from .dalnet import RENAMED_KEYS, add_dalnet_config
-from .systems import installed_systems
+from .systems import installed_systems, require_system
 
 _BASE = "_BASE_"
 
@@ -77,6 +77,9 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     """
     with _refused_if_unusable(path):
         content = _read_with_base(path, ())
+        model = content.get("MODEL")
+        if isinstance(model, dict) and "META_ARCHITECTURE" in model:
+            require_system(model["META_ARCHITECTURE"], path)
         merge_content(cfg, content)
 
 

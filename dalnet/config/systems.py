@@ -14,6 +14,8 @@ from importlib.metadata import entry_points
 
 from detectron2.config import CfgNode
 
+from dalnet.errors import UsageError
+
 from .checks import Rule
 
 GROUP = "dalnet.systems"
@@ -50,6 +52,19 @@ def installed_systems() -> dict[str, System]:
     """Return the registered systems by name, those of other packages included."""
     _load_entry_points()
     return dict(_systems)
+
+
+def require_system(name: str, wanted_by: str) -> None:
+    """Refuse what is of a system that is not installed.
+
+    Raises:
+        UsageError: there is no such system here.
+    """
+    if name not in installed_systems():
+        raise UsageError(
+            f"{wanted_by} is of the system {name!r}, which is not installed; install its package, "
+            f"as with pip install -e projects/{name} in DALNet's repository."
+        )
 
 
 @cache

@@ -109,3 +109,8 @@ def test_recipes_are_found_by_name():
 def test_a_base_may_be_a_recipe_of_the_package(merged):
     cfg = merged("_BASE_: dalnet://configs/toy_dalnet.yaml\nSEED: 5\n")
     assert (cfg.SEED, cfg.MODEL.VIT.EMBED_DIM) == (5, 144)
+
+
+def test_a_recipe_of_a_system_that_is_not_installed_says_how_to_get_it(merged):
+    with pytest.raises(UsageError, match="a.yaml is of the system 'Other', .*pip install"):
+        merged("MODEL: {META_ARCHITECTURE: Other, OTHER: {KEY: 1}}\n")
