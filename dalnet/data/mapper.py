@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a record of a data set to what a system reads, chosen by ``INPUT.DATASET_MAPPER_NAME``."""
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
     return DATASET_MAPPER_REGISTRY.get(cfg.INPUT.DATASET_MAPPER_NAME)(cfg, is_train)
 
 
-class ImageLabelMapper:
+class ImageLabelMapper(metaclass=ABCMeta):
     """Reads an image and its image-level labels; masks are never opened.
 
     In training the image, resized as ``INPUT.MIN_SIZE_TRAIN`` says, becomes the views of
@@ -67,9 +68,9 @@ class ImageLabelMapper:
         self.resize = build_resize(cfg, is_train)
 
     @classmethod
+    @abstractmethod
     def build_views(cls, cfg: CfgNode) -> Views:
         """Build what makes the views of a training image, uint8 [H, W, 3] RGB, by name."""
-        raise NotImplementedError
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs for one record of a data set, which itself stays as it is."""

@@ -67,18 +67,9 @@ def write_report(
     measured = model_measurements(cfg, model.sources)
     class_names, class_colors = class_table(split)
     colors = choose_colors(class_colors, (), colorblind)
-    masks = sum("sem_seg_file_name" in record for record in records)
     page = render_page(
         title=f"{Path(config_name).stem} on {split}",
-        facts={
-            "config": config_name,
-            "split": split,
-            "images": f"{len(records)}, {masks} of them with a mask",
-            "weights": cfg.MODEL.WEIGHTS,
-            "weights sha256": weights,
-            "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
-            "dalnet": dalnet.__version__,
-        },
+        facts=_make_facts(cfg, config_name, split, records, weights),
         notes=list(_make_notes(usual, split, records, found, metrics, weights)),
         results=found,
         source_titles={one.source: one.title for one in measured},
@@ -95,6 +86,22 @@ def write_report(
     with atomic_write(output) as unfinished:
         # Names of files need not be valid text.
         unfinished.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _make_facts(
+    cfg: CfgNode, config_name: str, split: str, records: Sequence[Record], weights: str
+) -> dict[str, str]:
+    """Return what was run, by name, for the head of the page."""
+    masks = sum("sem_seg_file_name" in record for record in records)
+    return {
+        "config": config_name,
+        "split": split,
+        "images": f"{len(records)}, {masks} of them with a mask",
+        "weights": cfg.MODEL.WEIGHTS,
+        "weights sha256": weights,
+        "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "dalnet": dalnet.__version__,
+    }
 
 
 def _make_notes(
