@@ -2,6 +2,7 @@
 """The training program: train or evaluate what a config describes."""
 
 import argparse
+import logging
 
 from detectron2.engine import default_argument_parser
 
@@ -10,6 +11,8 @@ from dalnet.config import load_config
 from .launch import run
 from .setup import setup
 from .trainer import Trainer, evaluate
+
+logger = logging.getLogger("dalnet.train")
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -25,6 +28,7 @@ def main(args: argparse.Namespace) -> dict | None:
     # As for Detectron2's launch, no GPU is one process.
     processes = max(args.num_gpus, 1) * args.num_machines
     setup(cfg, eval_only=args.eval_only, resume=args.resume, num_processes=processes)
+    logger.info("Arguments: %s", vars(args))
     if args.eval_only:
         return evaluate(cfg, args.resume)
     trainer = Trainer(cfg)

@@ -56,9 +56,9 @@ def dense_energy(
     """Dense energy loss L_reg (Tang et al., ECCV 2018), gated as in its public implementations.
 
     ``-1e-7 / N * sum_k sum_p gate_p S_kp (A S_k)_p`` with A the Gaussian kernel over position and
-    colour. Everything is first shrunk by ``scale`` (scores bilinearly, the rest to the nearest
+    color. Everything is first shrunk by ``scale`` (scores bilinearly, the rest to the nearest
     pixel) and ``sigma_xy`` with it. Scores outside the photograph's box are zero. The gate is 1 at
-    unlabelled pixels and 1 minus the top score elsewhere, and is a constant to the gradient.
+    unlabeled pixels and 1 minus the top score elsewhere, and is a constant to the gradient.
 
     The gradient is that of the value, ``gate A S + A^T (gate S)`` per pixel. The published code
     writes its backward pass by hand as ``2 gate A S``, the same only where the gate is uniform and
@@ -69,11 +69,11 @@ def dense_energy(
         probs: ``[N, K, H, W]`` softmax scores.
         boxes: ``[N, 4]`` integers (y0, y1, x0, x1), the photograph inside the padded view.
         labels: ``[N, H, W]`` pseudo labels.
-        sigma_rgb: width of the kernel in colour, in grey levels of 0..255.
+        sigma_rgb: width of the kernel in color, in grey levels of 0..255.
         sigma_xy: width of the kernel in position, in pixels of the full-size view.
         scale: share of the side length to which everything is shrunk.
         method: form of the Gaussian sum, see ``dalnet.layers.bilateral_filter``.
-        ignore: label of the unlabelled pixels.
+        ignore: label of the unlabeled pixels.
 
     Returns:
         Scalar, never positive.
