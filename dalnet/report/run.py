@@ -51,13 +51,8 @@ def write_report(
     Raises:
         UsageError: settings or files that do not fit.
     """
-    if not 1 <= images <= MAX_IMAGES:
-        raise UsageError(f"{images} images: choose 1 to {MAX_IMAGES}, the page holds all of them.")
     records = DatasetCatalog.get(split)
-    if not records:
-        raise UsageError(f"{split} has no images; name another split.")
-    if run is not None and not run.is_dir():
-        raise UsageError(f"{run} is no folder: name the one of the training.")
+    _check_request(split, records, run, images)
     run = run or Path(cfg.MODEL.WEIGHTS).parent
     usual = run / "evaluation" / split / "results.json"
     # Before the long part, so that a wrong file is found at once.
@@ -86,6 +81,16 @@ def write_report(
     with atomic_write(output) as unfinished:
         # Names of files need not be valid text.
         unfinished.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _check_request(split: str, records: Sequence[Record], run: Path | None, images: int) -> None:
+    """Raise ``UsageError`` where the arguments of :func:`write_report` cannot be met."""
+    if not 1 <= images <= MAX_IMAGES:
+        raise UsageError(f"{images} images: choose 1 to {MAX_IMAGES}, the page holds all of them.")
+    if not records:
+        raise UsageError(f"{split} has no images; name another split.")
+    if run is not None and not run.is_dir():
+        raise UsageError(f"{run} is no folder: name the one of the training.")
 
 
 def _make_facts(
