@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dalnet.layers.argmax import fast_argmax
-from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.cam import cam_probabilities
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -86,9 +86,7 @@ class ImageScorer:
             cams = image.cams(name, scales, protocol.flip)
             if not protocol.crf:
                 return ImageCAMs(cams, image.image_classes)
-            threshold = self.model.cam_settings.background
-            scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
-            scores /= scores.sum(dim=0)
+            scores = cam_probabilities(cams, self.model.cam_settings.background)
         pixels = image.crf_images()[0].cpu().numpy()
         return CRFTask(pixels, scores.float().cpu().numpy(), tuple(values))
 

@@ -169,3 +169,18 @@ def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
     present = cams * labels[:, :, None, None]
     background = present.new_full((len(cams), 1, *cams.shape[-2:]), threshold)
     return torch.cat([background, present], dim=1)
+
+
+def cam_probabilities(cams: Tensor, threshold: float) -> Tensor:
+    """Scores over the background and the image's own classes that sum to 1, for a CRF.
+
+    Args:
+        cams: ``[K, H, W]`` in 0..1, of the K classes of one image.
+        threshold: score of the background, not negative.
+
+    Returns:
+        ``[K + 1, H, W]``, background first; 0 throughout at a pixel where all scores are 0,
+        which the CRF reads as "all equal".
+    """
+    scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+    return scores / scores.sum(dim=0).clamp(min=torch.finfo(scores.dtype).tiny)

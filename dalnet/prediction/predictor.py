@@ -20,7 +20,7 @@ from dalnet.data.image_io import read_image
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.layers.argmax import fast_argmax
-from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.cam import cam_probabilities, cam_scores
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
@@ -136,9 +136,10 @@ class Predictor:
             return scores if self._crf is None else inference.refine_by_crf(scores, **self._crf)
         cams = inference.cams("cam", self._cam_scales, self._flip)
         threshold = self._model.cam_settings.background
-        local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
-        if self._crf is not None:
-            local = inference.refine_by_crf(local / local.sum(dim=0), **self._crf)
+        if self._crf is None:
+            local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+        else:
+            local = inference.refine_by_crf(cam_probabilities(cams, threshold), **self._crf)
         scores = local.new_zeros(len(self.class_names), *inference.size)
         scores[[0, *(index + 1 for index in inference.image_classes)]] = local
         return scores

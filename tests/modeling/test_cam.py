@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dalnet.errors import UsageError
 from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.cam import (
+    cam_probabilities,
     cam_scores,
     cam_to_label,
     fuse_raw_cams,
@@ -200,3 +201,13 @@ def test_fusing_is_the_plain_formula(flip, normalize):
     for cam, plain in zip(fused[0], total[0], strict=True):
         low = plain.min() if normalize == "min_max" else 0.0
         torch.testing.assert_close(cam, (plain - low) / ((plain - low).max() + 1e-5))
+
+
+def test_cam_probabilities_sum_to_one_where_anything_scores():
+    cams = torch.tensor([[[0.0, 0.3]], [[0.0, 0.1]]])
+    with_background = cam_probabilities(cams, 0.4)
+    torch.testing.assert_close(with_background[:, 0, 0], torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(with_background[:, 0, 1], torch.tensor([0.5, 0.375, 0.125]))
+    without = cam_probabilities(cams, 0.0)
+    torch.testing.assert_close(without[:, 0, 0], torch.zeros(3))
+    torch.testing.assert_close(without[:, 0, 1], torch.tensor([0.0, 0.75, 0.25]))
