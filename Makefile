@@ -45,9 +45,10 @@ test-extra: setup ## run the tests of optional packages, in .venv-extra
 	$(EXTRA)/bin/python -m pip install -q 'setuptools<81' 'clip-anytorch==2.6.0'
 	$(EXTRA)/bin/python -m pytest -q -m extra
 
-lint: setup ## check style and formatting
+lint: setup ## check style, formatting and types
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
+	$(BIN) -m mypy
 
 bench: setup ## compare the numerical kernels with the published algorithms (takes a while)
 	$(BIN) -m benchmarks

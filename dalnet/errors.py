@@ -3,8 +3,28 @@
 
 
 class UsageError(Exception):
-    """Input, configuration or environment that the user has to mend.
+    """Input, configuration or environment that the user has to correct.
 
-    The message is one sentence: what is wrong, with which file or key, and how to mend it.
-    Entry points print it without a traceback and exit with status 1.
+    Attributes:
+        what: what is wrong, a clause without a full stop.
+        where: the file, config key, data set or parameter that is wrong; empty if there is none.
+            A parameter bears the name that the function has for it: the command line writes
+            ``workers`` as ``--workers``.
+        hint: how to correct it, a clause without a full stop; may be empty.
+
+    ``str()`` of it is one sentence, ``where: what; hint.``
     """
+
+    def __init__(self, what: str, where: object = "", hint: str = "") -> None:
+        """Keep the three parts; ``where`` may be a path."""
+        super().__init__(what, str(where), hint)
+        self.what, self.where, self.hint = what, str(where), hint
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return self.sentence(self.where)
+
+    def sentence(self, where: str) -> str:
+        """Return the sentence with another word for the place, as ``--workers`` for ``workers``."""
+        text = "; ".join(filter(None, (self.what.removesuffix("."), self.hint.removesuffix("."))))
+        return f"{where}: {text}." if where else f"{text}."

@@ -2,13 +2,27 @@
 """Models and inputs that several test modules build."""
 
 import dataclasses
+from contextlib import contextmanager
 
+import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dalnet.errors import UsageError
+
+
+@contextmanager
+def refused(where, *words):
+    """Expect a UsageError about a file, key or parameter whose sentence names all the words."""
+    with pytest.raises(UsageError) as info:
+        yield info
+    assert str(where) in info.value.where
+    for word in words:
+        assert str(word) in str(info.value)
 
 
 def make_item(seed, labels=(1, 4), box=(0, 32, 4, 32)):
