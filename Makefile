@@ -30,7 +30,7 @@ help: ## list the targets
 setup: $(STAMP) ## create .venv with everything needed (the first time about 5 GB)
 
 demo: setup ## train and evaluate a small model on made-up images
-	$(BIN) demo/run_demo.py
+	$(BIN) -m dalnet demo
 
 test: setup ## run the tests, but for slow ones and those of optional packages
 	$(BIN) -m pytest -q -m 'not slow and not extra'
@@ -78,9 +78,9 @@ $(BIN):
 		"install one (Debian: also python3-venv) or name one, as in make setup PYTHON=python3.11"; \
 	exit 1
 
-$(STAMP): pyproject.toml $(PROJECTS) constraints.txt tools/install_detectron2.py | $(BIN)
+$(STAMP): pyproject.toml $(PROJECTS) constraints.txt dalnet/cli/install_detectron2.py | $(BIN)
 	rm -f $(VENV)/setup-*.stamp
 	$(BIN) -m pip install -c constraints.txt setuptools wheel
 	$(BIN) -m pip install -c constraints.txt -e '.[dev]' $(PROJECTS:%/pyproject.toml=-e %)
-	$(BIN) tools/install_detectron2.py --requirement '$(DETECTRON2)'
+	$(BIN) -m dalnet install-detectron2 --requirement '$(DETECTRON2)'
 	touch $@

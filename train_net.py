@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train or evaluate a model: ``train_net.py --config-file configs/voc_dalnet.yaml``."""
 
-from dalnet.engine.train import run_from_command_line
+from dalnet.engine.train import launch_training
 
 if __name__ == "__main__":
-    run_from_command_line()
+    launch_training()

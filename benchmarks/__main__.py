@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from benchmarks.cases import CASES
 from benchmarks.compare import Row, compare
-from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import one_sentence_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception that speaks to the user."""
+"""The one exception that speaks to the user, and how a program ends with it."""
+
+import signal
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 
 class UsageError(Exception):
@@ -28,3 +33,23 @@ class UsageError(Exception):
         """Return the sentence with another word for the place, as ``--workers`` for ``workers``."""
         text = "; ".join(filter(None, (self.what.removesuffix("."), self.hint.removesuffix("."))))
         return f"{where}: {text}." if where else f"{text}."
+
+
+@contextmanager
+def one_sentence_errors(parameters: Collection[str] = ()) -> Iterator[None]:
+    """End the program with one sentence and status 1 at a :class:`UsageError`, with 130 at Ctrl-C.
+
+    Args:
+        parameters: the command's arguments; an error about one of them names its flag.
+    """
+    try:
+        yield
+    except UsageError as error:
+        flag = f"--{error.where.replace('_', '-')}"
+        sentence = error.sentence(flag if error.where in parameters else error.where)
+        # A data-loading worker wraps the sentence in its own traceback.
+        print(f"error: {sentence.rsplit('UsageError: ', 1)[-1].strip()}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -5,7 +5,6 @@ Each training is a process with a folder of its own, ``OUTPUT/RUN/seedN``: ``job
 config that it reads, ``console.txt`` its log, ``evaluation/SPLIT/results.json`` its results.
 """
 
-import argparse
 import fcntl
 import json
 import os
@@ -33,47 +32,57 @@ from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 from dalnet.numbers import percent
 
-TRAIN_COMMAND = [sys.executable, str(Path(__file__).resolve().parents[1] / "train_net.py")]
+TRAIN_COMMAND = (sys.executable, "-m", "dalnet", "train")
 _MEASURED = ("split", "num_images", "source", "protocol", "scales", "threshold")
 Trainings = dict[Path, CfgNode]  # configs by their OUTPUT_DIR
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to ``parser``."""
-    parser.add_argument("sweep", type=Path, help="YAML file, see configs/sweeps")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys for all runs")
-    parser.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
-    parser.add_argument("--runs", metavar="RUN,...", help="only these of the file (default: all)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--output", type=Path, help="folder (default: output/sweeps/<sweep>)")
-    parser.add_argument("--reference", metavar="RUN", help="compare the others with it")
-    parser.add_argument("--table-only", action="store_true", help="train nothing")
-
-
-def run(args: argparse.Namespace, train_command: list[str] = TRAIN_COMMAND) -> None:
+def run_sweep(
+    path: Path,
+    seeds: Sequence[int] = (1, 2, 3),
+    output: Path | None = None,
+    opts: Sequence[str] = (),
+    *,
+    runs: Sequence[str] = (),
+    jobs: int = 1,
+    reference: str | None = None,
+    table_only: bool = False,
+    train_command: Sequence[str] = TRAIN_COMMAND,
+) -> None:
     """Train what is not finished yet, then print and write the table of everything.
 
-    ``train_command`` starts a training; it gets ``--resume --config-file FILE`` as arguments.
+    Args:
+        path: YAML file, see :func:`read_sweep` and configs/sweeps.
+        seeds: each run is trained with each of them.
+        output: folder (default: output/sweeps/<name of the file>).
+        opts: ``KEY, VALUE, ...`` for all runs.
+        runs: only these of the file (default: all).
+        jobs: trainings at a time.
+        reference: run that the others are compared with, seed by seed.
+        table_only: train nothing.
+        train_command: starts a training; gets ``--resume --config-file FILE`` as arguments.
 
     Raises:
         UsageError: input or a folder cannot be used, or trainings have failed.
         KeyboardInterrupt: Ctrl-C or ``kill``; the trainings have been ended.
     """
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds) or args.jobs < 1:
-        raise UsageError("--seeds takes integers, as in 1,2,3, and --jobs one of at least 1.")
-    output = args.output or Path("output/sweeps") / args.sweep.stem
-    trainings = read_sweep(args.sweep, map(int, args.seeds.split(",")), output, args.opts)
+    if jobs < 1:
+        raise UsageError(f"{jobs} trainings at a time are none", where="jobs", hint="use 1 or more")
+    output = output or Path("output/sweeps") / path.stem
+    trainings = read_sweep(path, seeds, output, opts)
     names = dict.fromkeys(folder.parent.name for folder in trainings)
-    chosen = args.runs.split(",") if args.runs else list(names)
-    if unknown := {*chosen, args.reference} - {None, *names}:
-        raise UsageError(f"{args.sweep} has no run {min(unknown)}; it has {', '.join(names)}.")
+    chosen = list(runs or names)
+    if unknown := {*chosen, reference} - {None, *names}:
+        raise UsageError(
+            f"has no run {min(unknown)}", where=path, hint=f"it has {', '.join(names)}"
+        )
     trainings = {path: cfg for path, cfg in trainings.items() if path.parent.name in chosen}
     for folder, cfg in trainings.items():
         _verify_folder(folder, cfg)
     try:
-        failed = 0 if args.table_only else _train_all(trainings, train_command, args.jobs, output)
+        failed = 0 if table_only else _train_all(trainings, train_command, jobs, output)
     finally:
-        _write_table(trainings, args.reference, output)
+        _write_table(trainings, reference, output)
     if failed:
         raise UsageError(f"{failed} trainings failed, see above; the same command tries again.")
 
@@ -97,7 +106,7 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
     for seed in seeds:
         for name, (file, own) in runs.items():
             if {"SEED", "OUTPUT_DIR"} & {*own[::2], *opts[::2]}:
-                raise UsageError(f"{path}: --seeds and --output set SEED and OUTPUT_DIR.")
+                raise UsageError(f"{path}: the sweep itself sets SEED and OUTPUT_DIR.")
             folder = output / name / f"seed{seed}"
             last = ["SEED", seed, "OUTPUT_DIR", str(folder)]
             trainings[folder] = load_config(str(path.parent / file), [*own, *opts, *last])
@@ -135,7 +144,7 @@ def _verify_folder(folder: Path, cfg: CfgNode) -> None:
             raise UsageError(f"{folder} was trained with {changed}: choose another --output.")
 
 
-def _train_all(trainings: Trainings, command: list[str], jobs: int, output: Path) -> int:
+def _train_all(trainings: Trainings, command: Sequence[str], jobs: int, output: Path) -> int:
     """Train what is not finished; returns how many trainings have failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     all_gpus = ",".join(map(str, range(device_count())))
@@ -155,7 +164,9 @@ def _train_all(trainings: Trainings, command: list[str], jobs: int, output: Path
             stop.set()
 
 
-def _train(folder: Path, cfg: CfgNode, command: list, gpus: list, lock: int, stop: Event) -> bool:
+def _train(
+    folder: Path, cfg: CfgNode, command: Sequence[str], gpus: list[str], lock: int, stop: Event
+) -> bool:
     """Run a training until its end or ``stop``; returns whether it is finished."""
     if stop.is_set() or _read_results(folder, cfg) is not None:
         return not stop.is_set()
@@ -168,7 +179,7 @@ def _train(folder: Path, cfg: CfgNode, command: list, gpus: list, lock: int, sto
             [*command, "--resume", "--config-file", str(folder / "job.yaml")],
             stdout=stream,
             stderr=subprocess.STDOUT,
-            # One thread each, so that results do not depend on --jobs.
+            # One thread each, so that results do not depend on ``jobs``.
             env={"OMP_NUM_THREADS": "1", **os.environ, "CUDA_VISIBLE_DEVICES": gpu},
             start_new_session=True,  # out of the reach of the terminal's Ctrl-C
             pass_fds=[lock],  # held open, the lock outlives a sweep that is killed

@@ -20,7 +20,7 @@ is 1 if nothing could be predicted. The log and the full config are in the folde
 
 import argparse
 
-from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import one_sentence_errors
 from dalnet.prediction import command
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps, with a small script in the place of train_net.py."""
+"""Sweeps and their command, with a small script in the place of a training."""
 
 import argparse
 import fcntl
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dalnet import sweep
+from dalnet.cli import sweep as command
 from dalnet.errors import UsageError
 
 TOY = Path(__file__).parents[1] / "configs" / "toy_dalnet.yaml"
@@ -63,10 +64,11 @@ class Sweep:
         names = runs.split(",")
         self.file.write_text(json.dumps({"opts": opts, "runs": dict.fromkeys(names, str(TOY))}))
         parser = argparse.ArgumentParser()
-        sweep.add_arguments(parser)
-        args = parser.parse_intermixed_args([str(self.file), "--output", str(self.output), *args])
+        command.add_arguments(parser)
         # -S: a bare Python starts at once.
-        sweep.run(args, [sys.executable, "-S", str(self.script)])
+        start = [sys.executable, "-S", str(self.script)]
+        argv = ["--config", str(self.file), "--output", str(self.output), *args]
+        command.run(parser.parse_args(argv), start)
         return json.loads((self.output / "table.json").read_text())
 
     def starts(self, run: str, seed: int = 1) -> list:

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from dalnet.engine import setup
-from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import one_sentence_errors
 from dalnet.evaluation.alignment import evaluate_alignment
 from dalnet.evaluation.run import add_checkpoint_arguments, read_config
 

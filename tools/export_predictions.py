@@ -20,8 +20,7 @@ from detectron2.data import DatasetCatalog
 
 from dalnet.data.datasets.coco import COCO_CATEGORY_IDS
 from dalnet.data.datasets.voc import VOC_CLASSES
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.export.coco_results import write_coco_results
 from dalnet.export.voc_server import write_voc_archive
 

@@ -24,8 +24,7 @@ from matplotlib.figure import Figure
 from dalnet.checkpoint import load_model
 from dalnet.config import load_config
 from dalnet.engine import setup
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.evaluation.sources import Protocol
 from dalnet.figures.cams import draw_cams, draw_comparison
 from dalnet.figures.images import choose_images, predict_images

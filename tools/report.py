@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dalnet.config import load_config
 from dalnet.engine import setup
-from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import one_sentence_errors
 from dalnet.report.run import MAX_IMAGES, write_report
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import dalnet.data  # noqa: F401  registers the data sets
-from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import one_sentence_errors
 
 TRAIN, VAL = "voc_2012_sem_seg_train_aug", "voc_2012_sem_seg_val"
 _SIDE, _QUALITY = 256, 80

@@ -6,13 +6,12 @@ their own are built by the Python 3.12 that ``--python312`` names.
 """
 
 import argparse
-import importlib.util
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+
+from dalnet.cli import install_detectron2
 
 _ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = _ROOT / "benchmarks" / "gpu_requirements.txt"
@@ -34,24 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for old in args.folder.glob("*.whl"):
         # pip refuses to install two versions of one package.
         old.unlink()
-    detectron2 = _installer()
-    others = [line for line in requirements() if line != detectron2.SDIST]
+    others = [line for line in requirements() if line != install_detectron2.SDIST]
     command = [args.python312, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", args.folder]
     subprocess.run([*command, *others], check=True)
     with tempfile.TemporaryDirectory() as name:
-        source = detectron2.fetch(Path(name))
-        detectron2.mend(source)
-        wheel = detectron2.build_wheel(source, Path(name), detectron2.LOCAL_VERSION)
+        source = install_detectron2.fetch(Path(name))
+        install_detectron2.apply_patches(source)
+        wheel = install_detectron2.build_wheel(source, Path(name), install_detectron2.LOCAL_VERSION)
         (args.folder / wheel.name).write_bytes(wheel.read_bytes())
     size = sum(path.stat().st_size for path in args.folder.glob("*.whl"))
     print(f"{args.folder}: {len(requirements())} wheels, {size / 2**20:.1f} MiB")
-
-
-def _installer() -> ModuleType:
-    """Return the script that patches Detectron2, as a module."""
-    path = _ROOT / "tools" / "install_detectron2.py"
-    spec = importlib.util.spec_from_file_location("install_detectron2", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module

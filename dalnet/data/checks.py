@@ -111,6 +111,6 @@ def check_masks(dicts: Sequence[dict[str, Any]]) -> None:
     if missing:
         raise UsageError(
             f"{len(missing)} of {len(masks)} masks missing, the first is {missing[0]}: evaluation "
-            "needs them; unpack them, or make them with tools/prepare_coco.py (COCO) or "
-            "tools/prepare_sbd.py (SBD)."
+            "needs them; unpack them, or make them with dalnet prepare coco (COCO) or "
+            "dalnet prepare voc (SBD)."
         )

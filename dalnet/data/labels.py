@@ -45,7 +45,7 @@ def read_image_labels(
     if not tags_file.is_file():
         raise UsageError(
             f"no image-level labels in {root}: expected Annotations/*.xml or {TAGS_FILE} "
-            f"({_TAGS_CONTENT}), which tools/convert_image_labels.py makes from a cls_labels*.npy "
+            f"({_TAGS_CONTENT}), which dalnet prepare labels makes from a cls_labels*.npy "
             "file."
         )
     tags = _read_tags(tags_file)

@@ -1,31 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting a program: processes, and errors that the user can read."""
+"""Starts a program, in several processes where that is asked for."""
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from detectron2.engine import launch
 from torch.multiprocessing import ProcessExitedException
 
-from dalnet.errors import UsageError
-
-
-@contextmanager
-def one_sentence_errors() -> Iterator[None]:
-    """Turn a :class:`UsageError` into its sentence on stderr and exit status 1; Ctrl-C likewise."""
-    try:
-        yield
-    except UsageError as error:
-        # A data-loading worker wraps the sentence in its own traceback.
-        print(f"error: {str(error).rsplit('UsageError: ', 1)[-1].strip()}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+from dalnet.errors import UsageError, one_sentence_errors
 
 
 def run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:

@@ -36,6 +36,10 @@ def main(args: argparse.Namespace) -> dict | None:
     return trainer.train()
 
 
-def run_from_command_line() -> None:
-    """Read Detectron2's arguments and run :func:`main` in as many processes as they ask for."""
-    run(main, default_argument_parser().parse_args())
+def launch_training(args: argparse.Namespace | None = None) -> None:
+    """Run :func:`main` in as many processes as the arguments ask for.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``; default: those of the command line.
+    """
+    run(main, args or default_argument_parser().parse_args())

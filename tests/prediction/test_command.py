@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dalnet.engine.launch import one_sentence_errors
+from dalnet.errors import one_sentence_errors
 from dalnet.prediction import command
 
 ROOT = Path(__file__).parents[2]

@@ -49,7 +49,7 @@ def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
 
     Returns:
         One dict an image: ``file_name``, ``image_id``, ``image_labels`` (sorted, 0..79; every
-        annotation counts, crowds too), ``sem_seg_file_name`` (made by tools/prepare_coco.py).
+        annotation counts, crowds too), ``sem_seg_file_name`` (made by ``dalnet prepare coco``).
 
     Raises:
         UsageError: no data set at ``root``, a listed image missing, an unknown class, or a

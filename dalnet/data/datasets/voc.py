@@ -22,7 +22,7 @@ _MASK_FOLDERS = {
 }
 _HOW_TO_GET = (
     "unpack VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012, set "
-    "DETECTRON2_DATASETS to the folder that holds VOC2012, and run tools/prepare_sbd.py for "
+    "DETECTRON2_DATASETS to the folder that holds VOC2012, and run dalnet prepare voc for "
     "train_aug"
 )
 

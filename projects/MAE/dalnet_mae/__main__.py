@@ -20,8 +20,7 @@ from detectron2.utils.logger import setup_logger
 from safetensors.torch import save_file
 
 from dalnet.data.datasets.catalog import datasets_root
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.io import atomic_write, sha256
 
 from .image_folder import PIXEL_MEAN, PIXEL_STD, read_images

@@ -19,8 +19,7 @@ from torch import Tensor
 import dalnet.data  # noqa: F401  registers the data sets
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, expect_checkpoint
 from dalnet.config import load_config
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.modeling.weight_files import local_file, read_state
 
 # What the published network calls its parts, and what they are called here.

@@ -13,8 +13,7 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from dalnet.assets import ASSETS
-from dalnet.engine.launch import one_sentence_errors
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, one_sentence_errors
 
 from .train import TrainOptions, evaluate, save_encoder, train
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_versions_are_those_of_the_constraints():
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
-    detectron2 = wheels._installer().SDIST
+    detectron2 = wheels.install_detectron2.SDIST
     named = wheels.requirements()
     assert detectron2 in named and len(named) > 10
     for line in named:
@@ -25,13 +25,13 @@ def test_every_package_becomes_one_wheel(tmp_path, monkeypatch):
     built.write_bytes(b"patched")
     calls = []
     installer = SimpleNamespace(
-        SDIST=wheels._installer().SDIST,
+        SDIST=wheels.install_detectron2.SDIST,
         LOCAL_VERSION="+1",
         fetch=lambda folder: folder,
-        mend=lambda source: calls.append("patch"),
+        apply_patches=lambda source: calls.append("patch"),
         build_wheel=lambda source, folder, version: calls.append("build") or built,
     )
-    monkeypatch.setattr(wheels, "_installer", lambda: installer)
+    monkeypatch.setattr(wheels, "install_detectron2", installer)
     monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
     folder = tmp_path / "wheels"
     folder.mkdir()

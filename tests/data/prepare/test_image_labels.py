@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dalnet.cli import main
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.data.datasets.voc_layout import load_voc_layout
 from dalnet.data.prepare.image_labels import convert_image_labels, read_label_file
@@ -99,11 +100,12 @@ def test_files_that_are_no_label_files_are_refused(tmp_path):
             read_label_file(tmp_path / f"{name}.npy")
 
 
-def test_converter_command(tmp_path, run_tool, last_words, capsys):
+def test_converter_command(tmp_path, last_words, capsys):
     source = save_labels(tmp_path / "in.npy", {12: one_hot(79, count=80)})
     target = tmp_path / "image_tags.json"
-    run_tool("convert_image_labels.py", source, target, "--classes", "coco")
+    command = ["labels", "--input", str(source), "--output", str(target), "--classes"]
+    main(["prepare", *command, "coco"])
     assert "labels of 1 images" in capsys.readouterr().out
     assert json.loads(target.read_text()) == {"12": ["toothbrush"]}
-    status, sentence = last_words("convert_image_labels.py", source, target, "--classes", "voc")
+    status, sentence = last_words(*command, "voc")
     assert status == 1 and sentence.startswith("error: image 12 in")

@@ -20,20 +20,17 @@ def test_masks_without_workers_are_refused(workers):
 @pytest.mark.parametrize(
     ("function", "command"),
     [
-        ("coco_masks.prepare_coco", ("prepare_coco.py",)),
-        ("sbd.prepare_sbd", ("prepare_sbd.py", "sbd")),
-        (
-            "image_labels.convert_image_labels",
-            ("convert_image_labels.py", "a", "b", "--classes=voc"),
-        ),
+        ("prepare_coco", "coco"),
+        ("prepare_sbd", "voc --input sbd"),
+        ("convert_image_labels", "labels --input a --output b --classes voc"),
     ],
 )
 def test_interrupted_commands_print_no_traceback(last_words, monkeypatch, function, command):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"dalnet.data.prepare.{function}", interrupt)
-    assert last_words(*command) == (130, "error: interrupted")
+    monkeypatch.setattr(f"dalnet.cli.prepare.{function}", interrupt)
+    assert last_words(*command.split()) == (130, "error: interrupted")
 
 
 def interrupts_ignored(_):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from dalnet.cli import main
 from dalnet.data.prepare.sbd import prepare_sbd
 from dalnet.errors import UsageError
 
@@ -54,7 +55,7 @@ def test_sbd_that_is_incomplete_or_foreign_is_named(releases, last_words):
     with pytest.raises(UsageError, match="s1.mat cannot be read"):
         prepare_sbd(sbd, voc, workers=1)
     (sbd / "cls" / "s1.mat").unlink()
-    status, sentence = last_words("prepare_sbd.py", sbd, "--voc", voc, "--workers", 1)
+    status, sentence = last_words("voc", "--input", sbd, "--output", voc, "--workers", 1)
     assert status == 1 and sentence.startswith("error: mask ") and "s1.mat" in sentence
     assert not (voc / "ImageSets/Segmentation/train_aug.txt").exists()
     (sbd / "val.txt").unlink()
@@ -62,8 +63,8 @@ def test_sbd_that_is_incomplete_or_foreign_is_named(releases, last_words):
         prepare_sbd(sbd, voc, workers=1)
 
 
-def test_sbd_command(releases, run_tool, capsys):
+def test_sbd_command(releases, capsys):
     sbd, voc = releases
-    run_tool("prepare_sbd.py", sbd, "--voc", voc, "--workers", 1)
+    main(["prepare", "voc", "--input", str(sbd), "--output", str(voc), "--workers", "1"])
     output = capsys.readouterr().out
     assert "4 masks (4 written, 0 kept), sha256 " in output and "train_aug.txt: 3 images" in output

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Put Detectron2 into the running interpreter's environment, with nothing but PyPI in reach.
+"""Install Detectron2 into the running interpreter's environment; PyPI alone is enough.
 
 Detectron2 is not on PyPI under its own name. ``detectron2-cdo==0.5`` is: the Python files of the
 official v0.5 without its C++ sources, which is why a plain ``pip install`` of it fails. This
-script fetches that archive (checked by its SHA-256), mends what stops it from building and from
+command fetches that archive (checked by its SHA-256), patches what stops it from building and from
 running on today's numpy and Pillow, says what it changed, and installs the result.
+
+    dalnet install-detectron2
+    dalnet install-detectron2 --requirement git+https://github.com/facebookresearch/detectron2
 
 A Detectron2 of 0.5 or newer that is already there is left alone. ``--requirement`` installs
 another one in its place: anything pip accepts, built the way its own setup builds it.
@@ -25,14 +28,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-CONSTRAINTS = Path(__file__).resolve().parents[1] / "constraints.txt"
+# The tested versions, in a checkout of the repository; a wheel does not carry them.
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 SDIST = "detectron2-cdo==0.5"
 SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
 DISTRIBUTIONS = ("detectron2", "detectron2-cdo")  # both own the folder detectron2/
 OLDEST = (0, 5)
 
-STAND_IN = '''\
-"""Stands in for Detectron2's compiled operators, and has none of them.
+STUB = '''\
+"""Takes the place of Detectron2's compiled operators, and has none of them.
 
 The archive on PyPI lacks their C++ sources, and Detectron2 0.5 imports this module in its layers
 and evaluators. DALNet calls no compiled operator. Code that does (rotated boxes, deformable
@@ -54,7 +58,7 @@ def has_cuda():
 '''
 
 
-class Mend(NamedTuple):
+class Patch(NamedTuple):
     """One textual change: every match of ``pattern`` in the files that ``files`` names."""
 
     files: str
@@ -63,63 +67,63 @@ class Mend(NamedTuple):
     reason: str
 
 
-MENDS = (
-    Mend(
+PATCHES = (
+    Patch(
         "detectron2/**/*.py",
         r"\bnp\.(int|float|bool|object|str)\b",
         r"\1",
         "numpy's aliases of Python types were removed in numpy 1.24",
     ),
-    Mend(
+    Patch(
         "detectron2/**/*.py",
         r"\bImage\.LINEAR\b",
         "Image.BILINEAR",
         "the name was removed in Pillow 10",
     ),
-    Mend(
+    Patch(
         "detectron2/model_zoo/model_zoo.py",
         r"import pkg_resources\n",
         "",
         "pkg_resources was removed in setuptools 81",
     ),
-    Mend(
+    Patch(
         "detectron2/model_zoo/model_zoo.py",
         r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo", (.+)\s*\)',
         r"os.path.join(os.path.dirname(__file__), \1)",
         "the same",
     ),
-    Mend(
+    Patch(
         "setup.py",
         r"ext_modules=get_extensions\(\)",
         "ext_modules=[]",
         "the archive has no C++ sources to compile",
     ),
-    Mend(
+    Patch(
         "setup.py",
         r"get_model_zoo_configs\(\)\}",
         '["configs/**/*.yaml", "configs/**/*.py"]}',
         "the archive keeps the model zoo's configs inside the package",
     ),
-    Mend(
+    Patch(
         "setup.py",
         r'exclude=\("configs", "tests\*"\)',
         'include=("detectron2*",)',
         "the scripts beside the package would be installed as a package named tools",
     ),
-    Mend(
+    Patch(
         "setup.py",
         r'\n *"(?:black==21\.4b2|future|pydot)",.*',
         "",
         "needed only to print lazy configs and to export to Caffe2",
     ),
 )
-# Tells an installation mended by this table from one mended by another state of it.
-LOCAL_VERSION = "+dalnet.m" + hashlib.sha256(repr((MENDS, STAND_IN)).encode()).hexdigest()[:8]
+# Tells an installation patched by this table from one patched by another state of it.
+LOCAL_VERSION = "+dalnet.m" + hashlib.sha256(repr((PATCHES, STUB)).encode()).hexdigest()[:8]
 
 
-def mend(source: Path) -> None:
-    """Apply ``MENDS`` below ``source``, add the stand-in; a mend without a match stops."""
-    for files, pattern, replacement, reason in MENDS:
+def apply_patches(source: Path) -> None:
+    """Apply ``PATCHES`` below ``source`` and add the stub; a patch without a match stops."""
+    for files, pattern, replacement, reason in PATCHES:
         total = 0
         for path in sorted(source.glob(files)):
             text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"))
@@ -129,11 +133,11 @@ def mend(source: Path) -> None:
         if not total:
             sys.exit(
                 f"error: {files} of {SDIST} has nothing that matches {pattern!r}: "
-                "this is not the archive the mends were written for."
+                "this is not the archive that the patches were written for."
             )
         print(f"  {files}: {total} x {pattern!r} -> {replacement!r} ({reason})")
-    (source / "detectron2" / "_C.py").write_text(STAND_IN, encoding="utf-8")
-    print("  detectron2/_C.py: added (stands in for the compiled operators, has none of them)")
+    (source / "detectron2" / "_C.py").write_text(STUB, encoding="utf-8")
+    print("  detectron2/_C.py: added (a stub in place of the compiled operators)")
 
 
 def pip(*args: str | Path, **env: str) -> None:
@@ -167,7 +171,8 @@ def build_wheel(what: str | Path, folder: Path, version_suffix: str = "") -> Pat
 
 def replace_by(wheel: Path) -> None:
     """Install ``wheel`` and its needs; the old one goes only once it is known that this works."""
-    install = ("install", "--constraint", CONSTRAINTS, wheel)
+    constraint = ("--constraint", CONSTRAINTS) if CONSTRAINTS.is_file() else ()
+    install = ("install", *constraint, wheel)
     old = [name for name in DISTRIBUTIONS if distribution_version(name)]
     if old:
         pip(*install, "--dry-run", "--quiet")
@@ -201,7 +206,7 @@ def is_in_place() -> bool:
     version, folder = found
     installed = distribution_version("detectron2-cdo") or ""
     if "+dalnet." in installed and not installed.endswith(LOCAL_VERSION):
-        print(f"Detectron2 {installed} was mended by another state of this script: replacing it.")
+        print(f"Detectron2 {installed} was patched by another version of dalnet: replacing it.")
         return False
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
         sys.exit(
@@ -212,25 +217,23 @@ def is_in_place() -> bool:
     return True
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line entry."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
     parser.add_argument(
         "--requirement",
         default="",
         help="install this Detectron2 instead: a folder, an archive, a git+https:// address",
     )
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Install what the arguments say, unless a usable Detectron2 is there."""
     with tempfile.TemporaryDirectory(prefix="detectron2-") as name:
         folder = Path(name)
         if args.requirement:
             replace_by(build_wheel(args.requirement, folder))
         elif not is_in_place():
             source = fetch(folder)
-            print(f"Mending {SDIST}:")
-            mend(source)
+            print(f"Patching {SDIST}:")
+            apply_patches(source)
             replace_by(build_wheel(source, folder, LOCAL_VERSION))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/install_detectron2.py on a miniature archive made here; nothing leaves the machine."""
+"""``dalnet install-detectron2`` on a miniature archive made here; nothing leaves the machine."""
 
+import argparse
 import hashlib
-import importlib.util
 import sys
 import tarfile
 import zipfile
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "install_detectron2.py"
+from dalnet.cli import install_detectron2
 
 SETUP = """\
 import os
@@ -57,10 +57,11 @@ MINIATURE = {
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("install_detectron2", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return install_detectron2
+
+
+def install(requirement=""):
+    install_detectron2.run(argparse.Namespace(requirement=requirement))
 
 
 @pytest.fixture
@@ -86,8 +87,8 @@ def index(tmp_path, source, monkeypatch):
     return hashlib.sha256(archive.read_bytes()).hexdigest()
 
 
-def test_mends_change_what_they_name_and_nothing_else(tool, source, capsys):
-    tool.mend(source)
+def test_patches_change_what_they_name_and_nothing_else(tool, source, capsys):
+    tool.apply_patches(source)
     changed = {
         "detectron2/values.py": "a = int, float, bool, object, str, np.int64, xnp.int\n",
         "detectron2/resize.py": "interp = Image.BILINEAR\n",
@@ -98,18 +99,18 @@ def test_mends_change_what_they_name_and_nothing_else(tool, source, capsys):
     assert "5 x " in capsys.readouterr().out.splitlines()[0]
 
 
-def test_stand_in_says_what_it_is_and_answers_the_environment_report(tool, source):
-    tool.mend(source)
+def test_stub_says_what_it_is_and_answers_the_environment_report(tool, source):
+    tool.apply_patches(source)
     names = {}
     exec((source / "detectron2/_C.py").read_text(), names)
-    assert "Stands in for Detectron2's compiled operators" in names["__doc__"]
+    assert "Takes the place of Detectron2's compiled operators" in names["__doc__"]
     assert "absent" in names["get_compiler_version"]()
     assert "absent" in names["get_cuda_version"]()
     assert names["has_cuda"]() is False
 
 
-def test_mended_model_zoo_finds_its_configs(tool, source):
-    tool.mend(source)
+def test_patched_model_zoo_finds_its_configs(tool, source):
+    tool.apply_patches(source)
     path = source / "detectron2/model_zoo/model_zoo.py"
     names = {"__file__": str(path)}
     exec(path.read_text(), names)
@@ -129,11 +130,11 @@ def test_mended_model_zoo_finds_its_configs(tool, source):
         ("setup.py", '  "'),
     ],
 )
-def test_a_mend_that_finds_nothing_is_refused(tool, source, name, pattern):
+def test_a_patch_that_finds_nothing_is_refused(tool, source, name, pattern):
     text = (source / name).read_text().replace(pattern, "other")
     (source / name).write_text(text)
     with pytest.raises(SystemExit, match="has nothing that matches"):
-        tool.mend(source)
+        tool.apply_patches(source)
 
 
 def test_archive_with_another_hash_is_refused(tool, index, tmp_path, capfd):
@@ -148,7 +149,7 @@ def test_archive_with_another_hash_is_refused(tool, index, tmp_path, capfd):
 def test_archive_becomes_a_pure_python_wheel(tool, index, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "SDIST_SHA256", index)
     unpacked = tool.fetch(tmp_path)
-    tool.mend(unpacked)
+    tool.apply_patches(unpacked)
     wheel = tool.build_wheel(unpacked, tmp_path, tool.LOCAL_VERSION)
     assert wheel.name == f"detectron2_cdo-0.5{tool.LOCAL_VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
@@ -179,7 +180,7 @@ def environment(tool, tmp_path, monkeypatch):
 def test_detectron2_in_place_is_left_alone(tool, environment, capsys, monkeypatch, version):
     environment(version, {"detectron2": version})
     monkeypatch.setattr(tool, "pip", lambda *args, **env: pytest.fail("pip was called"))
-    tool.main([])
+    install()
     assert f"Detectron2 {version} in" in capsys.readouterr().out
 
 
@@ -189,7 +190,7 @@ def test_detectron2_too_old_is_refused(tool, environment):
         tool.is_in_place()
 
 
-def test_own_installation_is_renewed_when_the_mends_change(tool, environment, monkeypatch):
+def test_own_installation_is_renewed_when_the_patches_change(tool, environment, monkeypatch):
     environment("0.5", {"detectron2-cdo": "0.5" + tool.LOCAL_VERSION})
     assert tool.is_in_place()
     monkeypatch.setattr(tool, "LOCAL_VERSION", "+dalnet.mffffffff")
@@ -221,7 +222,7 @@ def record_pip(tool, monkeypatch, failing=None):
 def test_requirement_replaces_what_is_there(tool, environment, monkeypatch):
     environment("0.5", {"detectron2-cdo": "0.5" + tool.LOCAL_VERSION})
     calls = record_pip(tool, monkeypatch)
-    tool.main(["--requirement", "git+https://example.org/detectron2.git"])
+    install("git+https://example.org/detectron2.git")
     assert calls == ["wheel", "install --dry-run", "uninstall", "install"]
 
 
@@ -230,5 +231,5 @@ def test_failed_requirement_leaves_what_is_there(tool, environment, monkeypatch,
     environment("0.5", {"detectron2-cdo": "0.5" + tool.LOCAL_VERSION})
     calls = record_pip(tool, monkeypatch, failing)
     with pytest.raises(SystemExit):
-        tool.main(["--requirement", "somewhere"])
+        install("somewhere")
     assert calls[-1] == failing

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train and evaluate on generated images, and draw what came out.
+
+    dalnet demo
+    dalnet demo --eval-only --weights output/toy_dalnet/model_final.pth
+
+The images are made on the spot; the results, report.png among them, go to output/toy_dalnet.
+"""
+
+import argparse
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+from torch import nn
+
+from dalnet.checkpoint import load_model
+from dalnet.config import load_config
+from dalnet.engine import Trainer, setup
+from dalnet.engine import run as launch
+from dalnet.errors import UsageError
+from dalnet.figures.images import predict_images
+from dalnet.figures.layout import save_figure
+from dalnet.figures.sheet import draw_sheet
+
+from . import train
+
+_NUM_IMAGES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``: those of ``dalnet train``."""
+    parser.add_argument("--eval-only", action="store_true", help="train nothing")
+    train.add_arguments(parser)
+    parser.set_defaults(config="toy_dalnet")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and evaluate, or only evaluate; print the mIoU and write ``report.png``.
+
+    Raises:
+        UsageError: the config or the machine cannot be used.
+    """
+    launch(main, train.training_arguments(args))
+
+
+def main(args: argparse.Namespace) -> None:
+    """Do the work of :func:`run` in one process."""
+    cfg = load_config(args.config_file, args.opts)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise UsageError("the demo shows one split", where="DATASETS.TEST", hint="name one")
+    cfg.TEST.EVAL_CAM = True
+    processes = max(args.num_gpus, 1) * args.num_machines
+    setup(cfg, eval_only=args.eval_only, resume=args.resume, num_processes=processes)
+    if args.eval_only:
+        model = load_model(cfg, args.resume)
+        results = Trainer.test(cfg, model)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        model, results = trainer.model, trainer.train()
+    if comm.is_main_process():
+        report = _draw(cfg, getattr(model, "module", model))
+        # A split without image-level labels has no CAMs.
+        names = {"sem_seg": "seg", "cam": "CAM"}
+        found = [f"{names[k]} mIoU = {results[k]['mIoU']:.1f}" for k in names if k in results]
+        print(f"demo: {', '.join(found)}\n{report}")
+
+
+def _draw(cfg: CfgNode, model: nn.Module) -> Path:
+    """Write the first images with truth, CAMs and prediction; return the file's path."""
+    split = cfg.DATASETS.TEST[0]
+    results = list(predict_images(cfg, model, split, DatasetCatalog.get(split)[:_NUM_IMAGES]))
+    path = Path(cfg.OUTPUT_DIR, "report.png")
+    save_figure(path, draw_sheet(results, split, f"DALNet on {split}"), dpi=120)
+    return path

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train every run of a sweep file with every seed, and print mean and spread of the results.
+
+    dalnet sweep --config configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --jobs 2
+    dalnet sweep --config configs/sweeps/ablation_toy.yaml --table-only --reference dalnet
+
+Interrupted, the same command goes on. Each training has one thread (OMP_NUM_THREADS) and, where
+there are several GPUs, one of them. The table goes to table.md and table.json in --output.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dalnet.errors import UsageError
+from dalnet.sweep import TRAIN_COMMAND, run_sweep
+
+from .arguments import add_keys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/sweeps")
+    add("--seeds", default="1,2,3", help="default: %(default)s")
+    add("--runs", default="", metavar="RUN,...", help="only these of the file (default: all)")
+    add("--jobs", type=int, default=1, help="trainings at a time")
+    add("--output", type=Path, help="folder (default: output/sweeps/<name of the file>)")
+    add("--reference", metavar="RUN", help="compare the others with it")
+    add("--table-only", action="store_true", help="train nothing")
+    add_keys(parser, "config keys for all runs, at the end")
+
+
+def run(args: argparse.Namespace, train_command: Sequence[str] = TRAIN_COMMAND) -> None:
+    """Run the sweep; ``train_command`` starts one training.
+
+    Raises:
+        UsageError: see :func:`dalnet.sweep.run_sweep`.
+    """
+    seeds = [word.strip() for word in args.seeds.split(",")]
+    if not all(word.isdecimal() for word in seeds):
+        raise UsageError(f"{args.seeds!r} are no integers", where="seeds", hint="as in 1,2,3")
+    run_sweep(
+        args.config,
+        [int(seed) for seed in seeds],
+        args.output,
+        args.opts,
+        runs=[name for name in args.runs.split(",") if name],
+        jobs=args.jobs,
+        reference=args.reference,
+        table_only=args.table_only,
+        train_command=train_command,
+    )
