@@ -12,18 +12,19 @@ Prints a table and writes alignment.json.
 import argparse
 from pathlib import Path
 
+from dalnet.cli.arguments import add_keys
+from dalnet.cli.evaluate import add_checkpoint_arguments, read_config
 from dalnet.engine import setup
 from dalnet.errors import one_sentence_errors
 from dalnet.evaluation.alignment import evaluate_alignment
-from dalnet.evaluation.run import add_checkpoint_arguments, read_config
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", dest="config", help=argparse.SUPPRESS)
     add_checkpoint_arguments(parser)
+    add_keys(parser)
     return parser.parse_args()
 
 

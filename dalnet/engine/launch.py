@@ -39,5 +39,5 @@ def run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) 
 
 
 def _guarded(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    with one_sentence_errors():
+    with one_sentence_errors(vars(args)):
         main(args)

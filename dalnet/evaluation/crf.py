@@ -45,15 +45,18 @@ def choose_backend(wanted: str) -> str:
         UsageError: unknown, or not installed.
     """
     if wanted not in BACKENDS:
-        raise UsageError(f"TEST.CRF.BACKEND is {wanted!r}; it must be one of {BACKENDS}.")
+        raise UsageError(
+            f"{wanted!r} is unknown", where="TEST.CRF.BACKEND", hint=f"use one of {BACKENDS}"
+        )
     if wanted == "torch":
         return "torch"
     if find_spec("pydensecrf") is not None:
         return "pydensecrf"
     if wanted == "pydensecrf":
         raise UsageError(
-            "TEST.CRF.BACKEND is pydensecrf, which is not installed; install it with "
-            "pip install pydensecrf2, or set the key to torch, the built-in one."
+            "pydensecrf is not installed",
+            where="TEST.CRF.BACKEND",
+            hint="pip install pydensecrf2, or set the key to torch, the built-in one",
         )
     logger.info(
         "pydensecrf is not installed: the built-in CRF is used, which gives the same labels but "

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluating a checkpoint: any sources under any protocols in one pass over a split."""
 
-import argparse
 import contextlib
 import hashlib
 import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_context, inference_on_dataset
 from detectron2.utils import comm
 
-from dalnet.checkpoint import checkpoint_hash, config_of_checkpoint, find_checkpoint, load_model
-from dalnet.config import load_config
+from dalnet.checkpoint import checkpoint_hash, load_model
 from dalnet.data import build_test_loader
 from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
@@ -34,80 +32,18 @@ from .results import Result, summarize, write_results
 from .scorer import ImageScorer
 from .sources import Measurement, make_measurements
 
-PROTOCOLS = "ss,ms+flip"
+PROTOCOLS = ("ss", "ms+flip")
 
 Record = dict[str, Any]
-
-
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add to ``parser`` which checkpoint is measured, on what, and where results go."""
-    add = parser.add_argument
-    add("--config", metavar="NAME|FILE", help="recipe or file (default: that in the checkpoint)")
-    add("--weights", help="checkpoint or folder of a training (default: MODEL.WEIGHTS)")
-    add("--split", required=True, help="a registered data set")
-    add("--output", help="folder of the results (default: OUTPUT_DIR/evaluation/SPLIT)")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to ``parser``."""
-    add_checkpoint_arguments(parser)
-    add = parser.add_argument
-    add("--sources", default="", help="as sem_seg,cam (default: all that the system has)")
-    add("--protocols", default=PROTOCOLS, help="ss or ms, then +flip, +crf; default: %(default)s")
-    add("--dump", type=Path, help="folder to write the predictions to")
-    add("--workers", type=int, help="CRF processes (default: one a core, without a GPU fewer)")
-
-
-def run(args: argparse.Namespace, setup: Callable[..., CfgNode]) -> Result | None:
-    """Run the command; return the results on the main rank.
-
-    Args:
-        args: of :func:`add_arguments`.
-        setup: :func:`dalnet.engine.setup`, which lies on a floor above this one.
-
-    Raises:
-        UsageError: see :func:`evaluate`.
-    """
-    cfg = setup(read_config(args), eval_only=True)
-    own = {name: getattr(args, name) for name in ("sources", "protocols", "dump", "workers")}
-    return evaluate(cfg, args.split, Path(cfg.OUTPUT_DIR), **own)
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config that :func:`add_checkpoint_arguments` ask for, not frozen.
-
-    Its ``OUTPUT_DIR`` is the folder of the results. Without a config file it is that of the
-    checkpoint, beside which the results then lie.
-
-    Raises:
-        UsageError: a file or key that cannot be used, or no checkpoint.
-    """
-    options = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
-    weights = args.weights or options.get("MODEL.WEIGHTS")
-    if args.config:
-        cfg = load_config(args.config, args.opts)
-        if args.weights:
-            cfg.MODEL.WEIGHTS = str(find_checkpoint(args.weights))
-    elif weights:
-        cfg = config_of_checkpoint(weights, args.opts)
-        if "OUTPUT_DIR" not in options:
-            cfg.OUTPUT_DIR = os.path.dirname(cfg.MODEL.WEIGHTS)
-    else:
-        raise UsageError("There is no model to evaluate: name its checkpoint, or a config too.")
-    cfg.DATASETS.TEST = (args.split,)
-    # Not OUTPUT_DIR itself, where the config and the log of the training lie.
-    cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)
-    return cfg
 
 
 def evaluate(
     cfg: CfgNode,
     split: str,
-    output: Path,
     *,
-    sources: str = "",
-    protocols: str = PROTOCOLS,
+    sources: Sequence[str] = (),
+    protocols: Sequence[str] = PROTOCOLS,
+    output: Path,
     dump: Path | None = None,
     workers: int | None = None,
 ) -> Result | None:
@@ -118,8 +54,8 @@ def evaluate(
     Args:
         cfg: frozen, of the model.
         split: name of a registered data set.
+        sources, protocols: see :func:`dalnet.evaluation.sources.make_measurements`.
         output: folder of the results.
-        sources, protocols: comma-separated, see :func:`make_measurements`.
         dump: folder for predictions, or None.
         workers: CRF processes of this rank; where not given one a core, without a GPU fewer.
 
@@ -131,7 +67,7 @@ def evaluate(
         UsageError: settings, files or a machine that do not fit, or an interrupt.
     """
     if workers is not None and workers < 1:
-        raise UsageError(f"{workers} CRF processes cannot work; use at least 1.")
+        raise UsageError(f"{workers} processes cannot work", where="workers", hint="use 1 or more")
     records, num_classes = DatasetCatalog.get(split), len(MetadataCatalog.get(split).stuff_classes)
     model = load_model(cfg)
     measurements = make_measurements(cfg, model.sources, sources, protocols)
@@ -171,14 +107,14 @@ def _run(
         # Not after a success: the main rank then removes what has been saved.
         evaluator.save()
         if isinstance(error, KeyboardInterrupt):
-            raise UsageError(
-                f"interrupted; {len(evaluator.counts.names)} images are done and kept, the same "
-                "command goes on from there."
-            ) from None
+            done = len(evaluator.counts.names)
+            hint = "the same command goes on from there"
+            raise UsageError(f"interrupted; {done} images are done and kept", hint=hint) from None
         if isinstance(error, BrokenProcessPool):
             raise UsageError(
-                "a CRF process ended before its work was done, most likely for lack of memory; run "
-                "the same command again with fewer of them, it goes on where it was."
+                "a CRF process ended before its work was done, most likely for lack of memory",
+                where="workers",
+                hint="run the same command again with fewer of them, it goes on where it was",
             ) from error
         raise
 
@@ -186,13 +122,14 @@ def _run(
 def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
     """Refuse what cannot be predicted or told apart; say what cannot be scored."""
     if not records:
-        raise UsageError(f"{split} has no images; name another split.")
+        raise UsageError("the split has no images", where=split, hint="name another")
     (name, times), *_ = Counter(map(image_name, records)).most_common(1)
     if times > 1:
         # Finished images and dumped files go by this name.
         raise UsageError(
-            f"{split} has {times} images whose file is called {name}; file names without suffix "
-            "must differ: rename all but one."
+            f"{times} images have files called {name}, whatever their suffix",
+            where=split,
+            hint="rename all but one",
         )
     if without := sum("sem_seg_file_name" not in record for record in records):
         logging.getLogger(__name__).warning(
@@ -202,8 +139,9 @@ def _check_split(split: str, records: Sequence[Record], measurements: list[Measu
     if needing := dict.fromkeys(one.source for one in measurements if one.needs_labels):
         if not any(record["image_labels"] for record in records):
             raise UsageError(
-                f"{split} has no image-level labels, which {', '.join(needing)} need; leave these "
-                "sources out, or name another split."
+                f"no image has image-level labels, which {', '.join(needing)} need",
+                where=split,
+                hint="leave these sources out, or name another split",
             )
         warn_of_unlabeled(split, records)
 

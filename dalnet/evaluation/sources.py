@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured: a source of a system under a protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -28,8 +28,9 @@ class Protocol:
         scale, *parts = text.strip().split("+")
         if scale not in ("ss", "ms") or sorted(parts) != sorted({"flip", "crf"} & {*parts}):
             raise UsageError(
-                f"{text!r} is no protocol; write ss or ms, then +flip and +crf as wanted, "
-                "as in ms+flip+crf."
+                f"{text!r} is no protocol",
+                where="protocol",
+                hint="write ss or ms, then +flip and +crf as wanted, as in ms+flip+crf",
             )
         return cls(scale == "ms", "flip" in parts, "crf" in parts)
 
@@ -80,25 +81,30 @@ class Measurement:
 
 
 def make_measurements(
-    cfg: CfgNode, available: Mapping[str, Source], sources: str, protocols: str
+    cfg: CfgNode,
+    available: Mapping[str, Source],
+    sources: Sequence[str],
+    protocols: Sequence[str],
 ) -> list[Measurement]:
-    """Cross comma-separated sources and protocols.
+    """Return each source under each protocol.
 
     Args:
         cfg: whose scales are used.
         available: the sources of the system, by name, in the order of tables.
-        sources: some of their names; empty for all.
+        sources: some of their names; none for all.
         protocols: see :meth:`Protocol.parse`.
 
     Raises:
         UsageError: a source that the system has not, an unknown protocol, or none.
     """
-    names = {name.strip() for name in sources.split(",") if name.strip()} or {*available}
-    parsed = [Protocol.parse(text) for text in protocols.split(",")]
+    names, parsed = {*sources} or {*available}, [Protocol.parse(text) for text in protocols]
+    if not parsed:
+        raise UsageError("no protocol is named", where="protocols", hint="write ss or ms")
     if unknown := sorted(names - available.keys()):
         raise UsageError(
-            f"{unknown[0]!r} is no source of {cfg.MODEL.META_ARCHITECTURE}, which has "
-            f"{', '.join(available)}; name some of these."
+            f"{cfg.MODEL.META_ARCHITECTURE} has no source {unknown[0]!r}",
+            where="sources",
+            hint=f"name some of {', '.join(available)}",
         )
     return [
         Measurement.from_config(cfg, name, source, protocol)

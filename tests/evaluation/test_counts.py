@@ -72,7 +72,7 @@ def test_thresholds_hold_the_wanted_value():
 def test_every_threshold_equals_its_own_evaluation(tiny_cfg, num_classes):
     generator = torch.Generator().manual_seed(0)
     rng = np.random.default_rng(0)
-    (cam,) = make_measurements(tiny_cfg, DALNet.sources, "cam", "ss")
+    (cam,) = make_measurements(tiny_cfg, DALNet.sources, ["cam"], ["ss"])
     counts, images = Counts([cam], num_classes, 0.123), []
     for _ in range(3):
         cams = torch.rand(num_classes - 1, 8, 9, generator=generator)
@@ -108,7 +108,7 @@ def test_binned_classes_are_those_of_the_image():
 
 @pytest.fixture
 def measurements(tiny_cfg):
-    return make_measurements(tiny_cfg, DALNet.sources, "sem_seg,cam", "ss")
+    return make_measurements(tiny_cfg, DALNet.sources, ["sem_seg", "cam"], ["ss"])
 
 
 def counted(measurements, names):

@@ -14,7 +14,7 @@ from dalnet.modeling.meta_arch import DALNet
 
 @pytest.fixture
 def measurements(tiny_cfg):
-    return make_measurements(tiny_cfg, DALNet.sources, "sem_seg,cam", "ms+flip")
+    return make_measurements(tiny_cfg, DALNet.sources, ["sem_seg", "cam"], ["ms+flip"])
 
 
 def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):

@@ -285,7 +285,7 @@ class ManualPool:
 
 @pytest.fixture
 def counts(tiny_cfg):
-    measurements = make_measurements(tiny_cfg, DALNet.sources, "sem_seg", "ss,ss+crf")
+    measurements = make_measurements(tiny_cfg, DALNet.sources, ["sem_seg"], ["ss", "ss+crf"])
     return Counts(measurements, 4, 0.5)
 
 

@@ -18,7 +18,7 @@ from dalnet.modeling.meta_arch import DALNet
 def result(split, tiny_cfg):
     """Two images of six pixels, without an owl; a CAM that is best from threshold 0.6 on."""
     measurements = make_measurements(
-        tiny_cfg, DALNet.sources, "sem_seg,cam,pseudo_label", "ss,ms+flip+crf"
+        tiny_cfg, DALNet.sources, ["sem_seg", "cam", "pseudo_label"], ["ss", "ms+flip+crf"]
     )
     counts = Counts(measurements, 4, 0.5)
     truth = np.array([[0, 1, 1], [2, 255, 255]])
@@ -77,7 +77,7 @@ def test_files_hold_everything(result, tmp_path):
 
 
 def test_nothing_scored(tiny_cfg, split, tmp_path, caplog):
-    counts = Counts(make_measurements(tiny_cfg, DALNet.sources, "", "ss"), 4, 0.5)
+    counts = Counts(make_measurements(tiny_cfg, DALNet.sources, [], ["ss"]), 4, 0.5)
     counts.update("a", None, {})
     result = summarize(tiny_cfg, split.name, counts, None)
     assert (result["num_images"], result["num_scored"], result["measurements"]) == (1, 0, [])

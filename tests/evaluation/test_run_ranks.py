@@ -19,8 +19,8 @@ def run_rank(rank, world_size, cfg, split, records, folder):
     store = f"file://{folder}/store{world_size}"
     torch.distributed.init_process_group("gloo", store, rank=rank, world_size=world_size)
     output = Path(folder, f"ranks{world_size}")
-    options = {"sources": "sem_seg,cam", "protocols": "ss", "dump": output / "dump"}
-    result = evaluate(cfg, split, output, **options)
+    options = {"sources": ["sem_seg", "cam"], "protocols": ["ss"], "dump": output / "dump"}
+    result = evaluate(cfg, split, output=output, **options)
     assert (result is None) == (rank != 0)
     torch.distributed.destroy_process_group()
 

@@ -23,7 +23,7 @@ def item():
     return make_item(0, labels=(1, 4)) | {"height": 50, "width": 61}
 
 
-def predict(model, cfg, sources, protocols, item):
+def predict(model, cfg, item, *protocols, sources=()):
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     (predictions,) = ImageScorer(model, measurements)([item])
     return {str(measurement): prediction for measurement, prediction in predictions.items()}
@@ -32,7 +32,7 @@ def predict(model, cfg, sources, protocols, item):
 def test_ms_flip_is_what_forward_returns(model, tiny_cfg, item):
     with torch.no_grad():
         expected = model([item])[0]
-    found = predict(model, tiny_cfg, "", "ms+flip", item)
+    found = predict(model, tiny_cfg, item, "ms+flip")
     assert len(found) == 4
     for name, values in expected.items():
         prediction = found[f"{name}/ms+flip"]
@@ -51,20 +51,20 @@ def test_measurements_share_their_passes(model, tiny_cfg, item):
     seen = []
     model.backbone.register_forward_hook(lambda m, args, out: seen.append(args[0].shape))
     tiny_cfg.TEST.MULTI_SCALE.SCALES = (1.0, 0.5)
-    predict(model, tiny_cfg, "", "ss,ss+flip,ms,ms+flip,ms+flip+crf", item)
+    predict(model, tiny_cfg, item, "ss", "ss+flip", "ms", "ms+flip", "ms+flip+crf")
     assert [tuple(shape) for shape in seen] == [(2, 3, 32, 32), (2, 3, 16, 16)]
 
 
 def test_only_the_head_says_something_about_an_image_without_labels(model, tiny_cfg, item):
-    expected = predict(model, tiny_cfg, "sem_seg", "ss", item)["sem_seg/ss"]
+    expected = predict(model, tiny_cfg, item, "ss", sources=["sem_seg"])["sem_seg/ss"]
     del item["image_labels"]
-    found = predict(model, tiny_cfg, "", "ss,ss+crf", item)
+    found = predict(model, tiny_cfg, item, "ss", "ss+crf")
     assert set(found) == {"sem_seg/ss", "sem_seg/ss+crf"}
     np.testing.assert_array_equal(found["sem_seg/ss"], expected)
 
 
 def test_crf_tasks_are_distributions_of_the_possible_labels(model, tiny_cfg, item):
-    found = predict(model, tiny_cfg, "", "ss,ss+crf", item)
+    found = predict(model, tiny_cfg, item, "ss", "ss+crf")
     for source in model.sources:
         plain, task = found[f"{source}/ss"], found[f"{source}/ss+crf"]
         assert isinstance(task, CRFTask)

@@ -87,11 +87,11 @@ def test_it_goes_on_where_it_was(run):
 
 def test_the_evaluation_command_measures_its_sources(run, tmp_path):
     cfg = setup(config_of_checkpoint(run, ["OUTPUT_DIR", str(tmp_path)]), eval_only=True)
-    result = evaluate(cfg, SPLIT, tmp_path, protocols="ss,ms+flip")
+    result = evaluate(cfg, SPLIT, protocols=["ss", "ms+flip"], output=tmp_path)
     sources = [(one["source"], one["protocol"]) for one in result["measurements"]]
     assert sources == [(s, p) for s in ("cam", "pseudo_label") for p in ("ss", "ms+flip")]
     with pytest.raises(UsageError, match="cam, pseudo_label"):
-        evaluate(cfg, SPLIT, tmp_path, sources="sem_seg")
+        evaluate(cfg, SPLIT, sources=["sem_seg"], output=tmp_path)
 
 
 def test_it_predicts_the_classes_that_it_is_told(run):

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a checkpoint: any sources and protocols in one pass over any registered split.
+
+    dalnet evaluate --weights output/voc_dalnet --split voc_2012_sem_seg_val
+    dalnet evaluate --weights output/voc_dalnet/model_final.pth --split voc_2012_sem_seg_val \\
+        --sources sem_seg,cam --protocols ss,ms+flip,ms+flip+crf
+
+Prints a table and writes results.json and results.csv. Interrupted, the same command goes on.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from dalnet.checkpoint import config_of_checkpoint, find_checkpoint
+from dalnet.config import load_config
+from dalnet.engine import launch, setup
+from dalnet.errors import UsageError
+from dalnet.evaluation.results import Result
+from dalnet.evaluation.run import PROTOCOLS, evaluate
+
+from .arguments import add_config, add_keys, add_processes, add_weights
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add to ``parser`` which checkpoint is measured, on what, and where results go."""
+    add_config(parser, "recipe or file (default: that in the checkpoint)")
+    add_weights(parser)
+    parser.add_argument("--split", required=True, help="a registered data set")
+    text = "folder of the results (default: OUTPUT_DIR/evaluation/SPLIT)"
+    parser.add_argument("--output", metavar="DIR", help=text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    add_checkpoint_arguments(parser)
+    add = parser.add_argument
+    add("--sources", default="", help="as sem_seg,cam (default: all that the system has)")
+    text = "ss or ms, then +flip, +crf; default: %(default)s"
+    add("--protocols", default=",".join(PROTOCOLS), help=text)
+    add("--dump", type=Path, metavar="DIR", help="folder to write the predictions to")
+    add("--workers", type=int, help="CRF processes (default: one a core, without a GPU fewer)")
+    add_processes(parser)
+    add_keys(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate in as many processes as the arguments ask for.
+
+    Raises:
+        UsageError: see :func:`evaluate_in_process`.
+    """
+    launch.run(evaluate_in_process, args)
+
+
+def evaluate_in_process(args: argparse.Namespace) -> Result | None:
+    """Evaluate in this process; return the results on the main rank.
+
+    Raises:
+        UsageError: see :func:`read_config` and :func:`dalnet.evaluation.run.evaluate`.
+    """
+    cfg = setup(read_config(args), eval_only=True)
+    return evaluate(
+        cfg,
+        args.split,
+        sources=_split_list(args.sources),
+        protocols=_split_list(args.protocols),
+        output=Path(cfg.OUTPUT_DIR),
+        dump=args.dump,
+        workers=args.workers,
+    )
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Return the config that :func:`add_checkpoint_arguments` ask for, not frozen.
+
+    Its ``OUTPUT_DIR`` is the folder of the results. Without a config file it is that of the
+    checkpoint, beside which the results then lie.
+
+    Raises:
+        UsageError: a file or key that cannot be used, or no checkpoint.
+    """
+    options = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    weights = args.weights or options.get("MODEL.WEIGHTS")
+    if args.config:
+        cfg = load_config(args.config, args.opts)
+        if args.weights:
+            cfg.MODEL.WEIGHTS = str(find_checkpoint(args.weights))
+    elif weights:
+        cfg = config_of_checkpoint(weights, args.opts)
+        if "OUTPUT_DIR" not in options:
+            cfg.OUTPUT_DIR = os.path.dirname(cfg.MODEL.WEIGHTS)
+    else:
+        raise UsageError("no checkpoint is named", where="weights", hint="name one, or a config")
+    cfg.DATASETS.TEST = (args.split,)
+    # Not OUTPUT_DIR itself, where the config and the log of the training lie.
+    cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)
+    return cfg
+
+
+def _split_list(text: str) -> list[str]:
+    """Return the parts of a comma-separated list that are not blank."""
+    return [part.strip() for part in text.split(",") if part.strip()]
