@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train every run of a sweep file with every seed, and print mean and spread of the results.
 
-    dalnet sweep --config configs/sweeps/ablation_toy.yaml --seeds 1,2,3 --jobs 2
-    dalnet sweep --config configs/sweeps/ablation_toy.yaml --table-only --reference dalnet
+    dalnet sweep --config sweeps/ablation_toy --seeds 1,2,3 --jobs 2
+    dalnet sweep --config sweeps/ablation_toy --table-only --reference dalnet
 
 Interrupted, the same command goes on. Each training has one thread (OMP_NUM_THREADS) and, where
 there are several GPUs, one of them. The table goes to table.md and table.json in --output.
@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dalnet.config.load import find_config
 from dalnet.errors import UsageError
 from dalnet.sweep import TRAIN_COMMAND, run_sweep
 
@@ -21,7 +22,7 @@ from .arguments import add_keys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/sweeps")
+    add("--config", required=True, metavar="NAME|FILE", help="as sweeps/ablation_toy")
     add("--seeds", default="1,2,3", help="default: %(default)s")
     add("--runs", default="", metavar="RUN,...", help="only these of the file (default: all)")
     add("--jobs", type=int, default=1, help="trainings at a time")
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace, train_command: Sequence[str] = TRAIN_COMMAND) 
     if not all(word.isdecimal() for word in seeds):
         raise UsageError(f"{args.seeds!r} are no integers", where="seeds", hint="as in 1,2,3")
     run_sweep(
-        args.config,
+        Path(find_config(args.config)),
         [int(seed) for seed in seeds],
         args.output,
         args.opts,

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README and docs: their Python runs, their commands parse, their links lead somewhere."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dalnet.cli import build_parser
+from dalnet.config.load import find_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path, language):
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(path):
+    """Words of each line that calls dalnet, with the block's shell variables put in."""
+    for block in blocks(path, "bash"):
+        lines = re.sub(r"\\\n", " ", block).splitlines()
+        values = {}
+        for line in lines:
+            if found := re.match(r' *(\w+)="(.*)"', line):
+                values[found[1]] = found[2]
+            found = re.match(r"(?:.*&& )?(?:nohup )?(?:python -m )?dalnet (.*)", line.strip())
+            if found:
+                text = re.sub(r"\$(\w+)", lambda m: values.get(m[1], m[0]), found[1])
+                yield [w for w in shlex.split(text, comments=True) if w not in (">", "2>&1", "&")]
+
+
+def test_readme_has_under_200_lines():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_parse_and_their_recipes_exist(path):
+    parser = build_parser()
+    for words in commands(path):
+        args = parser.parse_args(words)
+        config = getattr(args, "config", None)
+        if config and not config.endswith(".yaml"):
+            find_config(config)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings(path):
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", path.read_text()):
+        name, _, heading = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        assert file.exists(), f"{path.name}: {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{path.name}: {target}"
+
+
+def test_python_of_the_readme_runs(voc_model, tmp_path, monkeypatch):
+    (code,) = blocks(ROOT / "README.md", "python")
+    folder = tmp_path / "elsewhere" / "output" / "pets"
+    folder.mkdir(parents=True)
+    shutil.copy(voc_model.weights, folder / "model_final.pth")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save("dog.jpg")
+    names = {}
+    exec(code, names)
+    assert names["prediction"].labels.shape == (40, 50)
+    assert Image.open("dog.png").size == (50, 40)
