@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def commands(path):
                 values[found[1]] = found[2]
             found = re.match(r"(?:.*&& )?(?:nohup )?(?:python -m )?dalnet (.*)", line.strip())
             if found:
-                text = re.sub(r"\$(\w+)", lambda m: values.get(m[1], m[0]), found[1])
+                text = Template(found[1]).safe_substitute(values)
                 yield [w for w in shlex.split(text, comments=True) if w not in (">", "2>&1", "&")]
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 # SPDX-License-Identifier: Apache-2.0
-"""Bring predictions that tools/evaluate.py --dump has written into the form that others take.
+"""Bring predictions that dalnet evaluate --dump has written into the form that others take.
 
     python tools/export_predictions.py voc --predictions DUMP/sem_seg/ms+flip+crf \\
         --split voc_2012_sem_seg_test --output results.tgz

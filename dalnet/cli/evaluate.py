@@ -6,6 +6,8 @@
         --sources sem_seg,cam --protocols ss,ms+flip,ms+flip+crf
 
 Prints a table and writes results.json and results.csv. Interrupted, the same command goes on.
+With --alignment it also compares the object mask M_obj, and the cosines of patches with texts, with
+the true masks (alignment.json): they say why a CAM is good or bad.
 """
 
 import argparse
@@ -13,11 +15,13 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from dalnet.checkpoint import config_of_checkpoint, find_checkpoint
 from dalnet.config import load_config
 from dalnet.engine import launch, setup
 from dalnet.errors import UsageError
+from dalnet.evaluation.alignment import evaluate_alignment
 from dalnet.evaluation.results import Result
 from dalnet.evaluation.run import PROTOCOLS, evaluate
 
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocols", default=",".join(PROTOCOLS), help=text)
     add("--dump", type=Path, metavar="DIR", help="folder to write the predictions to")
     add("--workers", type=int, help="CRF processes (default: one a core, without a GPU fewer)")
+    add("--alignment", action="store_true", help="measure also what the alignment works with")
     add_processes(parser)
     add_keys(parser)
 
@@ -62,12 +67,15 @@ def evaluate_in_process(args: argparse.Namespace) -> Result | None:
         UsageError: see :func:`read_config` and :func:`dalnet.evaluation.run.evaluate`.
     """
     cfg = setup(read_config(args), eval_only=True)
+    output = Path(cfg.OUTPUT_DIR)
+    if args.alignment and comm.is_main_process():
+        evaluate_alignment(cfg, args.split, output)
     return evaluate(
         cfg,
         args.split,
         sources=_split_list(args.sources),
         protocols=_split_list(args.protocols),
-        output=Path(cfg.OUTPUT_DIR),
+        output=output,
         dump=args.dump,
         workers=args.workers,
     )

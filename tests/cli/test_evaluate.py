@@ -67,3 +67,9 @@ def test_the_command_as_a_whole(checkpoint, split, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*argv, "--workers", "0", "MODEL.WEIGHTS", str(checkpoint.weights)])
     assert "error: --workers: " in capsys.readouterr().err
+
+
+def test_alignment_is_measured_beside_the_results(command, checkpoint, tmp_path):
+    command("--weights", checkpoint.weights, "--alignment")
+    (file,) = tmp_path.rglob("alignment.json")
+    assert (file.parent / "results.json").exists()

@@ -2,7 +2,6 @@
 """COCO: masks from the instance annotations."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from dalnet.data.palette import voc_palette
 from dalnet.data.prepare.coco_masks import prepare_coco, render_mask
 from dalnet.errors import UsageError
 
-TOOLS = Path(__file__).parents[3] / "tools"
 HEIGHT, WIDTH = 12, 20
 
 
