@@ -17,7 +17,13 @@ from safetensors.torch import load_file
 
 import dalnet
 import dalnet.modeling  # noqa: F401  registers the network's parts
-from dalnet.config import new_config, require_system, with_class_names
+from dalnet.config import (
+    fill_class_names,
+    load_config,
+    new_config,
+    require_system,
+    with_class_names,
+)
 from dalnet.config.load import merge_content, merge_options
 from dalnet.config.validation import use_cpu_without_cuda
 from dalnet.errors import UsageError
@@ -299,6 +305,43 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return model
+
+
+def config_for(weights: str | Path = "", config: str = "", opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config to use a trained model with, from a file or from its checkpoint.
+
+    Args:
+        weights: a checkpoint or a run folder; where not given, the ``MODEL.WEIGHTS`` of ``opts`` or
+            of the config.
+        config: a config file or the name of a recipe; where not given, the config in the
+            checkpoint, see :func:`config_of_checkpoint`.
+        opts: ``KEY, VALUE, ...`` that go before those of the config.
+
+    Returns:
+        The config, not frozen. Its ``MODEL.WEIGHTS`` is the checkpoint, and pre-trained weights are
+        not loaded beside it. Without ``config``, ``OUTPUT_DIR`` is the folder of the checkpoint
+        unless ``opts`` name another.
+
+    Raises:
+        UsageError: no model is named, or a file, key or value cannot be used.
+    """
+    options = dict(zip(opts[::2], opts[1::2], strict=False))
+    named = str(weights or "") or options.get(_KEY, "")
+    cfg = load_config(config, opts) if config else None
+    if cfg is not None:
+        named = named or cfg.MODEL.WEIGHTS
+    if not named:
+        raise UsageError("no model is named", "weights", "give a checkpoint or a run folder")
+    if cfg is None:
+        cfg = config_of_checkpoint(named, opts)
+        if "OUTPUT_DIR" not in options:
+            cfg.OUTPUT_DIR = str(Path(cfg.MODEL.WEIGHTS).parent)
+        return cfg
+    cfg.MODEL.WEIGHTS = str(find_checkpoint(named))
+    fill_class_names(cfg)
+    expect_checkpoint(cfg)
+    use_cpu_without_cuda(cfg)
+    return cfg
 
 
 def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:

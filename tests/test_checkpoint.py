@@ -8,12 +8,14 @@ import torch
 import yaml
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
+from helpers import refused
 from safetensors.torch import save_file
 
 from dalnet.checkpoint import (
     Checkpointer,
     CheckpointInfo,
     checkpoint_hash,
+    config_for,
     config_of_checkpoint,
     expect_checkpoint,
     load_model,
@@ -193,6 +195,26 @@ def test_its_config_builds_the_model_without_data_set_and_weights(
     assert loaded.class_names == model.class_names
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_model_is_used_with_its_own_config_or_that_of_a_file(make, saved, tiny_cfg, tmp_path):
+    run, file = tmp_path / "run", tmp_path / "config.yaml"
+    Checkpointer(make(1), str(run), info=info_of(tiny_cfg)).save("model_final")
+    file.write_text(tiny_cfg.dump())
+    path = str(run / "model_final.pth")
+    for cfg in (
+        *(config_for(run), config_for(opts=["MODEL.WEIGHTS", str(run)])),
+        *(config_for(run, str(file)), config_for("", str(file), ["MODEL.WEIGHTS", path])),
+    ):
+        assert (path, "checkpoint") == (cfg.MODEL.WEIGHTS, cfg.MODEL.CLIP.SOURCE)
+        assert tuple(cfg.MODEL.CLASS_NAMES) == tuple(info_of(tiny_cfg).class_names)
+        assert not cfg.MODEL.VIT.WEIGHTS
+    assert str(run) == config_for(run).OUTPUT_DIR
+    assert config_for(run, opts=["OUTPUT_DIR", "here"]).OUTPUT_DIR == "here"
+    assert config_for(run, str(file)).OUTPUT_DIR == tiny_cfg.OUTPUT_DIR
+    for config in ("", str(file)):
+        with refused("weights"):
+            config_for(config=config)
 
 
 @pytest.mark.parametrize(

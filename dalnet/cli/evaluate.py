@@ -17,10 +17,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from dalnet.checkpoint import config_of_checkpoint, find_checkpoint
-from dalnet.config import load_config
+from dalnet.checkpoint import config_for
 from dalnet.engine import launch, setup
-from dalnet.errors import UsageError
 from dalnet.evaluation.alignment import evaluate_alignment
 from dalnet.evaluation.results import Result
 from dalnet.evaluation.run import PROTOCOLS, evaluate
@@ -84,24 +82,12 @@ def evaluate_in_process(args: argparse.Namespace) -> Result | None:
 def read_config(args: argparse.Namespace) -> CfgNode:
     """Return the config that :func:`add_checkpoint_arguments` ask for, not frozen.
 
-    Its ``OUTPUT_DIR`` is the folder of the results. Without a config file it is that of the
-    checkpoint, beside which the results then lie.
+    Its ``OUTPUT_DIR`` is the folder of the results.
 
     Raises:
         UsageError: a file or key that cannot be used, or no checkpoint.
     """
-    options = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
-    weights = args.weights or options.get("MODEL.WEIGHTS")
-    if args.config:
-        cfg = load_config(args.config, args.opts)
-        if args.weights:
-            cfg.MODEL.WEIGHTS = str(find_checkpoint(args.weights))
-    elif weights:
-        cfg = config_of_checkpoint(weights, args.opts)
-        if "OUTPUT_DIR" not in options:
-            cfg.OUTPUT_DIR = os.path.dirname(cfg.MODEL.WEIGHTS)
-    else:
-        raise UsageError("no checkpoint is named", where="weights", hint="name one, or a config")
+    cfg = config_for(args.weights, args.config, args.opts)
     cfg.DATASETS.TEST = (args.split,)
     # Not OUTPUT_DIR itself, where the config and the log of the training lie.
     cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)

@@ -7,14 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dalnet.checkpoint import config_of_checkpoint, expect_checkpoint, find_checkpoint, load_model
-from dalnet.config import fill_class_names
-from dalnet.config.load import merge_options
-from dalnet.config.validation import check_values, use_cpu_without_cuda
+from dalnet.checkpoint import config_for, load_model
+from dalnet.config.validation import check_values
 from dalnet.data.augmentation import resize_image
 from dalnet.data.image_io import read_image
 from dalnet.data.mapper import build_resize
@@ -49,9 +46,10 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | os.PathLike | CfgNode,
+        model: str | os.PathLike[str],
         vocabulary: Sequence[str] | None = None,
         *,
+        config: str | None = None,
         opts: Sequence[str] = (),
         multi_scale: bool | None = None,
         flip: bool | None = None,
@@ -61,9 +59,9 @@ class Predictor:
 
         Args:
             model: a checkpoint, the folder of its training, or an address that Detectron2's
-                ``PathManager`` knows. Of a checkpoint of before 0.2, which does not hold its
-                config, that config with ``MODEL.WEIGHTS``; it is left as it is.
+                ``PathManager`` knows.
             vocabulary: the classes to look for, where the system is open to others.
+            config: the config file of a checkpoint of before 0.2, which does not hold its config.
             opts: ``KEY, VALUE, ...`` that go before those of the config.
             multi_scale: use the scales of ``TEST.MULTI_SCALE``, for CAMs those of ``MODEL.CAM``.
                 Where this or what follows is not given, the config decides.
@@ -74,7 +72,16 @@ class Predictor:
             UsageError: there is no such model, it does not fit its config, or it does not know
                 the vocabulary.
         """
-        self.cfg = cfg = _prediction_config(model, opts)
+        self.cfg = cfg = config_for(os.fspath(model), config, opts)
+        if not cfg.MODEL.CLASS_NAMES:
+            raise UsageError(
+                "the config names no classes",
+                "DATASETS.TRAIN",
+                "set it to the data set that the model was trained on, or MODEL.CLASS_NAMES to its "
+                "classes, background first",
+            )
+        check_values(cfg)
+        cfg.freeze()
         self._model = load_model(cfg).eval()
         if vocabulary is not None:
             self._model.set_vocabulary(vocabulary)
@@ -143,28 +150,6 @@ class Predictor:
         scores = local.new_zeros(len(self.class_names), *inference.size)
         scores[[0, *(index + 1 for index in inference.image_classes)]] = local
         return scores
-
-
-def _prediction_config(model: str | os.PathLike | CfgNode, opts: Sequence[str]) -> CfgNode:
-    if isinstance(model, CfgNode):
-        cfg = model.clone()
-        cfg.defrost()
-        merge_options(cfg, opts)
-        fill_class_names(cfg)
-        expect_checkpoint(cfg)
-        if not cfg.MODEL.CLASS_NAMES:
-            raise UsageError(
-                "The config names no classes; set DATASETS.TRAIN to the data set that the model "
-                "was trained on, or MODEL.CLASS_NAMES to its classes, background first."
-            )
-        if cfg.MODEL.WEIGHTS:
-            cfg.MODEL.WEIGHTS = str(find_checkpoint(cfg.MODEL.WEIGHTS))
-    else:
-        cfg = config_of_checkpoint(model, opts)
-    use_cpu_without_cuda(cfg)
-    check_values(cfg)
-    cfg.freeze()
-    return cfg
 
 
 def _read(image: ImageLike) -> np.ndarray:

@@ -30,7 +30,7 @@ def write_report(
     split: str,
     output: Path,
     *,
-    config_name: str,
+    config_name: str | None = None,
     run: Path | None = None,
     results: Sequence[Path] = (),
     images: int = 8,
@@ -42,7 +42,7 @@ def write_report(
         cfg: frozen, of the model, with ``TEST.EVAL_CAM``.
         split: a registered data set.
         output: the HTML file, written under a temporary name until it is complete.
-        config_name: of the config file, for the headline.
+        config_name: of the config file, for the headline; the name of ``run`` if None.
         run: folder of the training's ``metrics.json``; the folder of the weights if None.
         results: ``results.json`` files; if there are none, that of the split in ``run``.
         images: of each group in the gallery, 1 to :data:`MAX_IMAGES`.
@@ -63,8 +63,8 @@ def write_report(
     class_names, class_colors = class_table(split)
     colors = choose_colors(class_colors, (), colorblind)
     page = render_page(
-        title=f"{Path(config_name).stem} on {split}",
-        facts=_make_facts(cfg, config_name, split, records, weights),
+        title=f"{Path(config_name or run.resolve().name).stem} on {split}",
+        facts=_make_facts(cfg, config_name or "in the checkpoint", split, records, weights),
         notes=list(_make_notes(usual, split, records, found, metrics, weights)),
         results=found,
         source_titles={one.source: one.title for one in measured},

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images figures show, what models say about them, and the command as a whole."""
+"""Which images figures show, and what models say about them."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from dalnet.errors import UsageError
 from dalnet.figures.images import choose_images, predict_images
 from dalnet.modeling.multi_scale import CAMSettings
 
-TOOL = Path(__file__).parents[2] / "tools" / "figures.py"
 SPLIT = "voc_2012_sem_seg_val"
 CAT, DOG = 7, 11  # classes 0..C-1
 
@@ -127,56 +125,3 @@ def test_wrong_mask_is_named(voc_model):
     Image.new("L", (50, 41)).save(records[0]["sem_seg_file_name"])
     with pytest.raises(UsageError, match=r"2007_000000\.png"):
         list(predict_images(voc_model.cfg, LeftHalf("cam"), SPLIT, records))
-
-
-@pytest.fixture
-def tool(voc_tree, voc_model, monkeypatch):
-    """Returns a function that runs tools/figures.py on the tree's val split."""
-    spec = importlib.util.spec_from_file_location("figures_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def execute(name, output, *arguments):
-        command = [name, "--split", SPLIT, "--output", output, *arguments]
-        if name != "compare":
-            command[1:1] = ["--config-file", voc_tree.config]
-        monkeypatch.setattr("sys.argv", ["figures.py", *map(str, command)])
-        module.main()
-
-    return execute
-
-
-def test_command_leaves_the_figure_and_nothing_else(tool, voc_tree, voc_model, tmp_path):
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    weights = "MODEL.WEIGHTS", voc_model.weights
-    models = ("--model", "one: =", voc_tree.config, voc_model.weights)
-    flags = {
-        "cams": weights,
-        "segmentations": ("--protocol", "ss+flip+crf", *weights),
-        "compare": (*models, "--class", "dog"),
-        "similarity": ("--stretch", *weights),
-    }
-    for name, arguments in flags.items():
-        tool(name, tmp_path / f"{name}.png", "--count", 1, "--colorblind", *arguments)
-    after = {path for path in tmp_path.rglob("*") if path.is_file()}
-    assert after - before == {tmp_path / f"{name}.png" for name in flags}
-
-
-@pytest.mark.parametrize(
-    ("name", "output", "arguments", "word"),
-    [
-        ("cams", "a.jpg", ["MODEL.WEIGHTS", "x.pth"], "a.jpg"),
-        ("cams", "a.png", [], "MODEL.WEIGHTS"),
-        ("cams", "a.png", ["--images", "nope", "MODEL.WEIGHTS", "x.pth"], "'nope'"),
-        ("cams", "a.png", ["MODEL.WEIGHTS", "x.pth"], "x.pth"),
-        ("segmentations", "a.png", ["--protocol", "mss"], "'mss'"),
-        ("compare", "a.png", ["--model", "A", "b", "c", "--model", "A", "d", "e"], "'A'"),
-    ],
-)
-def test_mistakes_are_answered_in_a_sentence(tool, tmp_path, capsys, name, output, arguments, word):
-    with pytest.raises(SystemExit) as error:
-        tool(name, tmp_path / output, *arguments)
-    assert error.value.code == 1
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert word in line
-    assert not (tmp_path / output).exists()

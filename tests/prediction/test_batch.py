@@ -18,9 +18,9 @@ from dalnet.prediction.files import find_inputs
 
 
 @pytest.fixture
-def predict(checkpoint, tmp_path, monkeypatch):
+def predict(toy_checkpoint, tmp_path, monkeypatch):
     """Predicts files in the working directory into the folder "out"."""
-    predictor = Predictor(checkpoint)
+    predictor = Predictor(toy_checkpoint)
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
 

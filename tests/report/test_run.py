@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/report.py as a whole: what it finds, what it runs, what it says is missing."""
+"""The report as a whole: what it finds, what it runs, what it says is missing."""
 
-import importlib.util
+import argparse
 import json
 import re
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from dalnet.checkpoint import load_model
+from dalnet.cli import report
 from dalnet.errors import UsageError
 from dalnet.evaluation.counts import confusion_matrix, mean_iou
 from dalnet.figures.images import predict_images
@@ -23,23 +24,20 @@ from dalnet.modeling.multi_scale import CAMSettings
 from dalnet.report import run as report_run
 from dalnet.report.run import read_metrics, write_report
 
-TOOL = Path(__file__).parents[2] / "tools" / "report.py"
 SPLIT = "voc_2012_sem_seg_val"
 
 
 @pytest.fixture
-def tool(voc_tree, voc_model, monkeypatch):
-    """Returns a function that runs the tool on the tree's val split and returns the page."""
-    spec = importlib.util.spec_from_file_location("report_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def tool(voc_tree, voc_model):
+    """Returns a function that runs the command on the tree's val split and returns the page."""
 
     def execute(*arguments, split=SPLIT):
-        command = ["report.py", "--config-file", voc_tree.config, "--split", split]
-        command += [*arguments, "MODEL.WEIGHTS", voc_model.weights]
-        monkeypatch.setattr("sys.argv", [str(part) for part in command])
-        module.main(module.parse_args())
-        return (voc_tree.output / "report" / split / "report.html").read_text(encoding="utf-8")
+        parser = argparse.ArgumentParser()
+        report.add_arguments(parser)
+        own = ["--split", split, *arguments, "--weights", voc_model.weights]
+        report.run(parser.parse_args([str(part) for part in own]))
+        page = voc_model.weights.parent / "report" / split / "report.html"
+        return page.read_text(encoding="utf-8")
 
     return execute
 

@@ -1,5 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command that predicts images and videos: what it is told, and what it then does."""
+"""Segment your own images and videos with a trained model.
+
+    dalnet predict --weights output/voc_dalnet/model_final.pth \\
+        --input photos/ "more/*.jpg" --output predicted
+
+Of an image "dog.jpg" it writes, into the folder of --output:
+  dog_overlay.jpg     the image with its classes in color, named where they stand
+  dog_mask.png        class indices with VOC's palette, 0 for background
+  dog_cam_CLASS.png   where the classifier sees a class (--save cam, or --image-classes)
+and of a video "walk.mp4":
+  walk_overlay.mp4    of the same size and frame rate, without sound
+  walk_mask/*.png     a mask per frame (--save mask)
+
+What lies in folders stays in folders of the same names below --output. Results of an earlier run
+are replaced, inputs never. What cannot be read is left out and listed at the end; the exit status
+is 1 if nothing could be predicted. The log and the full config are in the folder "log" there.
+"""
 
 import argparse
 from dataclasses import asdict
@@ -7,25 +23,20 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from dalnet.config import load_config
-from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
 from dalnet.io import atomic_write
+from dalnet.prediction.batch import PredictOptions, predict_files
+from dalnet.prediction.files import PredictionInput, find_inputs
+from dalnet.prediction.predictor import Predictor
 
-from .batch import PredictOptions, predict_files
-from .files import PredictionInput, find_inputs
-from .predictor import Predictor
+from .arguments import add_config, add_keys, add_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to a parser."""
     add = parser.add_argument
-    add("--weights", metavar="PATH", help="checkpoint, or folder of a training")
-    add(
-        "--config",
-        metavar="NAME",
-        help="config of the training, only for checkpoints of before 0.2: later ones hold it",
-    )
+    add_weights(parser)
+    add_config(parser, "recipe or file; only for checkpoints of before 0.2: later ones hold it")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input",
@@ -49,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show only these classes, as dog,cat, and the others as background; masks keep all",
     )
     add(
-        "--cam-classes",
+        "--image-classes",
         type=_names,
         metavar="NAMES",
         help="classes to write CAMs of; without it those found in the image. A CAM needs to be "
@@ -58,15 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--protocol",
-        type=Protocol.parse,
         help="ss (single scale) or ms (several), then +flip and +crf as wanted, as in ms+flip+crf: "
         "slower, more exact; default: what TEST of the config says",
     )
-    add(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="keys of the config, at the end; for very large images INPUT.MIN_SIZE_TEST 448 (the "
+    add_keys(
+        parser,
+        "keys of the config, at the end; for very large images INPUT.MIN_SIZE_TEST 448 (the "
         "network then sees them with 448 pixels on the short side)",
     )
 
@@ -75,25 +83,20 @@ def run(args: argparse.Namespace) -> int:
     """Predict what the arguments say; return how many inputs were predicted.
 
     Raises:
-        UsageError: there is no model or no input, or see :func:`.batch.predict_files`.
+        UsageError: there is no model or no input, or see
+            :func:`dalnet.prediction.batch.predict_files`.
     """
     if args.webcam is None:
         inputs = find_inputs(args.input, args.output)
     else:
         inputs = [PredictionInput(args.webcam, Path(f"webcam{args.webcam}"), is_video=True)]
-    model = args.weights
-    if args.config:
-        model = load_config(args.config, args.opts)
-        model.MODEL.WEIGHTS = args.weights or model.MODEL.WEIGHTS
-    elif not model:
-        raise UsageError("There is no model to predict with; give a checkpoint as --weights.")
-    protocol = asdict(args.protocol) if args.protocol else {}
+    protocol = asdict(Protocol.parse(args.protocol)) if args.protocol else {}
     log = args.output / "log"
     with atomic_write(log / "config.yaml") as unfinished:
         setup_logger(str(log.resolve()), name="dalnet")
-        predictor = Predictor(model, opts=args.opts, **protocol)
+        predictor = Predictor(args.weights or "", config=args.config, opts=args.opts, **protocol)
         unfinished.write_text(predictor.cfg.dump(), encoding="utf-8")
-    options = PredictOptions(args.save, args.classes, args.cam_classes)
+    options = PredictOptions(args.save, args.classes, args.image_classes)
     return predict_files(predictor, inputs, args.output, options)
 
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw the paper's Figures 3 to 6 for a trained model, as .png or .pdf.
+
+    dalnet figures cams --weights output/voc_dalnet/model_final.pth \\
+        --split voc_2012_sem_seg_val --output cams.pdf
+    dalnet figures compare --split voc_2012_sem_seg_val --output compare.pdf \\
+        --model "without alignment" output/a/model_final.pth \\
+        --model DALNet output/b/model_final.pth
+"""
+
+import argparse
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
+from matplotlib.figure import Figure
+
+from dalnet.checkpoint import config_for, load_model
+from dalnet.engine.setup import check_config
+from dalnet.errors import UsageError
+from dalnet.evaluation.sources import Protocol
+from dalnet.figures.cams import draw_cams, draw_comparison
+from dalnet.figures.images import choose_images, predict_images
+from dalnet.figures.layout import check_format, save_figure
+from dalnet.figures.sheet import draw_segmentations
+from dalnet.figures.similarity import draw_similarities
+
+from .arguments import add_config, add_keys, add_weights
+
+FIGURES = {
+    "cams": "Figure 3: CAM of each class that an image shows",
+    "segmentations": "Figure 4: truth and prediction",
+    "compare": "Figure 5: CAMs of several models side by side",
+    "similarity": "Figure 6: similarity of patches with texts",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to a parser."""
+    figures = parser.add_subparsers(dest="figure", required=True)
+    for name, text in FIGURES.items():
+        _add_figure_arguments(figures.add_parser(name, help=text, description=text), name)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the figure that the arguments name, and write it.
+
+    Raises:
+        UsageError: the format, a model or the choice of images cannot be used.
+    """
+    check_format(args.output)
+    # Warnings are seen; nothing but the figure is written.
+    setup_logger(name="dalnet")
+    save_figure(args.output, _draw(args))
+    print(f"written: {args.output}")
+
+
+def _add_figure_arguments(parser: argparse.ArgumentParser, figure: str) -> None:
+    add = parser.add_argument
+    if figure == "compare":
+        add(
+            "--model",
+            nargs=2,
+            action="append",
+            required=True,
+            metavar=("LABEL", "FILE"),
+            help="what it is called in the figure, and its checkpoint; once for each model",
+        )
+    else:
+        add_weights(parser)
+    add_config(parser, "recipe or file (default: the config in the checkpoint)")
+    add("--split", required=True, help="a registered data set")
+    add("--output", type=Path, required=True, help="FILE.png or FILE.pdf")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--images", default="", help="ids (file names without suffix): ID1,ID2")
+    text = "images, drawn at random; default: %(default)s"
+    images.add_argument("--count", type=int, default=4, help=text)
+    add("--seed", type=int, default=0, help="seed of the draw; default: %(default)s")
+    add("--colorblind", action="store_true", help="colors safe for everyone")
+    if figure == "segmentations":
+        text = "ss or ms, then +flip and +crf as wanted; default: %(default)s"
+        add("--protocol", default="ss", help=text)
+    elif figure == "compare":
+        add("--class-name", help="default: the largest CAM of the image's classes")
+    elif figure == "similarity":
+        text = "color each map by its own range, not by all maps'"
+        add("--stretch", action="store_true", help=text)
+    add_keys(parser)
+
+
+def _draw(args: argparse.Namespace) -> Figure:
+    """Choose images, run the model, draw."""
+    configs = _read_configs(args)
+    records = choose_images(
+        args.split,
+        [name.strip() for name in args.images.split(",") if name.strip()],
+        args.count,
+        args.seed,
+        class_name=getattr(args, "class_name", None),
+        needs_labels=args.figure != "segmentations",
+    )
+    if args.figure == "similarity":
+        (cfg,) = configs.values()
+        style = args.stretch, args.colorblind
+        return draw_similarities(cfg, load_model(cfg), records, args.split, *style)
+    needs_cams = args.figure != "segmentations"
+    results = {
+        label: list(predict_images(cfg, load_model(cfg), args.split, records, needs_cams))
+        for label, cfg in configs.items()
+    }
+    if args.figure == "compare":
+        return draw_comparison(results, args.split, args.class_name, args.colorblind)
+    draw_one = draw_cams if args.figure == "cams" else draw_segmentations
+    return draw_one(*results.values(), args.split, args.colorblind)
+
+
+def _read_configs(args: argparse.Namespace) -> dict[str, CfgNode]:
+    """Return the config of each model by what it is called."""
+    models = args.model if args.figure == "compare" else [("", args.weights)]
+    labels = [label for label, _ in models]
+    if len(set(labels)) < len(labels):
+        name = max(labels, key=labels.count)
+        raise UsageError(f"two models are called {name!r}", "model", "give each its own name")
+    return {label: _read_config(args, weights) for label, weights in models}
+
+
+def _read_config(args: argparse.Namespace, weights: str | None) -> CfgNode:
+    cfg = config_for(weights, args.config, args.opts)
+    cfg.DATASETS.TEST = (args.split,)
+    cfg.TEST.EVAL_CAM = True
+    if args.figure == "segmentations":
+        protocol = Protocol.parse(args.protocol)
+        cfg.TEST.MULTI_SCALE.ENABLED, cfg.TEST.MULTI_SCALE.FLIP = True, protocol.flip
+        if not protocol.multi_scale:
+            cfg.TEST.MULTI_SCALE.SCALES = (1.0,)
+        cfg.TEST.CRF.ENABLED = protocol.crf
+    check_config(cfg, eval_only=True)
+    cfg.freeze()
+    return cfg

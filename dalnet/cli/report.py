@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a run as one HTML page: results, curves and a gallery of best, worst and random images.
+
+    dalnet report --weights output/voc_dalnet/model_final.pth --split voc_2012_sem_seg_val
+
+Curves come from metrics.json beside the weights, results from what the evaluation wrote there.
+"""
+
+import argparse
+from pathlib import Path
+
+from dalnet.checkpoint import config_for
+from dalnet.engine import setup
+from dalnet.report.run import MAX_IMAGES, write_report
+
+from .arguments import add_config, add_keys, add_weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to a parser."""
+    add_config(parser, "recipe or file (default: the config in the checkpoint)")
+    add_weights(parser)
+    add = parser.add_argument
+    add("--split", required=True, help="a registered data set")
+    add("--run", type=Path, help="folder of metrics.json (default: the folder of the weights)")
+    add(
+        "--results",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="results.json of an evaluation; may be repeated (default: of RUN/evaluation/SPLIT)",
+    )
+    text = "the page (default: OUTPUT_DIR/report/SPLIT/report.html)"
+    add("--output", type=Path, metavar="FILE", help=text)
+    text = f"of each group, at most {MAX_IMAGES} (default: %(default)s)"
+    add("--images", type=int, default=8, help=text)
+    add("--colorblind", action="store_true", help="colors that color-blind readers tell apart")
+    add_keys(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page that the arguments ask for.
+
+    Raises:
+        UsageError: a model, file or value cannot be used.
+    """
+    cfg = config_for(args.weights, args.config, args.opts)
+    cfg.DATASETS.TEST = (args.split,)
+    cfg.TEST.EVAL_CAM = True
+    # Not OUTPUT_DIR itself: the training's config and log lie there.
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "report", args.split))
+    setup(cfg, eval_only=True)
+    output = args.output or Path(cfg.OUTPUT_DIR, "report.html")
+    own = {key: getattr(args, key) for key in ("run", "results", "images", "colorblind")}
+    write_report(cfg, args.split, output, config_name=args.config, **own)
+    print(f"written: {output}")
