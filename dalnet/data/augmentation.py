@@ -14,56 +14,52 @@ from torchvision.transforms import ColorJitter, v2
 
 from dalnet.errors import UsageError
 
+_BLUR_SIGMA = (0.1, 2.0)  # standard deviation in pixels
+
 
 class RandomRescale(T.Augmentation):
     """Enlarge or shrink an image by one factor for both sides, drawn uniformly from a range."""
 
     def __init__(self, scale_range: tuple[float, float]) -> None:
         super().__init__()
-        self.scale_range = tuple(scale_range)
+        self.scale_range = scale_range
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draw a factor for an image [H, W, 3]."""
         height, width = image.shape[:2]
-        factor = np.random.uniform(*self.scale_range)
+        low, high = self.scale_range
+        factor = np.random.uniform(low, high)
         new_height, new_width = (max(1, round(factor * side)) for side in (height, width))
         return T.ResizeTransform(height, width, new_height, new_width)
 
 
-class RandomGaussianBlur(torch.nn.Module):
-    """Blur with a standard deviation drawn uniformly from 0.1 to 2 pixels.
+def blur(image: Image.Image) -> Image.Image:
+    """Blur an RGB PIL image with a standard deviation drawn uniformly from 0.1 to 2 pixels.
 
     OpenCV's filter: it takes a tenth of the time of Pillow's, which DINO uses.
     """
-
-    sigma_range = (0.1, 2.0)
-
-    def forward(self, image: Image.Image) -> Image.Image:
-        """Blur an RGB PIL image."""
-        sigma = torch.empty(1).uniform_(*self.sigma_range).item()
-        return Image.fromarray(cv2.GaussianBlur(np.asarray(image), (0, 0), sigma))
+    sigma = torch.empty(1).uniform_(*_BLUR_SIGMA).item()
+    return Image.fromarray(cv2.GaussianBlur(np.asarray(image), (0, 0), sigma))
 
 
-class RandomColorJitter(torch.nn.Module):
+def jitter_colors(image: Image.Image) -> Image.Image:
     """Change brightness, contrast, saturation and hue in random order, by DINO's factors.
 
-    As torchvision's, but for the hue, which Pillow takes a dozen times as long for as OpenCV.
+    As torchvision's ``ColorJitter`` on an RGB PIL image, but for the hue, which Pillow takes a
+    dozen times as long for as OpenCV.
     """
-
-    def forward(self, image: Image.Image) -> Image.Image:
-        """Alter an RGB PIL image."""
-        order, *factors = ColorJitter.get_params(
-            brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.8, 1.2), hue=(-0.1, 0.1)
-        )
-        changes = (
-            v2.functional.adjust_brightness,
-            v2.functional.adjust_contrast,
-            v2.functional.adjust_saturation,
-            adjust_hue,
-        )
-        for index in order:
-            image = changes[index](image, factors[index])
-        return image
+    order, *factors = ColorJitter.get_params(
+        brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.8, 1.2), hue=(-0.1, 0.1)
+    )
+    changes = (
+        v2.functional.adjust_brightness,
+        v2.functional.adjust_contrast,
+        v2.functional.adjust_saturation,
+        adjust_hue,
+    )
+    for index in order:
+        image = changes[index](image, factors[index])
+    return image
 
 
 def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
@@ -88,9 +84,9 @@ def photometric_chain(
         return v2.Identity()
     return v2.Compose(
         [
-            v2.RandomApply([RandomColorJitter()], p=0.8),
+            v2.RandomApply([jitter_colors], p=0.8),
             v2.RandomGrayscale(p=0.2),
-            v2.RandomApply([RandomGaussianBlur()], p=blur_prob),
+            v2.RandomApply([blur], p=blur_prob),
             v2.RandomSolarize(threshold=128, p=solarize_prob),
         ]
     )
@@ -105,8 +101,9 @@ def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
     transform = resize.get_transform(image)
     if isinstance(transform, T.ResizeTransform) and not (transform.new_h and transform.new_w):
         raise UsageError(
-            f"The image is {image.shape[1]} x {image.shape[0]} pixels, of which "
-            "INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST (in training MIN_SIZE_TRAIN and MAX_SIZE_TRAIN) "
-            "leave no whole pixel across; crop it."
+            f"it is {image.shape[1]} x {image.shape[0]} pixels, of which resizing leaves no whole "
+            "pixel across",
+            where="image",
+            hint="crop it",
         )
     return transform.apply_image(image)

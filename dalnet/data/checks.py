@@ -34,44 +34,39 @@ def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
             ``MODEL.CLASS_NAMES`` (where empty, those of ``DATASETS.TRAIN``).
     """
     if not names:
-        raise UsageError(f"{key} is empty: name at least one data set.")
-    unknown = next((name for name in names if not ensure_registered(name)), None)
-    if unknown is not None:
-        ours = [n for n in DatasetCatalog if hasattr(MetadataCatalog.get(n), "prompt_names")]
-        raise UsageError(
-            f"{key} names the unknown data set {unknown!r}: choose from "
-            f"{', '.join(sorted(ours))}, or add your own (docs/data.md)."
-        )
+        raise UsageError("it is empty", where=key, hint="name at least one data set")
+    for name in names:
+        if not ensure_registered(name):
+            ours = sorted(n for n in DatasetCatalog if MetadataCatalog.get(n).get("prompt_names"))
+            hint = f"choose from {', '.join(ours)}, or add your own (docs/data.md)"
+            raise UsageError(f"there is no data set {name!r}", where=key, hint=hint)
     classes = _class_names(names[0])
-    differing = next((name for name in names if _class_names(name) != classes), None)
-    if differing:
-        raise UsageError(
-            f"{key} mixes the classes of {names[0]} and {differing}: name one of them."
-        )
+    for name in names[1:]:
+        if _class_names(name) != classes:
+            what = f"{names[0]} and {name} have different classes"
+            raise UsageError(what, where=key, hint="name one of them")
     head = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if len(classes) != head:
         raise UsageError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head}, but {names[0]} has {len(classes)} "
-            f"classes with background: set the key to {len(classes)} or name another data set."
+            f"it is {head}, but {names[0]} has {len(classes)} classes with background",
+            where="MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            hint=f"set it to {len(classes)} or name another data set",
         )
+    known = list(cfg.MODEL.CLASS_NAMES) or _class_names(next(iter(cfg.DATASETS.TRAIN), ""))
     # Of as many classes in another order, every label would be taken for that of another class.
-    for value, (own, found) in enumerate(zip(_model_classes(cfg), classes, strict=False)):
+    for value, (own, found) in enumerate(zip(known, classes, strict=False)):
         if own != found:
             raise UsageError(
-                f"{key} names {names[0]}, whose class {value} is {found!r}, but the model's is "
-                f"{own!r}: name a data set of the same classes in the same order."
+                f"class {value} of {names[0]} is {found!r}, but the model's is {own!r}",
+                where=key,
+                hint="name a data set of the same classes in the same order",
             )
 
 
-def _model_classes(cfg: CfgNode) -> list[str]:
-    training = next(iter(cfg.DATASETS.TRAIN), "")
-    if cfg.MODEL.CLASS_NAMES or not ensure_registered(training):
-        return list(cfg.MODEL.CLASS_NAMES)
-    return _class_names(training)
-
-
 def _class_names(dataset_name: str) -> list[str]:
-    return list(MetadataCatalog.get(dataset_name).get("stuff_classes", []))
+    """Return the classes of a data set, background first; none if there is no such data set."""
+    known = ensure_registered(dataset_name)
+    return list(MetadataCatalog.get(dataset_name).get("stuff_classes", [])) if known else []
 
 
 def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
@@ -101,16 +96,13 @@ def check_masks(dicts: Sequence[dict[str, Any]]) -> None:
     """
     masks = [d["sem_seg_file_name"] for d in dicts if "sem_seg_file_name" in d]
     # One listing of each folder instead of one look-up a mask: quick on network drives too.
-    existing = {
-        os.path.join(folder, name)
-        for folder in {os.path.dirname(mask) for mask in masks}
-        if os.path.isdir(folder)
-        for name in os.listdir(folder)
-    }
-    missing = [mask for mask in masks if mask not in existing]
+    folders = {os.path.dirname(mask) for mask in masks}
+    listings = {folder: set(os.listdir(folder)) for folder in folders if os.path.isdir(folder)}
+    missing = [m for m in masks if os.path.basename(m) not in listings.get(os.path.dirname(m), ())]
     if missing:
         raise UsageError(
-            f"{len(missing)} of {len(masks)} masks missing, the first is {missing[0]}: evaluation "
-            "needs them; unpack them, or make them with dalnet prepare coco (COCO) or "
-            "dalnet prepare voc (SBD)."
+            f"{len(missing)} of {len(masks)} masks missing, this one first",
+            where=missing[0],
+            hint="unpack them, or make them with dalnet prepare coco (COCO) or "
+            "dalnet prepare voc (SBD): evaluation needs them",
         )

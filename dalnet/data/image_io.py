@@ -13,6 +13,8 @@ from dalnet.io import atomic_write
 
 from .palette import voc_palette
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 
 def read_image(path: str) -> np.ndarray:
     """Read an image of any 8-bit kind upright (EXIF) as RGB, uint8 [H, W, 3].
@@ -24,19 +26,17 @@ def read_image(path: str) -> np.ndarray:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
             # Pillow cuts off what lies above 255: most of the image would be white.
             if image.mode.startswith(("I", "F")):
-                raise UsageError(
-                    f"image {path} has more than 8 bits a pixel and one channel (mode "
-                    f"{image.mode}): convert it to 8 bits, in the range that it is to be seen in."
-                )
+                what = f"it has more than 8 bits a pixel and one channel (mode {image.mode})"
+                hint = "convert it to 8 bits, in the range that it is to be seen in"
+                raise UsageError(what, where=path, hint=hint)
             # Detectron2's, as Pillow's own gives up on a damaged EXIF block.
             upright = detection_utils._apply_exif_orientation(image)
             return np.array(upright.convert("RGB"))
     except MemoryError as e:
-        raise UsageError(f"image {path} does not fit into memory: shrink it.") from e
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise UsageError(
-            f"image {path} cannot be read ({e}): restore it or take it off the list."
-        ) from e
+        raise UsageError("the image does not fit into memory", where=path, hint="shrink it") from e
+    except _UNREADABLE as e:
+        hint = "restore it or take it off the list"
+        raise UsageError(f"the image cannot be read ({e})", where=path, hint=hint) from e
 
 
 def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 255) -> np.ndarray:
@@ -53,20 +53,22 @@ def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 
     """
     try:
         mask = np.array(detection_utils.read_image(path))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise UsageError(
-            f"mask {path} cannot be read ({e}): restore it or take its image off the list."
-        ) from e
+    except _UNREADABLE as e:
+        hint = "restore it or take its image off the list"
+        raise UsageError(f"the mask cannot be read ({e})", where=path, hint=hint) from e
     if mask.shape != tuple(size):
         raise UsageError(
-            f"mask {path} is {mask.shape} but its image is {tuple(size)} (height, width): "
-            "masks must be single-channel and of the image's size."
+            f"the mask is {mask.shape} but its image is {tuple(size)} (height, width)",
+            where=path,
+            hint="masks must be single-channel and of the image's size",
         )
     wrong = mask[(mask >= num_classes) & (mask != ignore)]
     if wrong.size:
         raise UsageError(
-            f"mask {path} contains the value {wrong[0]}, but there are classes 0 to "
-            f"{num_classes - 1} and {ignore} for ignored pixels: convert it to contiguous indices."
+            f"the mask contains the value {wrong[0]}, but there are classes 0 to "
+            f"{num_classes - 1} and {ignore} for ignored pixels",
+            where=path,
+            hint="convert it to contiguous indices",
         )
     return mask
 
@@ -78,6 +80,6 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
         UsageError: it cannot be written.
     """
     image = Image.fromarray(mask)
-    image.putpalette(np.uint8(voc_palette()).tobytes())
+    image.putpalette(sum(voc_palette(), []))
     with atomic_write(path) as unfinished:
         image.save(unfinished, format="PNG")

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from dalnet.errors import UsageError
 
 TAGS_FILE = "image_tags.json"
-_TAGS_CONTENT = '{"image id": ["class name", ...]}'
+_TAGS_CONTENT = 'expected {"image id": ["class name", ...]}'
 _NAMED_IN_LOG = 20
 
 logger = logging.getLogger(__name__)
@@ -41,49 +41,48 @@ def read_image_labels(
     if annotations.is_dir():
         if tags_file.is_file():
             logger.warning("%s is not read, since %s is there.", tags_file, annotations)
-        return {i: _labels_from_xml(annotations / f"{i}.xml", index) for i in image_ids}
+        paths = {image_id: annotations / f"{image_id}.xml" for image_id in image_ids}
+        return {i: _to_labels(_names_in_xml(path), index, path) for i, path in paths.items()}
     if not tags_file.is_file():
         raise UsageError(
-            f"no image-level labels in {root}: expected Annotations/*.xml or {TAGS_FILE} "
-            f"({_TAGS_CONTENT}), which dalnet prepare labels makes from a cls_labels*.npy "
-            "file."
+            f"no image-level labels: expected Annotations/*.xml or {TAGS_FILE}",
+            where=root,
+            hint="dalnet prepare labels makes the latter from a cls_labels*.npy file",
         )
     tags = _read_tags(tags_file)
-    return {i: _to_labels(tags.get(i, ()), index, f"{tags_file} (image {i})") for i in image_ids}
+    return {i: _to_labels(tags.get(i, ()), index, f"{tags_file}, image {i}") for i in image_ids}
 
 
-def _labels_from_xml(path: Path, index: Mapping[str, int]) -> list[int]:
+def _names_in_xml(path: Path) -> list[str]:
     try:
         tree = ElementTree.parse(path)
     except FileNotFoundError:
         return []
     # The last two: encodings that the parser cannot read (GB 2312, say) or does not know.
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as e:
-        raise UsageError(f"{path} is not a readable VOC annotation ({e}): restore it.") from e
-    names = [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
-    return _to_labels(names, index, str(path))
+        raise UsageError(f"not a readable VOC annotation ({e})", path, "restore it") from e
+    return [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
 
 
 def _read_tags(path: Path) -> dict[str, list[str]]:
     try:
         tags = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise UsageError(f"{path} is not readable JSON ({e}): expected {_TAGS_CONTENT}.") from e
+        raise UsageError(f"not readable JSON ({e})", path, _TAGS_CONTENT) from e
     if not isinstance(tags, dict) or not all(
         isinstance(names, list) and all(isinstance(name, str) for name in names)
         for names in tags.values()
     ):
-        raise UsageError(f"{path} does not hold image-level labels: expected {_TAGS_CONTENT}.")
+        raise UsageError("it does not hold image-level labels", path, _TAGS_CONTENT)
     return tags
 
 
-def _to_labels(names: Sequence[str], index: Mapping[str, int], where: str) -> list[int]:
-    unknown = next((name for name in names if name not in index), None)
-    if unknown is not None:
-        raise UsageError(
-            f"unknown class {unknown!r} in {where}: correct it, or register the data set with "
-            f"that class (known: {', '.join(index)})."
-        )
+def _to_labels(names: Sequence[str], index: Mapping[str, int], where: Path | str) -> list[int]:
+    for name in names:
+        if name not in index:
+            known = ", ".join(index)
+            hint = f"correct it, or register the data set with that class (known: {known})"
+            raise UsageError(f"unknown class {name!r}", where, hint)
     return sorted({index[name] for name in names})
 
 
@@ -106,15 +105,11 @@ def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str,
         return labeled
     rest = len(unlabeled) - _NAMED_IN_LOG
     names = ", ".join(unlabeled[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")
-    if policy == "refuse":
+    if policy == "refuse" or not labeled:
         raise UsageError(
-            f"{len(unlabeled)} training image(s) without a label: {names}; label them, take them "
-            'off the list or set DATASETS.UNLABELED_IMAGES to "skip".'
-        )
-    if not labeled:
-        raise UsageError(
-            f"none of the {len(dicts)} training images has a label ({names}): train on a split "
-            "with image-level labels."
+            f"{len(unlabeled)} of {len(dicts)} training images have no label: {names}",
+            where="DATASETS.UNLABELED_IMAGES" if policy == "refuse" else "DATASETS.TRAIN",
+            hint='label images, take them off the list, or let the policy "skip" them',
         )
     logger.warning("skipped %d image(s) without a label: %s", len(unlabeled), names)
     return labeled

@@ -21,7 +21,7 @@ from dalnet.config.checks import check_rules, one_of
 from .checks import check_datasets, check_masks, warn_of_large_images
 from .labels import filter_unlabeled
 from .mapper import build_mapper
-from .samplers import build_sampler
+from .samplers import ResumableSampler, build_sampler
 
 _RULES = (
     one_of(("skip", "refuse"), "DATASETS.UNLABELED_IMAGES"),
@@ -30,7 +30,7 @@ _RULES = (
 )
 
 
-class TrainLoader(DataLoader):
+class TrainLoader(DataLoader[dict[str, Any]]):
     """Endless batches of one process, which can begin anywhere in the order of the images."""
 
     _begun = False
@@ -43,9 +43,10 @@ class TrainLoader(DataLoader):
         """
         if self._begun:
             raise RuntimeError("the loader has begun: set where it starts before its first batch")
+        assert isinstance(self.sampler, ResumableSampler) and self.batch_size
         self.sampler.start_index = batch * self.batch_size
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         """Yield batches, the first of which is read when it is asked for.
 
         Detectron2 0.5 makes this iterator when the trainer is built, before the trainer knows

@@ -78,7 +78,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
         try:
             resized = image if self.resize is None else resize_image(image, self.resize)
         except UsageError as error:
-            raise UsageError(f"image {record['file_name']}: {error}") from error
+            raise UsageError(error.what, record["file_name"], error.hint) from error
         inputs = {key: record[key] for key in _PASSED_ON if key in record}
         inputs["height"], inputs["width"] = image.shape[:2]
         labels = record["image_labels"]
@@ -99,14 +99,14 @@ class ImageLabelMapper(metaclass=ABCMeta):
 class MultiCropMapper(ImageLabelMapper):
     """DALNet's mapper: a training image becomes a main view, global and local views."""
 
-    build_views = MultiCropViews.from_config
+    build_views = MultiCropViews
 
 
 @DATASET_MAPPER_REGISTRY.register()
 class SingleViewMapper(ImageLabelMapper):
     """A training image becomes one view of ``INPUT.CROP.SIZE``."""
 
-    build_views = SingleView.from_config
+    build_views = SingleView
 
 
 def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:
@@ -124,7 +124,8 @@ def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if sampling == "range" and len(sizes) != 2:
         raise UsageError(
-            f"INPUT.MIN_SIZE_TRAIN is {sizes}, but MIN_SIZE_TRAIN_SAMPLING 'range' needs the "
-            "smallest and the largest size: give two."
+            f"it is {sizes}, but INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'",
+            where="INPUT.MIN_SIZE_TRAIN",
+            hint="give two, the smallest and the largest size",
         )
     return T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, sampling)

@@ -45,8 +45,10 @@ def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSam
         return ResumableSampler(TrainingSampler(len(dicts)))
     if not 0 < threshold <= 1:
         raise UsageError(
-            f"DATALOADER.REPEAT_THRESHOLD is {threshold}: set it to the fraction of the images "
-            "below which those of a class are repeated, above 0 and at most 1."
+            f"it is {threshold}",
+            where="DATALOADER.REPEAT_THRESHOLD",
+            hint="set it to the fraction of the images below which those of a class are repeated, "
+            "above 0 and at most 1",
         )
     return ResumableSampler(RepeatFactorTrainingSampler(repeat_factors(dicts, threshold)))
 

@@ -10,12 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms import v2
 
 from dalnet.data import augmentation
-from dalnet.data.augmentation import (
-    RandomColorJitter,
-    RandomGaussianBlur,
-    adjust_hue,
-    photometric_chain,
-)
+from dalnet.data.augmentation import adjust_hue, blur, jitter_colors, photometric_chain
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def test_jitter_is_torchvisions(image, monkeypatch):
     monkeypatch.setattr(augmentation, "adjust_hue", v2.functional.adjust_hue)
     for seed in range(8):
         torch.manual_seed(seed)
-        got = RandomColorJitter()(image)
+        got = jitter_colors(image)
         torch.manual_seed(seed)
         order, *factors = v2_parameters()
         expected = image
@@ -62,7 +57,7 @@ def v2_parameters():
 def test_blur_is_gaussian(image):
     for seed in range(8):
         torch.manual_seed(seed)
-        got = np.asarray(RandomGaussianBlur()(image)).astype(float)
+        got = np.asarray(blur(image)).astype(float)
         torch.manual_seed(seed)
         sigma = torch.empty(1).uniform_(0.1, 2.0).item()
         source = np.asarray(image).astype(float)

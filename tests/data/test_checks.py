@@ -5,24 +5,24 @@ import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 
 from dalnet.data import build_test_loader, build_train_loader
 from dalnet.data.datasets import register_voc_layout
-from dalnet.errors import UsageError
 
 
 def test_missing_masks_stop_the_evaluation_at_once(tree, tree_cfg):
     (tree / "SegmentationClass" / "p3.png").unlink()
-    with pytest.raises(UsageError, match="1 of 6 .*p3.png"):
+    with refused("p3.png", "1 of 6"):
         build_test_loader(tree_cfg(), "built_tree")
     shutil.rmtree(tree / "SegmentationClass")
-    with pytest.raises(UsageError, match="6 of 6"):
+    with refused("SegmentationClass", "6 of 6"):
         build_test_loader(tree_cfg(), "built_tree")
 
 
 def test_unreadable_masks_are_named(tree, tree_cfg, lock):
     lock(tree / "SegmentationClass")
-    with pytest.raises(UsageError, match="SegmentationClass cannot be read .Permission"):
+    with refused("", "SegmentationClass"):
         build_test_loader(tree_cfg(), "built_tree")
 
 
@@ -37,11 +37,11 @@ def reordered(tree):
 
 def test_classes_of_another_order_are_refused(reordered, tree_cfg):
     build_test_loader(tree_cfg("DATASETS.TRAIN", (reordered,)), reordered)
-    with pytest.raises(UsageError, match="reordered, whose class 1 is 'dog'"):
+    with refused("DATASETS.TEST", "reordered", "dog"):
         build_test_loader(tree_cfg(), reordered)
     names = ("MODEL.CLASS_NAMES", ("background", "dog", "cat"))
     build_test_loader(tree_cfg(*names), reordered)
-    with pytest.raises(UsageError, match="DATASETS.TRAIN names built_tree, whose class 1 is 'cat'"):
+    with refused("DATASETS.TRAIN", "built_tree", "cat"):
         build_train_loader(tree_cfg(*names))
 
 

@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
+from helpers import refused
 
 from dalnet.data import build_test_loader, build_train_loader
-from dalnet.errors import UsageError
 
 IDS = [f"p{i}" for i in range(6)]
 
@@ -60,7 +60,7 @@ def test_batches_hold_labeled_images_only(tree, tree_cfg):
         assert len(batch) == 2
         assert all(d["image_labels"].sum() == 1 for d in batch)
         assert all(d["image"].shape == (3, 32, 32) for d in batch)
-    with pytest.raises(UsageError, match="p5"):
+    with refused("DATASETS.UNLABELED_IMAGES", "p5"):
         build_train_loader(tree_cfg("DATASETS.UNLABELED_IMAGES", "refuse"))
 
 
@@ -91,27 +91,24 @@ def test_test_loader_yields_every_image_once(tree, tree_cfg):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("key", "value", "words"),
     [
-        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 21), "NUM_CLASSES is 21.*has 3"),
-        (("DATASETS.TRAIN", ("nowhere",)), "unknown data set 'nowhere'.*voc_2012_sem_seg_val"),
-        (("DATASETS.TRAIN", ()), "DATASETS.TRAIN is empty"),
-        (
-            ("DATASETS.TRAIN", ("built_tree", "voc_2012_sem_seg_val")),
-            "mixes the classes of built_tree",
-        ),
-        (("DATASETS.UNLABELED_IMAGES", "maybe"), "UNLABELED_IMAGES"),
-        (("DATALOADER.SAMPLER_TRAIN", "Sampler"), "DATALOADER.SAMPLER_TRAIN is 'Sampler'"),
-        (("DATALOADER.ASPECT_RATIO_GROUPING", True), "ASPECT_RATIO_GROUPING"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 21, ["21", "3"]),
+        ("DATASETS.TRAIN", ("nowhere",), ["nowhere", "voc_2012_sem_seg_val"]),
+        ("DATASETS.TRAIN", (), []),
+        ("DATASETS.TRAIN", ("built_tree", "voc_2012_sem_seg_val"), ["built_tree"]),
+        ("DATASETS.UNLABELED_IMAGES", "maybe", ["maybe"]),
+        ("DATALOADER.SAMPLER_TRAIN", "Sampler", ["Sampler"]),
+        ("DATALOADER.ASPECT_RATIO_GROUPING", True, []),
     ],
 )
-def test_config_that_does_not_fit_the_data(tree, tree_cfg, options, message):
-    with pytest.raises(UsageError, match=message):
-        build_train_loader(tree_cfg(*options))
+def test_config_that_does_not_fit_the_data(tree, tree_cfg, key, value, words):
+    with refused("", key, *words):
+        build_train_loader(tree_cfg(key, value))
 
 
 def test_test_loader_checks_name_and_classes(tree, tree_cfg):
-    with pytest.raises(UsageError, match=r"DATASETS.TEST names the unknown data set 'nowhere'"):
+    with refused("DATASETS.TEST", "nowhere"):
         build_test_loader(tree_cfg(), "nowhere")
-    with pytest.raises(UsageError, match="NUM_CLASSES is 3, but voc_2012_sem_seg_val has 21"):
+    with refused("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "voc_2012_sem_seg_val", "21"):
         build_test_loader(tree_cfg(), "voc_2012_sem_seg_val")

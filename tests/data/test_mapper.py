@@ -6,11 +6,11 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.utils.env import seed_all_rng
+from helpers import refused
 from PIL import Image
 
 from dalnet.config import add_dalnet_config
 from dalnet.data import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
-from dalnet.errors import UsageError
 
 CROP = (64, 96)
 
@@ -33,7 +33,7 @@ def record_of(path, labels=(0, 3)):
 
 @pytest.fixture
 def noise(tmp_path):
-    """A image in which every pixel differs from the padding."""
+    """An image in which every pixel differs from the padding."""
     values = np.random.default_rng(0).integers(130, 256, (75, 100, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
@@ -57,9 +57,8 @@ def test_a_system_brings_views_of_its_own(noise):
 
 
 def test_unknown_mapper_is_refused_with_those_that_are_known():
-    with pytest.raises(UsageError, match="DATASET_MAPPER_NAME is 'Mapper'") as error:
+    with refused("", "INPUT.DATASET_MAPPER_NAME", "'MultiCropMapper'", "'SingleViewMapper'"):
         build_mapper(make_cfg("INPUT.DATASET_MAPPER_NAME", "Mapper"), is_train=True)
-    assert all(name in str(error.value) for name in ("'MultiCropMapper'", "'SingleViewMapper'"))
 
 
 def test_training_output_has_the_agreed_shapes(noise):
@@ -115,10 +114,10 @@ def test_large_training_images_are_seen_at_the_size_of_small_ones(tmp_path):
 def test_sizes_of_training_images_that_cannot_be_had(tmp_path):
     Image.new("RGB", (3000, 1)).save(tmp_path / "line.png")
     mapper = build_mapper(make_cfg("INPUT.MIN_SIZE_TRAIN", (75,)), True)
-    with pytest.raises(UsageError, match=r"line.png: .*3000 x 1 pixels.*MIN_SIZE_TRAIN.*crop"):
+    with refused(tmp_path / "line.png", "3000 x 1 pixels"):
         mapper(record_of(tmp_path / "line.png"))
     ranged = make_cfg("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (75,))
-    with pytest.raises(UsageError, match="INPUT.MIN_SIZE_TRAIN.*give two"):
+    with refused("INPUT.MIN_SIZE_TRAIN"):
         build_mapper(ranged, True)
 
 
@@ -146,7 +145,7 @@ def test_missing_or_unreadable_image_is_named(tmp_path, noise, content):
     if content is not None:
         path.write_bytes(noise.read_bytes()[:9000] if content == "truncated" else content)
     for is_train in (True, False):
-        with pytest.raises(UsageError, match="bad.png"):
+        with refused(path):
             build_mapper(make_cfg(), is_train)(record_of(path))
 
 
@@ -159,5 +158,5 @@ def test_missing_or_unreadable_image_is_named(tmp_path, noise, content):
     ],
 )
 def test_unsupported_input_keys_are_refused(key, value):
-    with pytest.raises(UsageError, match=key):
+    with refused("", key):
         build_mapper(make_cfg(key, value), True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from helpers import refused
 
 from dalnet.data.samplers import ResumableSampler, build_sampler, repeat_factors
-from dalnet.errors import UsageError
 
 DICTS = [{"image_labels": labels} for labels in ([0], [0], [0, 1], [0, 2], [0], [1], [0], [0, 1])]
 
@@ -55,5 +55,5 @@ def test_the_order_goes_on_anywhere(order):
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.5])
 def test_a_threshold_that_repeats_nothing_or_all_is_refused(threshold):
-    with pytest.raises(UsageError, match="REPEAT_THRESHOLD"):
+    with refused("DATALOADER.REPEAT_THRESHOLD"):
         build_sampler(make_cfg(threshold), DICTS)

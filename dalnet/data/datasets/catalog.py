@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every data set of this package puts into Detectron2's two catalogues."""
+"""What every data set of this package puts into Detectron2's two catalogs."""
 
 import os
 from collections import Counter
@@ -43,10 +43,8 @@ def register(
     (most_common, times), *_ = Counter(stuff_classes).most_common(1)
     if times > 1:
         # Results go by these names.
-        raise UsageError(
-            f"{name} has {times} classes called {most_common!r}, counting the background, which is "
-            "class 0 by itself: give each class one name of its own."
-        )
+        what = f"it has {times} classes called {most_common!r}, counting the background (class 0)"
+        raise UsageError(what, where=name, hint="give each class one name of its own")
     DatasetCatalog.pop(name, None)
     DatasetCatalog.register(name, load)
     MetadataCatalog.pop(name, None)
@@ -60,7 +58,7 @@ def register(
 
 
 def class_table(name: str) -> tuple[list[str], list[list[int]]]:
-    """Names of the C + 1 classes of a data set, background first, and their RGB in 0..255."""
+    """Return the C + 1 class names of a data set, background first, and their RGB in 0..255."""
     metadata = MetadataCatalog.get(name)
     names = list(metadata.stuff_classes)
     return names, metadata.get("stuff_colors", voc_palette(len(names)))

@@ -21,7 +21,7 @@ COCO_CLASSES: tuple[str, ...] = tuple(c["name"] for c in COCO_CATEGORIES if c["i
 COCO_CATEGORY_IDS: tuple[int, ...] = tuple(c["id"] for c in COCO_CATEGORIES if c["isthing"])
 MASK_FOLDER = "SegmentationClass"
 
-_OFFICIAL = "use the official annotations of COCO 2014"
+OFFICIAL = "use the official annotations of COCO 2014"
 _HOW_TO_GET = (
     "unpack train2014.zip, val2014.zip and annotations_trainval2014.zip of "
     "https://cocodataset.org/#download into the folder coco and set DETECTRON2_DATASETS to the "
@@ -32,11 +32,9 @@ _HOW_TO_GET = (
 def register_coco() -> None:
     """Register both splits of COCO 2014."""
     for split in ("train", "val"):
-        register(f"coco_2014_sem_seg_{split}", partial(_load_coco, split), COCO_CLASSES)
-
-
-def _load_coco(split: str) -> list[dict[str, Any]]:
-    return load_coco(datasets_root() / "coco", split)
+        # The root is asked for when the list is: the environment may change until then.
+        load = partial(lambda split: load_coco(datasets_root() / "coco", split), split)
+        register(f"coco_2014_sem_seg_{split}", load, COCO_CLASSES)
 
 
 @reading_errors()
@@ -59,15 +57,13 @@ def load_coco(root: Path, split: str) -> list[dict[str, Any]]:
     annotations = root / "annotations" / f"instances_{split}2014.json"
     for path in (images, annotations):
         if not path.exists():
-            raise UsageError(f"no data set at {root}: expected {path} there; {_HOW_TO_GET}.")
+            raise UsageError(f"expected {path} there", where=root, hint=_HOW_TO_GET)
     listed = _read_labels(annotations, os.stat(annotations).st_mtime_ns)
     existing = set(os.listdir(images))
     missing = [name for _, name, _ in listed if name not in existing]
     if missing:
-        raise UsageError(
-            f"{len(missing)} annotated image(s) missing in {images}, the first is {missing[0]}: "
-            "unpack the archive again."
-        )
+        what = f"{len(missing)} annotated image(s) missing, the first is {missing[0]}"
+        raise UsageError(what, where=images, hint="unpack the archive again")
     return [
         {
             "file_name": str(images / name),
@@ -93,22 +89,18 @@ def open_annotations(path: Path) -> tuple[COCO, dict[int, int]]:
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(str(path))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as e:
-        raise UsageError(
-            f"{path} is not a readable COCO annotation file ({e}): {_HOW_TO_GET}."
-        ) from e
+        raise UsageError(f"not a readable COCO annotation file ({e})", path, _HOW_TO_GET) from e
     check_keys(path, "image", coco.imgs, file_name=str)
     check_keys(path, "annotation", coco.anns, category_id=int)
     check_keys(path, "category", coco.cats, name=str)
     index = {name: i for i, name in enumerate(COCO_CLASSES)}
     for category in coco.cats.values():
         if category["name"] not in index:
-            raise UsageError(f"unknown class {category['name']!r} in {path}: {_OFFICIAL}.")
+            raise UsageError(f"unknown class {category['name']!r}", path, OFFICIAL)
     for number, annotation in coco.anns.items():
         if annotation["category_id"] not in coco.cats:
-            raise UsageError(
-                f"annotation {number} in {path} is of the unknown category "
-                f"{annotation['category_id']}: {_OFFICIAL}."
-            )
+            what = f"annotation {number} is of the unknown category {annotation['category_id']}"
+            raise UsageError(what, path, OFFICIAL)
     return coco, {number: index[category["name"]] for number, category in coco.cats.items()}
 
 
@@ -123,7 +115,7 @@ def check_keys(
     for number, entry in entries.items():
         for key, type_ in keys.items():
             if not isinstance(entry.get(key), type_):
-                raise UsageError(f"{kind} {number} in {path} has no usable {key!r}: {_OFFICIAL}.")
+                raise UsageError(f"{kind} {number} has no usable {key!r}", path, OFFICIAL)
 
 
 # The file takes seconds to read and every evaluator asks for the list again; the time stamp in

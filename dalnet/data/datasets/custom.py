@@ -32,7 +32,7 @@ def register_custom() -> list[str]:
     lists that cannot be read is named in a warning and left out, since only one of many data sets
     is wanted. Returns the names that are new.
     """
-    names = []
+    names: list[str] = []
     for path in sorted(datasets_root().glob(f"*/{CLASSES_FILE}")):
         try:
             names += _register_folder(path.parent.absolute())
@@ -79,10 +79,8 @@ def read_classes(path: Path) -> dict[str, str]:
     for line in read_lines(path, "write one class a line"):
         name, _, words = (part.strip() for part in line.partition(":"))
         if not name or name in classes:
-            raise UsageError(f"{path} has the line {line!r}; each class needs a name of its own.")
+            raise UsageError(f"the line {line!r}", path, "each class needs a name of its own")
         if name.casefold() == "background":
-            raise UsageError(
-                f"{path} has the line {line!r}; it is class 0 by itself, so leave it out."
-            )
+            raise UsageError(f"the line {line!r}", path, "it is class 0 by itself; leave it out")
         classes[name] = words or name
     return classes

@@ -78,10 +78,8 @@ def load_voc_layout(
             or a folder that cannot be read.
     """
     if not (root / "JPEGImages").is_dir():
-        raise UsageError(
-            f"no data set at {root}: expected the folder JPEGImages there, beside ImageSets and "
-            f"Annotations or {TAGS_FILE}; {how_to_get or 'correct the path'}."
-        )
+        what = f"no data set there: expected JPEGImages, ImageSets and Annotations or {TAGS_FILE}"
+        raise UsageError(what, where=root, hint=how_to_get or "correct the path")
     image_ids = read_lines(
         root / "ImageSets" / "Segmentation" / f"{split}.txt",
         how_to_get or "write one image id a line or choose another split",
@@ -111,8 +109,7 @@ def _find_images(folder: Path, image_ids: Sequence[str]) -> dict[str, str]:
         }
     missing = [image_id for image_id in image_ids if image_id not in found]
     if missing:
-        raise UsageError(
-            f"{len(missing)} listed image(s) missing in {folder}, the first is {missing[0]} "
-            f"({', '.join(_IMAGE_SUFFIXES)}): restore them or take them off the list."
-        )
+        what = f"{len(missing)} listed image(s) missing, the first is {missing[0]} "
+        what += f"({', '.join(_IMAGE_SUFFIXES)})"
+        raise UsageError(what, where=folder, hint="restore them or take them off the list")
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
-from dalnet.data.datasets.coco import MASK_FOLDER, check_keys, open_annotations
+from dalnet.data.datasets.coco import MASK_FOLDER, OFFICIAL, check_keys, open_annotations
 from dalnet.errors import UsageError
 
 from .masks import MaskSummary, write_masks
@@ -38,10 +38,8 @@ def prepare_coco(root: Path, split: str, workers: int | None = None) -> MaskSumm
     check_keys(path, "annotation", coco.anns, segmentation=(list, dict), area=(int, float))
     for number, annotation in coco.anns.items():
         if not _is_drawable(annotation["segmentation"]):
-            raise UsageError(
-                f"annotation {number} in {path} has a segmentation that is neither polygons nor "
-                "run lengths: use the official annotations of COCO 2014."
-            )
+            what = f"annotation {number} has a segmentation of neither polygons nor run lengths"
+            raise UsageError(what, path, OFFICIAL)
     folder = root / MASK_FOLDER / f"{split}2014"
     sources = {
         folder / f"{Path(image['file_name']).stem}.png": (image, annotations)

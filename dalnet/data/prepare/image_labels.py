@@ -13,6 +13,8 @@ from numpy.lib import format as npy_format
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 
+_CONTENT = "expected a dictionary image id -> multi-hot vector, saved with numpy.save"
+
 
 def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> int:
     """Write ``{"image id": ["class name", ...]}`` from a file of multi-hot vectors.
@@ -32,11 +34,10 @@ def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> 
     for image_id, vector in read_label_file(source).items():
         values = np.asarray(vector)
         if values.shape != (len(classes),) or not np.isin(values, (0, 1)).all():
-            raise UsageError(
-                f"image {image_id} in {source} has no vector of {len(classes)} zeros and ones (its "
-                f"shape is {values.shape}): choose the class list that the file was made for."
-            )
-        tags[_file_stem(image_id)] = [classes[i] for i in np.flatnonzero(values)]
+            what = f"image {image_id} has no vector of {len(classes)} zeros and ones"
+            hint = "choose the class list that the file was made for"
+            raise UsageError(f"{what} (its shape is {values.shape})", source, hint)
+        tags[_file_stem(image_id)] = [classes[i] for i in np.flatnonzero(values).tolist()]
     with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(tags, indent=0, ensure_ascii=False), encoding="utf-8")
     return len(tags)
@@ -54,15 +55,10 @@ def read_label_file(path: Path) -> dict[Any, Any]:
             # Version 1 of the format, as of every header shorter than 64 KiB.
             npy_format.read_array_header_1_0(file)
             content = _ArrayUnpickler(file, encoding="latin1").load().item()
-    except UsageError as e:
-        raise UsageError(f"{path} is refused: {e}") from e
     except Exception as e:  # A hostile pickle may raise anything.
-        raise UsageError(
-            f"{path} is not a file of image-level labels ({e}): expected a dictionary "
-            "image id -> multi-hot vector, saved with numpy.save."
-        ) from e
+        raise UsageError(f"not a file of image-level labels ({e})", path, _CONTENT) from e
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}: expected a dictionary.")
+        raise UsageError(f"it holds a {type(content).__name__}", path, _CONTENT)
     return content
 
 
@@ -80,10 +76,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         # numpy 2 names its new place, which numpy 1 need not have; both have the old one.
         module = module.replace("numpy._core", "numpy.core")
         if (module, name) not in self.known:
-            raise UsageError(
-                f"its pickle asks for {module}.{name}, and only numpy arrays are read; convert a "
-                "file that you trust by hand."
-            )
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, no array of numpy")
         return super().find_class(module, name)
 
 

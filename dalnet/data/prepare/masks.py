@@ -52,7 +52,7 @@ def write_masks(
         UsageError: from ``render``, without workers, or where a file cannot be written.
     """
     if workers is not None and workers < 1:
-        raise UsageError(f"workers is {workers}: masks need at least 1, or all cores without it.")
+        raise UsageError(f"{workers} processes", where="workers", hint="give 1 or more")
     digests, written = {}, 0
     # Ctrl-C reaches the workers too; this process ends them, and each would print a traceback.
     with Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
@@ -66,19 +66,13 @@ def write_masks(
 
 
 def _finish(render: Callable[[Any], np.ndarray], target: tuple[Path, Any]) -> tuple[str, str, bool]:
+    """Return the name of a mask, the checksum of its pixels and whether it is new."""
     path, source = target
-    mask = _read_finished(path)
-    is_new = mask is None
-    if is_new:
-        mask = render(source)
+    try:
+        with Image.open(path) as image:
+            mask, is_new = np.array(image), False
+    except (OSError, SyntaxError):
+        mask, is_new = render(source), True
         write_mask(path, mask)
     digest = hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
     return path.name, digest, is_new
-
-
-def _read_finished(path: Path) -> np.ndarray | None:
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except (OSError, SyntaxError):
-        return None

@@ -15,6 +15,7 @@ from dalnet.io import atomic_write, read_lines
 from .masks import MaskSummary, write_masks
 
 _SPLITS = ("train", "val")
+_AGAIN = "unpack the archive again"
 
 
 def prepare_sbd(sbd: Path, voc: Path, workers: int | None = None) -> tuple[MaskSummary, int]:
@@ -51,7 +52,7 @@ def prepare_sbd(sbd: Path, voc: Path, workers: int | None = None) -> tuple[MaskS
 
 
 def read_source_mask(path: Path) -> np.ndarray:
-    """Read an SBD ``.mat`` or an official VOC ``.png``: uint8 [H,W], 0..20 and 255.
+    """Read an SBD ``.mat`` or an official VOC ``.png``: uint8 [H, W], 0..20 and 255.
 
     Raises:
         UsageError: missing, unreadable, or with other values.
@@ -63,13 +64,11 @@ def read_source_mask(path: Path) -> np.ndarray:
             with Image.open(path) as image:
                 mask = np.array(image)
     except Exception as e:  # scipy and zlib have errors of their own for a damaged file.
-        raise UsageError(f"mask {path} cannot be read ({e}): unpack the archive again.") from e
+        raise UsageError(f"the mask cannot be read ({e})", path, _AGAIN) from e
     wrong = np.setdiff1d(mask, [*range(len(VOC_CLASSES) + 1), IGNORE_LABEL])
     if wrong.size:
-        raise UsageError(
-            f"mask {path} holds the value {wrong[0]}: expected 0..{len(VOC_CLASSES)} and "
-            f"{IGNORE_LABEL}; unpack the archive again."
-        )
+        expected = f"0..{len(VOC_CLASSES)} and {IGNORE_LABEL}"
+        raise UsageError(f"the mask holds the value {wrong[0]}, not {expected}", path, _AGAIN)
     return mask.astype(np.uint8)
 
 

@@ -21,12 +21,12 @@ def make_cfg(*options):
 
 def test_local_source_is_the_main_view_in_other_colors():
     noise = np.random.default_rng(0).integers(130, 256, (75, 100, 3), dtype=np.uint8)
-    plain = ToCoViews.from_config(make_cfg("INPUT.PHOTOMETRIC", False))
+    plain = ToCoViews(make_cfg("INPUT.PHOTOMETRIC", False))
     for seed in range(5):
         seed_all_rng(seed)
         out = plain(noise)
         assert torch.equal(out["local_source"], out["image"])
-    altered = ToCoViews.from_config(make_cfg())(noise)
+    altered = ToCoViews(make_cfg())(noise)
     source, image, (y0, y1, x0, x1) = (
         altered[key] for key in ("local_source", "image", "image_box")
     )

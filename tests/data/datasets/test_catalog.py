@@ -3,10 +3,10 @@
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 
 from dalnet.data.datasets.catalog import class_table, register
 from dalnet.data.palette import voc_palette
-from dalnet.errors import UsageError
 
 
 def test_classes_registered_without_colors_get_those_of_voc(request):
@@ -20,6 +20,6 @@ def test_classes_registered_without_colors_get_those_of_voc(request):
 
 @pytest.mark.parametrize("classes", [("cat", "background"), ("owl", "cat", "dog", "owl")])
 def test_classes_of_one_name_are_refused(classes):
-    with pytest.raises(UsageError, match=f"catalog_own has 2 classes called '{classes[-1]}'"):
+    with refused("catalog_own", classes[-1]):
         register("catalog_own", list, classes)
     assert "catalog_own" not in DatasetCatalog

@@ -5,9 +5,9 @@ import os
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 
 from dalnet.data.datasets.coco import COCO_CLASSES, load_coco
-from dalnet.errors import UsageError
 
 
 def test_classes_are_the_eighty_in_order_of_their_ids():
@@ -38,43 +38,42 @@ def test_callers_cannot_spoil_the_list_and_new_annotations_are_seen(coco_root):
 
 
 def test_broken_releases_are_named(coco_root, edit_annotations):
-    with pytest.raises(UsageError, match="train2014"):
+    with refused(coco_root, "train2014"):
         load_coco(coco_root, "train")
     (coco_root / "val2014" / "v_9.jpg").unlink()
-    with pytest.raises(UsageError, match="v_9.jpg"):
+    with refused(coco_root / "val2014", "v_9.jpg"):
         load_coco(coco_root, "val")
     edit_annotations(lambda c: c["categories"][0].update(name="dragon"))
-    with pytest.raises(UsageError, match="dragon.*instances_val2014.json"):
+    with refused("instances_val2014.json", "dragon"):
         load_coco(coco_root, "val")
     (coco_root / "annotations" / "instances_val2014.json").write_text("{")
-    with pytest.raises(UsageError, match="instances_val2014.json"):
+    with refused("instances_val2014.json"):
         load_coco(coco_root, "val")
 
 
 @pytest.mark.parametrize("part", [".", "val2014"])
 def test_unreadable_folder_is_named(coco_root, lock, part):
     lock(coco_root / part)
-    with pytest.raises(UsageError, match="val2014 cannot be read .Permission"):
+    with refused("", coco_root / "val2014"):
         load_coco(coco_root, "val")
 
 
 FAULTS = [
-    (lambda c: c["annotations"][3].update(category_id=2), "annotation 4 .*unknown category 2"),
+    (lambda c: c["annotations"][3].update(category_id=2), "annotation 4"),
     (
         lambda c: c["annotations"][3].update(category_id=None),
-        "annotation 4 .*no usable 'category_id'",
+        "annotation 4",
     ),
-    (lambda c: c["annotations"][3].pop("image_id"), "not a readable COCO .*image_id"),
-    (lambda c: c.update(annotations=None), "not a readable COCO"),
-    (lambda c: c["images"][1].pop("file_name"), "image 4 .*no usable 'file_name'"),
-    (lambda c: c["images"][1].update(file_name=None), "image 4 .*no usable 'file_name'"),
-    (lambda c: c["categories"][0].pop("name"), "category 1 .*no usable 'name'"),
+    (lambda c: c["annotations"][3].pop("image_id"), "image_id"),
+    (lambda c: c.update(annotations=None), ""),
+    (lambda c: c["images"][1].pop("file_name"), "image 4"),
+    (lambda c: c["images"][1].update(file_name=None), "image 4"),
+    (lambda c: c["categories"][0].pop("name"), "category 1"),
 ]
 
 
-@pytest.mark.parametrize(("change", "part"), FAULTS)
-def test_incomplete_entries_are_named(coco_root, edit_annotations, change, part):
+@pytest.mark.parametrize(("change", "entry"), FAULTS)
+def test_incomplete_entries_are_named(coco_root, edit_annotations, change, entry):
     edit_annotations(change)
-    with pytest.raises(UsageError, match=part) as error:
+    with refused("instances_val2014.json", entry):
         load_coco(coco_root, "val")
-    assert "instances_val2014.json" in str(error.value)

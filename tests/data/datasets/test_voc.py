@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """PASCAL VOC 2012: classes, folders, and when the environment is read."""
 
-import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 
 from dalnet.data.datasets.voc import VOC_CLASSES
-from dalnet.errors import UsageError
 
 
 def test_builtin_sets_read_the_environment_when_asked(tmp_path, monkeypatch, write_tree):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(UsageError, match=str(tmp_path / "VOC2012")):
+    with refused(tmp_path / "VOC2012"):
         DatasetCatalog.get("voc_2012_sem_seg_train")
     root = write_tree(tmp_path / "VOC2012", {"a": ["tvmonitor"]})
     lists = root / "ImageSets" / "Segmentation"

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 
 from dalnet.data.datasets.voc_layout import load_voc_layout, register_voc_layout
-from dalnet.errors import UsageError
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -109,17 +109,16 @@ def break_xml(root):
 def test_damaged_tree_is_named_in_one_sentence(tmp_path, damage, write_tree):
     root = write_tree(tmp_path / "t", {"a": ["cat"]})
     expected = damage(root)
-    with pytest.raises(UsageError) as error:
+    with refused("", *expected) as info:
         load_voc_layout(root, "train", CLASSES, how_to_get="fetch it")
-    assert all(part in str(error.value) for part in expected)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("part", [".", "JPEGImages"])
 def test_unreadable_folder_is_named(tmp_path, lock, part, write_tree):
     root = write_tree(tmp_path / "t", {"a": ["cat"]})
     lock(root / part)
-    with pytest.raises(UsageError, match=f"{root / 'JPEGImages'} cannot be read .Permission"):
+    with refused("", root / "JPEGImages"):
         load_voc_layout(root, "train", CLASSES)
 
 

@@ -5,15 +5,15 @@ import signal
 
 import numpy as np
 import pytest
+from helpers import refused
 from PIL import Image
 
 from dalnet.data.prepare.masks import write_masks
-from dalnet.errors import UsageError
 
 
 @pytest.mark.parametrize("workers", [0, -2])
 def test_masks_without_workers_are_refused(workers):
-    with pytest.raises(UsageError, match=f"workers is {workers}"):
+    with refused("workers"):
         write_masks({}, interrupts_ignored, workers)
 
 

@@ -3,12 +3,12 @@
 
 import numpy as np
 import pytest
+from helpers import refused
 from PIL import Image
 from scipy.io import savemat
 
 from dalnet.cli import main
 from dalnet.data.prepare.sbd import prepare_sbd
-from dalnet.errors import UsageError
 
 
 @pytest.fixture
@@ -49,17 +49,17 @@ def test_sbd_fills_up_the_official_split(releases):
 def test_sbd_that_is_incomplete_or_foreign_is_named(releases, last_words):
     sbd, voc = releases
     write_mat(sbd, "s1", np.full((2, 2), 21))
-    with pytest.raises(UsageError, match="s1.mat holds the value 21"):
+    with refused("s1.mat", "21"):
         prepare_sbd(sbd, voc, workers=1)
     (sbd / "cls" / "s1.mat").write_bytes(b"nothing")
-    with pytest.raises(UsageError, match="s1.mat cannot be read"):
+    with refused("s1.mat"):
         prepare_sbd(sbd, voc, workers=1)
     (sbd / "cls" / "s1.mat").unlink()
     status, sentence = last_words("voc", "--input", sbd, "--output", voc, "--workers", 1)
-    assert status == 1 and sentence.startswith("error: mask ") and "s1.mat" in sentence
+    assert status == 1 and sentence.startswith("error: ") and "s1.mat: " in sentence
     assert not (voc / "ImageSets/Segmentation/train_aug.txt").exists()
     (sbd / "val.txt").unlink()
-    with pytest.raises(UsageError, match="val.txt"):
+    with refused("", "val.txt"):
         prepare_sbd(sbd, voc, workers=1)
 
 

@@ -6,31 +6,25 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .drawing import jittered_color
-
-Ground = Callable[[np.random.Generator, int], np.ndarray]
+from .drawing import Color, jittered_color
 
 
 def _noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarray:
-    """Smooth noise in about -1..1 with features of ``cell`` pixels, float64 [size, size]."""
+    """Return smooth noise in about -1..1 with features of ``cell`` pixels, [size, size]."""
     coarse = rng.uniform(-1, 1, (round(size / cell) + 2,) * 2)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def _mix(
-    rng: np.random.Generator,
-    weight: np.ndarray,
-    first: tuple[float, float, float],
-    second: tuple[float, float, float],
-) -> np.ndarray:
+def _mix(rng: np.random.Generator, weight: np.ndarray, first: Color, second: Color) -> np.ndarray:
+    """Return an RGB image of two jittered colors; ``weight`` [size, size] is the second's."""
     weight = np.clip(weight, 0, 1)[..., None]
-    return (1 - weight) * jittered_color(rng, first, 1.5) + weight * jittered_color(
-        rng, second, 1.5
-    )
+    image = (1 - weight) * jittered_color(rng, first, 1.5)
+    image += weight * jittered_color(rng, second, 1.5)
+    return image
 
 
 def _turned(rng: np.random.Generator, size: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates, turned by at most ``spread`` radians and shifted."""
+    """Return pixel coordinates (x, y), turned by at most ``spread`` radians and shifted."""
     y, x = np.mgrid[:size, :size] + rng.uniform(0, 50, 2)[:, None, None]
     angle = rng.uniform(-spread, spread)
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
@@ -39,14 +33,13 @@ def _turned(rng: np.random.Generator, size: int, spread: float) -> tuple[np.ndar
 def _pond(rng: np.random.Generator, size: int) -> np.ndarray:
     x, y = _turned(rng, size, 0.3)
     ripples = np.sin(y * 2 * np.pi / rng.uniform(9, 13) + 1.5 * np.sin(x / rng.uniform(6, 10)))
-    return _mix(
-        rng, 0.4 + 0.3 * ripples + 0.3 * _noise(rng, size, 20), (195, 0.6, 0.5), (180, 0.45, 0.78)
-    )
+    weight = 0.4 + 0.3 * ripples + 0.3 * _noise(rng, size, 20)
+    return _mix(rng, weight, (195, 0.6, 0.5), (180, 0.45, 0.78))
 
 
 def _meadow(rng: np.random.Generator, size: int) -> np.ndarray:
     ground = _mix(rng, 0.5 + 0.6 * _noise(rng, size, 12), (115, 0.6, 0.38), (90, 0.6, 0.55))
-    for _ in range(size):
+    for _ in range(size):  # blades of grass
         start = rng.uniform(0, size, 2)
         end = start + rng.uniform((-3, -8), (3, -3))
         color = jittered_color(rng, (105, 0.6, 0.5), 2.0)
@@ -69,14 +62,14 @@ def _street(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _night(rng: np.random.Generator, size: int) -> np.ndarray:
     ground = _mix(rng, 0.5 + 0.6 * _noise(rng, size, 24), (232, 0.7, 0.2), (250, 0.55, 0.38))
-    for _ in range(rng.integers(25, 50)):
+    for _ in range(rng.integers(25, 50)):  # stars
         y, x = rng.integers(0, size, 2)
         ground[y, x] = jittered_color(rng, (55, 0.15, 0.85), 1.5)
     return ground
 
 
-# In the order of the habitats that the data set's classes name.
-GROUNDS: dict[str, Ground] = {
+# In the order of the grounds that the data set's classes name.
+GROUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "pond": _pond,
     "meadow": _meadow,
     "beach": _beach,
@@ -85,23 +78,8 @@ GROUNDS: dict[str, Ground] = {
 }
 
 
-def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Scatter pebbles and twigs of any color, too small to be an object."""
-    size = image.shape[0]
-    for _ in range(rng.integers(4, 10)):
-        hsv = (rng.uniform(0, 360), rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.85))
-        color = jittered_color(rng, hsv, 0.0).tolist()
-        at = rng.integers(0, size, 2).tolist()
-        if rng.random() < 0.5:
-            axes = rng.integers(1, 4, 2).tolist()
-            cv2.ellipse(image, at, axes, rng.uniform(0, 180), 0, 360, color, -1)
-        else:
-            end = (np.array(at) + rng.integers(-10, 11, 2)).tolist()
-            cv2.line(image, at, end, color, int(rng.integers(1, 3)))
-
-
 def draw_background(rng: np.random.Generator, ground: str, size: int) -> np.ndarray:
-    """Draw a ground and its clutter.
+    """Draw a ground with pebbles and twigs of any color, too small to be an object.
 
     Args:
         rng: source of the variation.
@@ -112,5 +90,14 @@ def draw_background(rng: np.random.Generator, ground: str, size: int) -> np.ndar
         float64 [size, size, 3], RGB 0..255.
     """
     image = np.ascontiguousarray(GROUNDS[ground](rng, size))
-    _clutter(rng, image)
+    for _ in range(rng.integers(4, 10)):
+        hsv = (rng.uniform(0, 360), rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.85))
+        color = jittered_color(rng, hsv, 0.0).tolist()
+        at = rng.integers(0, size, 2).tolist()
+        if rng.random() < 0.5:
+            axes = rng.integers(1, 4, 2).tolist()
+            cv2.ellipse(image, at, axes, rng.uniform(0, 180), 0, 360, color, -1)
+        else:
+            end = (np.array(at) + rng.integers(-10, 11, 2)).tolist()
+            cv2.line(image, at, end, color, int(rng.integers(1, 3)))
     return np.clip(image, 0, 255)

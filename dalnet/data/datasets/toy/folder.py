@@ -63,21 +63,16 @@ def ensure_toy_dataset(root: Path) -> None:
             _generate(new)
             if root.exists():
                 os.replace(root, Path(temporary) / "old")
-            _move_into_place(new, root)
+            os.replace(new, root)
     except OSError as e:
+        # Another process (one per GPU) may have been quicker; its images are the same.
+        if root.exists() and _found_version(root) == VERSION:
+            return
         raise UsageError(
-            f"the toy data set cannot be written to {root} ({e.strerror}): make the folder "
-            "writable or set DETECTRON2_DATASETS to another one."
+            f"the toy data set cannot be written there ({e.strerror})",
+            where=root,
+            hint="make the folder writable, or set DETECTRON2_DATASETS to another one",
         ) from e
-
-
-def _move_into_place(new: Path, root: Path) -> None:
-    try:
-        os.replace(new, root)
-    except OSError:
-        # Another process (one per GPU) was quicker; its images are the same.
-        if _found_version(root) != VERSION:
-            raise
 
 
 @reading_errors()
@@ -92,8 +87,9 @@ def _found_version(root: Path) -> int | None:
     # A folder that was not generated here is somebody's own, and is not replaced.
     if not isinstance(manifest, dict) or manifest.keys() != _manifest().keys():
         raise UsageError(
-            f"{root} is to hold the generated toy data set but holds other files: move them "
-            "away or set DETECTRON2_DATASETS to another folder."
+            "it is to hold the generated toy data set but holds other files",
+            where=root,
+            hint="move them away or set DETECTRON2_DATASETS to another folder",
         )
     return manifest["version"]
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 from PIL import Image
 
 from dalnet.data.datasets.toy import TOY_CLASSES, folder
@@ -13,7 +14,6 @@ from dalnet.data.datasets.toy.folder import SEED, VERSION, ensure_toy_dataset
 from dalnet.data.datasets.toy.scenes import draw_scene
 from dalnet.data.datasets.voc_layout import load_voc_layout
 from dalnet.data.palette import voc_palette
-from dalnet.errors import UsageError
 
 
 @pytest.fixture
@@ -85,22 +85,22 @@ def test_nothing_is_left_of_a_broken_run(small, tmp_path, monkeypatch):
 
 def test_other_peoples_files_are_refused(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(UsageError, match="holds other files"):
+    with refused(tmp_path, "other files"):
         ensure_toy_dataset(tmp_path)
     for manifest in ("{", "[]", '{"version": 0}'):
         (tmp_path / "dataset.json").write_text(manifest)
-        with pytest.raises(UsageError, match="holds other files"):
+        with refused(tmp_path, "other files"):
             ensure_toy_dataset(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
-    with pytest.raises(UsageError, match="holds other files"):
+    with refused(tmp_path / "thesis.txt", "other files"):
         ensure_toy_dataset(tmp_path / "thesis.txt")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with refused(tmp_path / "thesis.txt" / "toy", "cannot be written"):
         ensure_toy_dataset(tmp_path / "thesis.txt" / "toy")
 
 
 def test_unreadable_folder_is_named(tmp_path, lock):
     lock(tmp_path)
-    with pytest.raises(UsageError, match="dataset.json cannot be read .Permission"):
+    with refused("", "dataset.json"):
         ensure_toy_dataset(tmp_path)
 
 
