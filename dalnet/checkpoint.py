@@ -34,6 +34,13 @@ from dalnet.modeling.weight_files import fetch, refused_with
 _KEY = "MODEL.WEIGHTS"
 # A config says where and how its training ran, which need not suit this machine.
 _MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
+# Keys that say where pre-trained weights come from; a checkpoint takes their place.
+_PRETRAINED = (
+    ("VIT", "WEIGHTS"),
+    ("VIT", "STEM_WEIGHTS"),
+    ("CNN", "WEIGHTS"),
+    ("CLIP", "SOURCE"),
+)
 _INFO = "dalnet"  # where a checkpoint's dict holds its CheckpointInfo
 
 logger = logging.getLogger(__name__)
@@ -76,8 +83,10 @@ class CheckpointInfo:
         The config of one that goes on names none, as it loads none.
         """
         config, first = yaml.safe_load(self.config), yaml.safe_load(earlier.config)
-        for node, key in (("VIT", "WEIGHTS"), ("VIT", "STEM_WEIGHTS"), ("CLIP", "SOURCE")):
-            config["MODEL"][node][key] = first["MODEL"][node][key]
+        for node, key in _PRETRAINED:
+            # One of before there were such keys has none of them.
+            if key in first["MODEL"].get(node, {}):
+                config["MODEL"][node][key] = first["MODEL"][node][key]
         return replace(self, config=yaml.safe_dump(config))
 
     @classmethod
@@ -381,7 +390,7 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
 
 def expect_checkpoint(cfg: CfgNode) -> None:
     """Load no pre-trained weights: a checkpoint carries the encoder and the text embeddings."""
-    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = ""
+    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = cfg.MODEL.CNN.WEIGHTS = ""
     cfg.MODEL.CLIP.SOURCE = "checkpoint"
 
 

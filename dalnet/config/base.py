@@ -102,10 +102,26 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.VIT.EMBED_DIM = 0
     cfg.MODEL.VIT.DEPTH = 0
     cfg.MODEL.VIT.NUM_HEADS = 0
+    _add_cnn(cfg)
     cfg.MODEL.SEM_SEG_HEAD.NAME = "LargeFOVHead"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21  # background included
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512  # [T]
     cfg.MODEL.SEM_SEG_HEAD.DILATION = 5  # [T]
+
+
+def _add_cnn(cfg: CN) -> None:
+    # The backbone "TimmCNN", for systems whose encoder is a CNN (CLIMS).
+    cfg.MODEL.CNN = CN()
+    cfg.MODEL.CNN.NAME = "resnet50.tv_in1k"  # any CNN of timm
+    # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors or .pth; ""
+    # for random weights.
+    cfg.MODEL.CNN.WEIGHTS = "timm"
+    cfg.MODEL.CNN.STRIDE = 16  # pixels of the image for one place of the map
+    # Dilate the layers behind a stride that is left out.
+    cfg.MODEL.CNN.DILATE = False
+    # "BN"; "FixedBN", with the statistics of the pre-training; "SyncBN", for several GPUs.
+    cfg.MODEL.CNN.NORM = "BN"
+    cfg.MODEL.CNN.FREEZE_STEM = True  # the first convolution, and scale and shift of its norm
 
 
 def _add_clip(cfg: CN) -> None:
@@ -213,7 +229,13 @@ def _is_device(name: str) -> bool:
 
 BASE_RULES: tuple[Rule, ...] = (
     at_least(0, "MODEL.PAR.NUM_ITERS", "MODEL.VIT.DROP_PATH"),
-    at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
+    at_least(
+        1,
+        "SOLVER.IMS_PER_BATCH",
+        "SOLVER.MAX_ITER",
+        "SOLVER.ACCUMULATION_STEPS",
+        "MODEL.CNN.STRIDE",
+    ),
     fraction("MODEL.CAM.BACKGROUND_THRESHOLD", "MODEL.VIT.DROP_PATH"),
     Rule(
         ("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"),
@@ -238,6 +260,7 @@ BASE_RULES: tuple[Rule, ...] = (
     one_of(("max", "sum", "none"), "MODEL.CAM.FLIP"),
     one_of(("min_max", "max"), "MODEL.CAM.NORMALIZE"),
     one_of(("bilinear", "bicubic"), "MODEL.VIT.POS_EMBED"),
+    one_of(("BN", "FixedBN", "SyncBN"), "MODEL.CNN.NORM"),
     one_of(("", "default", "reduce-overhead", "max-autotune"), "MODEL.VIT.COMPILE"),
     one_of(("tower", "embeddings", "codes", "untrained", "checkpoint"), "MODEL.CLIP.SOURCE"),
     one_of(("open_clip", "clip"), "MODEL.CLIP.PROVIDER"),
@@ -255,7 +278,7 @@ BASE_RULES: tuple[Rule, ...] = (
     Rule(
         ("MODEL.BACKBONE.NAME",),
         BACKBONE_REGISTRY.__contains__,
-        "no backbone of this name is registered; set it to 'TimmViT'",
+        "no backbone of this name is registered; set it to 'TimmViT' or 'TimmCNN'",
     ),
     Rule(
         ("MODEL.SEM_SEG_HEAD.NAME",),

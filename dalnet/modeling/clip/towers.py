@@ -4,7 +4,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -62,6 +62,17 @@ class FrozenCLIP(nn.Module):
         if self._text_only:
             raise UsageError(f"{KEY} has CLIP's text tower alone; name a file with both towers.")
         return self.model.visual
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the image tower takes.
+
+        Raises:
+            UsageError: see :attr:`visual`.
+        """
+        name = "image_size" if hasattr(self.visual, "image_size") else "input_resolution"
+        size = cast(int | tuple[int, int], getattr(self.visual, name))
+        return size if isinstance(size, int) else size[0]
 
     def train(self, mode: bool = True) -> "FrozenCLIP":
         """Stay in eval mode."""

@@ -8,18 +8,26 @@ from torch import Tensor, nn
 class CAMClassifier(nn.Module):
     """Image classifier over patch tokens whose weight also gives the CAM.
 
-    Global max pooling per channel, then a linear layer without bias (ToCo, CVPR 2023; the DALNet
-    paper says max pooling). The same weight as a 1x1 convolution is the raw CAM.
+    Global pooling per channel, then a linear layer without bias. The same weight as a 1x1
+    convolution is the raw CAM.
     """
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
-        """Take the width D of the tokens and the number C of foreground classes."""
+    def __init__(self, in_channels: int, num_classes: int, pooling: str = "max") -> None:
+        """
+        Args:
+            in_channels: width D of the tokens.
+            num_classes: number C of foreground classes.
+            pooling: "max" (ToCo, CVPR 2023; the DALNet paper says max pooling) or "mean" (CAM,
+                CVPR 2016).
+        """
         super().__init__()
+        self.pooling = pooling
         self.linear = nn.Linear(in_channels, num_classes, bias=False)
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Classify patch tokens ``[N, D, h, w]``; returns logits ``[N, C]``."""
-        return self.linear(tokens.amax(dim=(2, 3)))
+        pool = tokens.amax if self.pooling == "max" else tokens.mean
+        return self.linear(pool(dim=(2, 3)))
 
     def cam(self, tokens: Tensor) -> Tensor:
         """Return the raw CAMs ``[N, C, h, w]``, of any sign, of tokens ``[N, D, h, w]``."""

@@ -151,7 +151,9 @@ def test_weights_under_other_names_in_timms_order(classifier, weights, tmp_path)
     flat = {**renamed, "_part0": renamed["_part0"].flatten()}
     for misfit in (dict(reversed(renamed.items())), {**renamed, "more": torch.zeros(1)}, flat):
         torch.save(misfit, path)
-        with pytest.raises(UsageError, match=f"renamed.pth does not fit MODEL.VIT.STEM {CNN}") as e:
+        with pytest.raises(
+            UsageError, match=rf"renamed.pth \(MODEL.VIT.STEM_WEIGHTS\) does not fit {CNN}"
+        ) as e:
             build_stem(CNN, str(path), 16)
         assert len(str(e.value)) < 500
 
@@ -163,7 +165,9 @@ def test_weights_that_do_not_fit(classifier, tmp_path, change):
     state, path = classifier.state_dict(), tmp_path / "cnn.pth"
     change(state)
     torch.save(state, path)
-    with pytest.raises(UsageError, match="cnn.pth does not fit MODEL.VIT.STEM .*bn1.bias"):
+    with pytest.raises(
+        UsageError, match=r"cnn.pth \(MODEL.VIT.STEM_WEIGHTS\) does not fit .*bn1.bias"
+    ):
         build_stem(CNN, str(path), 16)
 
 

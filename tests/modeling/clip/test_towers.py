@@ -51,7 +51,9 @@ def test_openclip_layouts(make_clip, images, tmp_path, kind, suffix):
     else:  # as OpenCLIP's trainer writes it
         wrapped = {f"module.{key}": value for key, value in model.state_dict().items()}
         torch.save({"epoch": 1, "state_dict": wrapped}, path)
-    assert_same_embeddings(load_clip("ViT-B-16", str(path)), model, images)
+    clip = load_clip("ViT-B-16", str(path))
+    assert_same_embeddings(clip, model, images)
+    assert clip.image_size == 32
 
 
 def test_weights_are_those_of_the_file_to_the_last_digit(make_clip, file):
@@ -182,6 +184,7 @@ def test_both_packages_give_the_same_embeddings(tmp_path, images, layers):
     assert torch.equal(ours.tokenize(SENTENCES), theirs.tokenize(SENTENCES))
     gradients = []
     for clip in (ours, theirs):
+        assert clip.image_size == 32
         image = images.clone().requires_grad_()
         embeddings = clip.encode_image(image)
         embeddings.square().mean().backward()
