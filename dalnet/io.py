@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files: what cannot be read in a sentence, writing the whole file or nothing, and hashes."""
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -26,18 +27,29 @@ def reading_errors() -> Iterator[None]:
         ) from e
 
 
+def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
+    """Return the text of a file, UTF-8 or UTF-16 with or without a byte-order mark.
+
+    Raises:
+        UsageError: it is not readable as text; ``hint``, half a sentence, says what to do.
+    """
+    try:
+        content = path.read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except (OSError, ValueError) as e:
+        raise UsageError(f"not readable as text ({e})", path, hint) from e
+
+
 def read_lines(path: Path, hint: str) -> list[str]:
     """Return the lines of a text file that are not blank, without the spaces around them.
 
     Raises:
-        UsageError: it is empty or not readable UTF-8; ``hint``, half a sentence, says what to do.
+        UsageError: it is empty or no text; ``hint``, half a sentence, says what to do.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path} cannot be read as text in UTF-8 ({e}); {hint}.") from e
+    lines = [line.strip() for line in read_text(path, hint).splitlines()]
     if not any(lines):
-        raise UsageError(f"{path} is empty; {hint}.")
+        raise UsageError("it is empty", path, hint)
     return [line for line in lines if line]
 
 

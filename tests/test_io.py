@@ -4,7 +4,7 @@
 import pytest
 
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write, read_lines
+from dalnet.io import atomic_write, read_lines, read_text
 
 
 def test_lines_are_those_that_say_something(tmp_path):
@@ -13,10 +13,17 @@ def test_lines_are_those_that_say_something(tmp_path):
     assert read_lines(path, "mend it") == ["k\u00e4tzchen", "b c"]
     for content in (b"\n \n", b"k\xe4tzchen"):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match=r"list.txt .*mend it"):
+        with pytest.raises(UsageError, match=r"list.txt: .*mend it"):
             read_lines(path, "mend it")
-    with pytest.raises(UsageError, match=r"gone.txt .*mend it"):
+    with pytest.raises(UsageError, match=r"gone.txt: .*mend it"):
         read_lines(tmp_path / "gone.txt", "mend it")
+
+
+def test_text_is_read_in_the_encodings_that_programs_write(tmp_path):
+    path = tmp_path / "text.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("kätzchen\r\n".encode(encoding))
+        assert read_text(path) == "kätzchen\r\n"
 
 
 def test_failed_writing_leaves_nothing(tmp_path):

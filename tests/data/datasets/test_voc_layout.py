@@ -75,7 +75,7 @@ def break_json_names(root):
 
 def break_list_encoding(root):
     (root / "ImageSets/Segmentation/train.txt").write_bytes("Kätzchen".encode("latin-1"))
-    return ["train.txt", "UTF-8"]
+    return ["train.txt", "text"]
 
 
 def break_xml_encoding(root):

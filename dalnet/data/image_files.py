@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images in a folder, with all folders in it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, without hidden ones; linked folders are entered once."""
+    entered = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def find_images(root: Path) -> list[str]:
+    """Return the images below ``root`` as sorted POSIX paths relative to it."""
+    found = (path for path in walk_files(root) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(path.relative_to(root).as_posix() for path in found)

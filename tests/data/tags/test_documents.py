@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tags in JSON, JSON lines, COCO, Label Studio and CVAT."""
+
+import json
+
+import pytest
+from helpers import refused
+
+from dalnet.data.tags import read_tags
+
+
+@pytest.fixture
+def read(tmp_path):
+    def execute(content, name="tags.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return read_tags(path)
+
+    return execute
+
+
+def test_json_by_image(read):
+    table = read({"a.jpg": ["cat", "dog"], "b.jpg": [], "c.jpg": "cat", "d.jpg": None})
+    assert table.shown == {"a.jpg": ["cat", "dog"], "b.jpg": [], "c.jpg": ["cat"], "d.jpg": None}
+
+
+def test_json_lines(read):
+    text = '{"file_name": "a.jpg", "tags": ["cat"]}\n\n{"file": "b.jpg", "label": "dog"}\n'
+    assert read(text, "metadata.jsonl").shown == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+    "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "segmentation": "odd"},
+        {"id": 2, "image_id": 1, "category_id": 3},
+    ],
+}
+
+
+def test_coco(read):
+    table = read(COCO)
+    assert table.shown == {"a.jpg": ["cat"], "b.jpg": []} and table.classes == ["dog", "cat"]
+
+
+def test_label_studio(read):
+    def task(image, *results, **more):
+        return {"data": {"image": image}, "annotations": [{"result": list(results), **more}]}
+
+    cat = {"type": "choices", "value": {"choices": ["cat", "dog"]}}
+    box = {"type": "rectanglelabels", "value": {"rectanglelabels": ["cow"], "x": 1}}
+    tasks = [
+        task("/data/upload/1/0a1b2c3d-a%20b.jpg", cat, box),
+        task("/data/local-files/?d=sub/b.jpg"),
+        task("c.jpg", cat, was_cancelled=True),
+        {"data": {"image": "d.jpg"}},
+        {"image": "e.jpg", "choice": "cat"},
+        {"image": "f.jpg", "choice": {"choices": ["cat", "dog"]}},
+    ]
+    assert read(tasks).shown == {
+        "/data/upload/1/0a1b2c3d-a b.jpg": ["cat", "dog", "cow"],
+        "sub/b.jpg": [],
+        "c.jpg": None,
+        "d.jpg": None,
+        "e.jpg": ["cat"],
+        "f.jpg": ["cat", "dog"],
+    }
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><meta><job><labels>
+<label><name>cat</name></label><label><name>dog</name></label></labels></job></meta>
+<image id="0" name="a.jpg"><tag label="dog"/><box label="cat" xtl="1"/></image>
+<image id="1" name="b.jpg"/></annotations>"""
+
+
+def test_cvat(read):
+    table = read(CVAT, "annotations.xml")
+    assert table.shown == {"a.jpg": ["dog", "cat"], "b.jpg": []} and table.classes == ["cat", "dog"]
+
+
+ENTITIES = '<!DOCTYPE a [<!ENTITY b "c">]><annotations><image name="&b;"/></annotations>'
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "where"),
+    [
+        ("{", "tags.json", "tags.json"),
+        ("[" * 100_000, "tags.json", "tags.json"),
+        ("3", "tags.json", "tags.json"),
+        ('{"a.jpg": ["cat"], "a.jpg": ["dog"]}', "tags.json", "tags.json"),
+        ('{"a.jpg": [1]}', "tags.json", "image a.jpg"),
+        ('{"a.jpg": {"cat": 1}}', "tags.json", "image a.jpg"),
+        ("{}", "tags.json", "tags.json"),
+        ('{"file_name": "a.jpg"}', "tags.jsonl", "line 1"),
+        ('\n{"tags": []}', "tags.jsonl", "line 2"),
+        ("3", "tags.jsonl", "line 1"),
+        ({**COCO, "annotations": [{"image_id": 9, "category_id": 3}]}, "tags.json", "tags.json"),
+        ({**COCO, "categories": [{"id": 3}]}, "tags.json", "tags.json"),
+        ([{"data": {"text": "a"}}], "tags.json", "task 1"),
+        ("<annotations>", "tags.xml", "tags.xml"),
+        ("nothing", "tags.xml", "tags.xml"),
+        ("<annotation/>", "tags.xml", "tags.xml"),
+        (ENTITIES, "tags.xml", "tags.xml"),
+    ],
+)
+def test_what_cannot_be_read_names_file_and_place(read, content, name, where):
+    with refused(where):
+        read(content, name)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names in files of tags, and the images that they mean."""
+
+import unicodedata
+
+import pytest
+from helpers import refused
+
+from dalnet.data.image_files import find_images
+from dalnet.data.tags import match_names, read_folder_tags
+
+FILES = ["a.jpg", "sub/b.PNG", "other/c.v2.jpg", unicodedata.normalize("NFC", "Käfer.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("a", "a.jpg"),
+        ("./a.jpg", "a.jpg"),
+        ("a.png", "a.jpg"),
+        ("sub/b", "sub/b.PNG"),
+        ("sub\\b.png", "sub/b.PNG"),
+        ("/data/images/b.PNG", "sub/b.PNG"),
+        ("c.v2", "other/c.v2.jpg"),
+        ("0a1b2c3d-a.jpg", "a.jpg"),
+        (unicodedata.normalize("NFD", "Käfer.jpg"), FILES[-1]),
+    ],
+)
+def test_name_that_means_one_image(name, file):
+    assert match_names([name], FILES) == ({name: file}, {})
+
+
+def test_name_that_means_none_or_several():
+    files = ["x/a.jpg", "y/a.jpg", "a.b.jpg"]
+    found, open_names = match_names(["a.jpg", "x/a", "z", "a.b", "a"], files)
+    assert found == {"x/a": "x/a.jpg", "a.b": "a.b.jpg"}
+    assert open_names == {"a.jpg": files[:2], "z": [], "a": files[:2]}
+
+
+def test_the_whole_path_wins_over_the_file_name():
+    files = ["a.jpg", "sub/a.jpg"]
+    assert match_names(["a.jpg", "sub/a.jpg"], files) == ({name: name for name in files}, {})
+
+
+def test_images_are_found_in_all_folders_once(tmp_path):
+    for name in ("b.JPG", "sub/a.jpeg", "sub/text.txt", ".hidden/c.jpg", "sub/.d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sub/again").symlink_to(tmp_path)  # a ring
+    assert find_images(tmp_path) == ["b.JPG", "sub/a.jpeg"]
+
+
+def test_folders_are_classes(tmp_path):
+    table = read_folder_tags(tmp_path, ["dog/a.jpg", "cat/x/b.jpg"])
+    assert table.shown == {"dog/a.jpg": ["dog"], "cat/x/b.jpg": ["cat"]}
+    assert table.classes == ["cat", "dog"]
+    with refused(tmp_path, "c.jpg"):
+        read_folder_tags(tmp_path, ["dog/a.jpg", "c.jpg"])

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of tags: one column of tags, or one column a tag."""
+
+import pytest
+from helpers import refused
+
+from dalnet.data.tags import read_tags
+
+
+@pytest.fixture
+def read(tmp_path):
+    def execute(text, name="tags.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return read_tags(path)
+
+    return execute
+
+
+def test_a_column_of_tags(read):
+    table = read("file,tags\na.jpg,cat;dog\nb/c.png, dog \nd.jpg,\n")
+    assert table.shown == {"a.jpg": ["cat", "dog"], "b/c.png": ["dog"], "d.jpg": None}
+    assert table.classes == [] and table.unknown == {}
+
+
+def test_a_column_a_tag(read):
+    table = read("image,cat,dog\na.jpg,1,0\nb.jpg,0,0\nc.jpg,1,\nd.jpg,,\n")
+    assert table.shown == {"a.jpg": ["cat"], "b.jpg": [], "c.jpg": ["cat"], "d.jpg": None}
+    assert table.unknown == {"c.jpg": ["dog"]}
+    assert table.classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_separators_line_ends_and_encodings_do_not_matter(read, separator, ending, encoding):
+    lines = [["file", "tags"], ["a.jpg", "Käfer"], [], ["b.jpg", "cat|dog"]]
+    text = ending.join(separator.join(line) for line in lines)
+    assert read(text, encoding=encoding).shown == {"a.jpg": ["Käfer"], "b.jpg": ["cat", "dog"]}
+
+
+def test_cells_in_quotes(read):
+    assert read('file,tags\n"a, b.jpg","cat;cat"\n').shown == {"a, b.jpg": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("", "tags.csv"),
+        ("file,tags\n", "tags.csv"),
+        ("a.jpg,cat\n", "line 1"),
+        ("file\na.jpg\n", "line 1"),
+        ("file,cat,cat\na.jpg,1,1\n", "line 1"),
+        ("file,cat,\na.jpg,1,1\n", "line 1"),
+        ("file,tags\na.jpg,cat,dog\n", "line 2"),
+        ("file,tags\na.jpg,cat\na.jpg,dog\n", "line 3"),
+        ("file,tags\n ,cat\n", "line 2"),
+        ("file,cat,dog\na.jpg,1,maybe\n", "line 2"),
+        ('file,tags\n"a.jpg,cat\n', "line"),
+    ],
+)
+def test_what_cannot_be_read_names_the_line(read, text, where):
+    with refused(where):
+        read(text)
+
+
+def test_other_kinds_of_files_are_refused(read, tmp_path):
+    with refused("tags.xlsx"):
+        read("file,tags\n", "tags.xlsx")
+    with refused("gone.csv"):
+        read_tags(tmp_path / "gone.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\x81\x00\x9d")
+    with refused("bytes.csv"):
+        read_tags(tmp_path / "bytes.csv")
