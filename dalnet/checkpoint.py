@@ -219,7 +219,8 @@ class Checkpointer(DetectionCheckpointer):
         own = getattr(self.model, "class_names", None)
         # Another training may know other classes, unless it takes over their texts.
         rebuilt = set(getattr(self.model, "rebuilt", ())) & self.model.state_dict().keys()
-        takes_all = self._kept is None or rebuilt - set(self._kept)
+        keeps_classes = getattr(self.model, "keeps_classes", False)
+        takes_all = keeps_classes or self._kept is None or rebuilt - set(self._kept)
         if takes_all and own is not None and list(own) != info.class_names:
             differing = [
                 f"{theirs!r} where the config has {ours!r}"

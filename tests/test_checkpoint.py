@@ -232,9 +232,14 @@ def test_other_classes_are_refused_even_if_they_are_as_many(make, tiny_cfg, tmp_
     with pytest.raises(UsageError, match=part):
         Checkpointer(make(2)).load(path)
     # Another training may know other classes, if it has texts of its own.
-    Checkpointer(make(2)).start_from(path, keep=TEXTS)
+    model = make(2)
+    Checkpointer(model).start_from(path, keep=TEXTS)
     with pytest.raises(UsageError, match=part):
         Checkpointer(make(2)).start_from(path)
+    # Not so where the classifier is taken over.
+    model.keeps_classes = True
+    with pytest.raises(UsageError, match=part):
+        Checkpointer(model).start_from(path, keep=TEXTS)
 
 
 def test_checkpoints_of_before_are_taken_with_a_warning(make, saved, caplog):

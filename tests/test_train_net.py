@@ -148,6 +148,8 @@ def test_evaluation_needs_no_pretrained_file(job):
         (("INPUT.RESCALE_RANGE", (2.0, 1.0)), ["RESCALE_RANGE is (2.0, 1.0)"]),
         (("INPUT.RESCALE_RANGE", (2.0,)), ["RESCALE_RANGE is (2.0,)"]),
         (("INPUT.RESCALE_RANGE", ("a", "b")), ["RESCALE_RANGE is ('a', 'b')"]),
+        (("INPUT.LONGER_SIDE_RANGE", (640, 320)), ["LONGER_SIDE_RANGE is (640, 320)"]),
+        (("INPUT.LONGER_SIDE_RANGE", (0.5, 2.0)), ["LONGER_SIDE_RANGE is (0.5, 2.0)"]),
         (("INPUT.MULTI_CROP.LOCAL_SIZE", 20), ["LOCAL_SIZE", "multiples of 8"]),
         (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), ["NUM_CLASSES"]),
         (("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 2), ["IGNORE_VALUE is 2", "with 255"]),

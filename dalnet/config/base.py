@@ -42,6 +42,9 @@ def _add_input(cfg: CN) -> None:
     # Training view: the image is rescaled by a factor drawn from this range [P], then cut or
     # padded to INPUT.CROP.SIZE = (height, width) [P].
     cfg.INPUT.RESCALE_RANGE = (0.5, 2.0)
+    # Smallest and largest longer side in pixels, as (320, 640). Where given, the image is resized to
+    # a longer side drawn from this range, and RESCALE_RANGE is not used (CLIMS).
+    cfg.INPUT.LONGER_SIDE_RANGE = ()
     cfg.INPUT.CROP.TYPE = "absolute"
     cfg.INPUT.CROP.SIZE = [448, 448]
     # DINO's color jitter, gray, blur and solarize on the training views [T].
@@ -256,6 +259,11 @@ BASE_RULES: tuple[Rule, ...] = (
         ("INPUT.RESCALE_RANGE",),
         is_range,
         "give the smallest and the largest factor, both above 0, as (0.5, 2.0)",
+    ),
+    Rule(
+        ("INPUT.LONGER_SIDE_RANGE",),
+        lambda values: not values or (is_range(values) and are_integers(values, least=1)),
+        "give the smallest and the largest side in pixels, as (320, 640), or none, as ()",
     ),
     one_of(("max", "sum", "none"), "MODEL.CAM.FLIP"),
     one_of(("min_max", "max"), "MODEL.CAM.NORMALIZE"),

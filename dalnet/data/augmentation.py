@@ -33,6 +33,25 @@ class RandomRescale(T.Augmentation):
         return T.ResizeTransform(height, width, new_height, new_width)
 
 
+class RandomLongerSide(T.Augmentation):
+    """Resize an image so that its longer side is an integer drawn uniformly from a range.
+
+    Bicubic, as CLIMS does it (CVPR 2022).
+    """
+
+    def __init__(self, side_range: tuple[int, int]) -> None:
+        super().__init__()
+        self.side_range = side_range
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw a side for an image [H, W, 3]."""
+        height, width = image.shape[:2]
+        low, high = self.side_range
+        factor = np.random.randint(low, high + 1) / max(height, width)
+        new_height, new_width = (max(1, round(factor * side)) for side in (height, width))
+        return T.ResizeTransform(height, width, new_height, new_width, Image.Resampling.BICUBIC)
+
+
 def blur(image: Image.Image) -> Image.Image:
     """Blur an RGB PIL image with a standard deviation drawn uniformly from 0.1 to 2 pixels.
 

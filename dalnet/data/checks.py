@@ -71,7 +71,7 @@ def _class_names(dataset_name: str) -> list[str]:
 
 def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
     """Warn where crops, which have all labels of their image, show next to nothing of it."""
-    if any(cfg.INPUT.MIN_SIZE_TRAIN) or not paths:
+    if any(cfg.INPUT.MIN_SIZE_TRAIN) or cfg.INPUT.LONGER_SIDE_RANGE or not paths:
         return
     chosen = paths[:: max(len(paths) // _SAMPLES, 1)][:_SAMPLES]
     side = statistics.median(min(read_image(path).shape[:2]) for path in chosen)

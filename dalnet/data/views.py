@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
 from dalnet.config.checks import check_rules, one_of
 
-from .augmentation import RandomRescale, photometric_chain
+from .augmentation import RandomLongerSide, RandomRescale, photometric_chain
 
 _ASPECT_RANGE = (3 / 4, 4 / 3)
 
@@ -40,10 +40,11 @@ class SingleView:
         """Make views as ``cfg.INPUT`` says, padded with ``MODEL.PIXEL_MEAN`` (RGB, 0..255)."""
         height, width = self.size = tuple(cfg.INPUT.CROP.SIZE)
         self.padding = tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN)
+        sides = cfg.INPUT.LONGER_SIDE_RANGE
         # Cuts an image to at most the view's size.
         self.geometry = T.AugmentationList(
             [
-                RandomRescale(cfg.INPUT.RESCALE_RANGE),
+                RandomLongerSide(sides) if sides else RandomRescale(cfg.INPUT.RESCALE_RANGE),
                 T.RandomFlip(prob=_flip_prob(cfg)),
                 T.RandomCrop("absolute", (height, width)),
             ]

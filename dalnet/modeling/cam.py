@@ -5,6 +5,7 @@ Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -97,6 +98,7 @@ def fuse_raw_cams(
     size: tuple[int, int],
     flip: str = "max",
     normalize: str = "min_max",
+    stride: int = 1,
 ) -> Tensor:
     """Fuse raw CAMs of several scales into one in 0..1.
 
@@ -104,25 +106,32 @@ def fuse_raw_cams(
         per_scale: for each scale the raw maps ``[N, C, h, w]`` of its views, all the same way
             round: the image's alone, or also its flipped copy's.
         size: (H, W) of the result.
-        flip: how the views of a scale are joined: "max" (ToCo, CVPR 2023) or "sum" (CLIMS, CVPR
-            2022) of their rectified maps.
+        flip: how the views of a scale are joined: "max" of the enlarged and rectified maps (ToCo,
+            CVPR 2023) or "sum" of the rectified maps, which are then enlarged (CLIMS, CVPR 2022).
         normalize: how the sum over the scales is brought to 0..1 per class and image: "min_max"
             takes off the minimum, then divides by the maximum (ToCo); "max" only divides (CLIMS).
+        stride: side of a place of the maps in pixels, where they begin at the image's corner and
+            reach over its other end, as those of a CNN: they are enlarged to the next multiples of
+            it and cut. 1 where they cover the image exactly.
 
     Returns:
         ``[N, C, H, W]``, float32.
     """
-    join = torch.add if flip == "sum" else torch.maximum
-    total = None
-    for views in per_scale:
-        large = (
-            F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False).relu_()
-            for raw in views
-        )
-        one = functools.reduce(join, large)
-        # In place: with many classes these are the largest tensors of a step.
-        total = one if total is None else total.add_(one)
-    return _to_unit_range(total, normalize)
+    grid = [stride * math.ceil(side / stride) for side in size]
+
+    def join(views: Sequence[Tensor]) -> Tensor:
+        if flip == "sum":
+            rectified = (raw.float().relu() for raw in views)
+            return _enlarge(functools.reduce(torch.add, rectified), grid)
+        return functools.reduce(torch.maximum, (_enlarge(raw, grid).relu_() for raw in views))
+
+    # In place: with many classes these are the largest tensors of a step.
+    total = functools.reduce(Tensor.add_, map(join, per_scale))
+    return _to_unit_range(total[..., : size[0], : size[1]], normalize)
+
+
+def _enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
 
 
 def _to_unit_range(cam: Tensor, normalize: str) -> Tensor:

@@ -83,6 +83,7 @@ class MultiScaleFlip:
         maps: Callable[[str, Features], Tensor],
         images: Tensor,
         settings: CAMSettings | None = None,
+        stride: int = 1,
     ) -> None:
         """
         Args:
@@ -90,7 +91,9 @@ class MultiScaleFlip:
             maps: from the name of a source and features to raw maps ``[N, K, h', w']``.
             images: normalized, ``[N, 3, H, W]``.
             settings: how CAMs are fused.
+            stride: of the maps, see :func:`dalnet.modeling.cam.fuse_raw_cams`.
         """
+        self._stride = stride
         self._encode = encode
         self._maps = maps
         self._images = images
@@ -172,6 +175,7 @@ class MultiScaleFlip:
         scales: Sequence[float],
         flip: bool,
         image_classes: ImageClasses | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Return CAMs of the raw maps of ``source``, fused as the settings say.
 
@@ -180,6 +184,8 @@ class MultiScaleFlip:
             scales: factors on H and W.
             flip: also use the flipped copy at every scale.
             image_classes: the K classes of each image that are wanted; all C where not given.
+            size: (H, W) of the result, to which the maps are resized directly; where not given,
+                that of the images.
 
         Returns:
             ``[N, K, H, W]``, float32, in 0..1.
@@ -188,8 +194,11 @@ class MultiScaleFlip:
         if image_classes is not None:
             # Before they are enlarged: an image shows few of the many classes.
             per_scale = [[image_classes.gather(raw) for raw in views] for views in per_scale]
-        size = tuple(self._images.shape[-2:])
-        return fuse_raw_cams(per_scale, size, self.settings.flip, self.settings.normalize)
+        fusion = self.settings.flip, self.settings.normalize
+        if size is not None:
+            return fuse_raw_cams(per_scale, size, *fusion)
+        height, width = self._images.shape[-2:]
+        return fuse_raw_cams(per_scale, (height, width), *fusion, self._stride)
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:

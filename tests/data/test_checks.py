@@ -51,6 +51,7 @@ def test_classes_of_another_order_are_refused(reordered, tree_cfg):
         ((), False),
         (("INPUT.RESCALE_RANGE", (2.0, 4.0)), True),
         (("INPUT.RESCALE_RANGE", (2.0, 4.0), "INPUT.MIN_SIZE_TRAIN", (20,)), False),
+        (("INPUT.RESCALE_RANGE", (2.0, 4.0), "INPUT.LONGER_SIDE_RANGE", (20, 40)), False),
     ],
 )
 def test_images_too_large_for_the_crop_are_named(tree, tree_cfg, caplog, options, warned):

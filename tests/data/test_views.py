@@ -87,6 +87,20 @@ def test_rescaling_keeps_the_aspect_and_covers_the_range(noise):
     assert 0.85 < np.mean(factors) < 1.15
 
 
+def test_the_longer_side_is_drawn_from_a_range(noise):
+    cfg = make_cfg("INPUT.LONGER_SIDE_RANGE", (50, 53), "INPUT.CROP.SIZE", [80, 80])
+    views, seen = MultiCropViews(cfg), set()
+    for image in (noise, np.ascontiguousarray(noise.transpose(1, 0, 2))):  # 75 x 100, 100 x 75
+        for seed in range(20):
+            seed_all_rng(seed)
+            y0, y1, x0, x1 = views(image)["image_box"].tolist()
+            long, short = max(y1 - y0, x1 - x0), min(y1 - y0, x1 - x0)
+            assert (x1 - x0 > y1 - y0) == (image is noise)
+            assert short == round(0.75 * long)
+            seen.add(long)
+    assert seen == {50, 51, 52, 53}
+
+
 def test_local_boxes_point_at_what_the_view_shows(ramp):
     options = ("INPUT.PHOTOMETRIC", False, "INPUT.MULTI_CROP.LOCAL_SIZE", 32)
     views = MultiCropViews(make_cfg(*options))

@@ -203,6 +203,35 @@ def test_fusing_is_the_plain_formula(flip, normalize):
         torch.testing.assert_close(cam, (plain - low) / ((plain - low).max() + 1e-5))
 
 
+@pytest.mark.parametrize("flip", ["max", "sum"])
+@pytest.mark.parametrize("stride", [1, 16])
+def test_maps_are_rectified_and_enlarged_in_the_published_order(flip, stride):
+    """The maps of a CNN reach over the image's end: 3 x 4 places of 16 pixels over 45 x 62."""
+    generator = torch.Generator().manual_seed(1)
+    scales = [
+        [torch.randn(1, 2, *size, generator=generator) for _ in range(2)]
+        for size in ((3, 4), (2, 2), (5, 6))
+    ]
+    size = (45, 62)
+
+    def enlarge(maps):
+        grid = (48, 64) if stride == 16 else size
+        return F.interpolate(maps, grid, mode="bilinear", align_corners=False)[..., :45, :62]
+
+    total = torch.zeros(1, 2, *size)
+    for plain, flipped in scales:
+        if flip == "sum":
+            total += enlarge(plain.relu() + flipped.relu())
+        else:
+            total += torch.maximum(enlarge(plain), enlarge(flipped)).relu()
+    expected = total / (total.amax((2, 3), keepdim=True) + 1e-5)
+    fused = fuse_raw_cams(scales, size, flip, "max", stride)
+    torch.testing.assert_close(fused, expected)
+    # The order makes a difference.
+    other = fuse_raw_cams(scales, size, {"max": "sum", "sum": "max"}[flip], "max", stride)
+    assert (fused - other).abs().max() > 0.05
+
+
 def test_cam_probabilities_sum_to_one_where_anything_scores():
     cams = torch.tensor([[[0.0, 0.3]], [[0.0, 0.1]]])
     with_background = cam_probabilities(cams, 0.4)

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dalnet.modeling.cam import multi_scale_cam
-from dalnet.modeling.multi_scale import MultiScaleFlip
+from dalnet.modeling.cam import fuse_raw_cams, multi_scale_cam
+from dalnet.modeling.multi_scale import CAMSettings, MultiScaleFlip
 
 SCALES = (1.0, 0.5, 1.5)
 
@@ -70,6 +70,25 @@ def test_cams_are_those_of_multi_scale_cam(scales):
     (expected,) = multi_scale_cam(lambda x: (MAPS["raw"](encoder(x)),), images, scales)
     torch.testing.assert_close(passes.cams("raw", scales, flip=True), expected)
     assert not torch.equal(passes.cams("raw", scales, flip=False), expected)
+
+
+def test_cams_of_a_size_of_choice_and_of_a_stride():
+    settings = CAMSettings(flip="sum", normalize="max")
+    images = torch.randn(1, 3, 14, 18, generator=torch.Generator().manual_seed(0))
+
+    def read_scaled(source, features):
+        return features["maps"]
+
+    def encode(x):  # [1, 3, H, W] to [1, 2, ceil(H / 4), ceil(W / 4)]
+        padded = F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4))
+        return {"maps": F.avg_pool2d(padded, 4)[:, :2]}
+
+    passes = MultiScaleFlip(encode, read_scaled, images, settings, stride=4)
+    views = [passes.views("raw", scale, True) for scale in (1.0, 0.5)]
+    cams = passes.cams("raw", (1.0, 0.5), True)
+    torch.testing.assert_close(cams, fuse_raw_cams(views, (14, 18), "sum", "max", 4))
+    small = passes.cams("raw", (1.0, 0.5), True, size=(4, 5))
+    torch.testing.assert_close(small, fuse_raw_cams(views, (4, 5), "sum", "max"))
 
 
 @pytest.mark.parametrize("flip", [False, True])

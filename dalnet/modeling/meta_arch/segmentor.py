@@ -91,6 +91,10 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
     required: ClassVar[tuple[str, ...]] = ("backbone.",)
     # Buffers that a training makes anew for its own classes, whatever a checkpoint holds.
     rebuilt: ClassVar[tuple[str, ...]] = ()
+    # Whether a checkpoint that another training starts from must be of the same classes.
+    keeps_classes: ClassVar[bool] = False
+    # Side in pixels of a place of the maps, see dalnet.modeling.cam.fuse_raw_cams.
+    map_stride: int = 1
 
     sources: Mapping[str, Source]
 
@@ -176,7 +180,9 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
 
     def multi_scale_flip(self, normalized: Tensor) -> MultiScaleFlip:
         """Return the encoder's passes over normalized images ``[N, 3, H, W]``; none has run yet."""
-        return MultiScaleFlip(self.encode, self.maps, normalized, self.cam_settings)
+        return MultiScaleFlip(
+            self.encode, self.maps, normalized, self.cam_settings, self.map_stride
+        )
 
     def pseudo_labels(self, images: Tensor, cams: Tensor, valid: Tensor, boxes: Tensor) -> Tensor:
         """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine_local`.
