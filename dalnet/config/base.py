@@ -42,7 +42,7 @@ def _add_input(cfg: CN) -> None:
     # Training view: the image is rescaled by a factor drawn from this range [P], then cut or
     # padded to INPUT.CROP.SIZE = (height, width) [P].
     cfg.INPUT.RESCALE_RANGE = (0.5, 2.0)
-    # Smallest and largest longer side in pixels, as (320, 640). Where given, the image is resized to
+    # Smallest and largest longer side in pixels, as (320, 640). Where given, an image is resized to
     # a longer side drawn from this range, and RESCALE_RANGE is not used (CLIMS).
     cfg.INPUT.LONGER_SIDE_RANGE = ()
     cfg.INPUT.CROP.TYPE = "absolute"
