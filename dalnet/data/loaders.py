@@ -41,10 +41,18 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         Raises:
             RuntimeError: a batch has been asked for already.
         """
-        if self._begun:
-            raise RuntimeError("the loader has begun: set where it starts before its first batch")
+        self.refuse_once_begun()
         assert isinstance(self.sampler, ResumableSampler) and self.batch_size
         self.sampler.start_index = batch * self.batch_size
+
+    def refuse_once_begun(self) -> None:
+        """Refuse to change where the order starts once it is too late.
+
+        Raises:
+            RuntimeError: a batch has been asked for already.
+        """
+        if self._begun:
+            raise RuntimeError("the loader has begun: set where it starts before its first batch")
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         """Yield batches, the first of which is read when it is asked for.
@@ -83,8 +91,13 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
         worker_init_fn=worker_init_reset_seed,
-        pin_memory=torch.cuda.is_available() and torch.device(cfg.MODEL.DEVICE).type == "cuda",
+        pin_memory=pins_memory(cfg),
     )
+
+
+def pins_memory(cfg: CfgNode) -> bool:
+    """Return whether batches belong in pinned memory, as the model is on a GPU."""
+    return torch.cuda.is_available() and torch.device(cfg.MODEL.DEVICE).type == "cuda"
 
 
 def build_test_loader(

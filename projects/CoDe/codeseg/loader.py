@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training batches of captioned images: read, filtered, shuffled, and resumable anywhere."""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset, get_worker_info
+
+from dalnet.data.loaders import TrainLoader, pins_memory
+from dalnet.errors import UsageError
+
+from .caption_files import (
+    JSON_LINES,
+    Captioned,
+    captioned_line,
+    find_caption_files,
+    read_lines,
+    read_shard,
+)
+from .mapper import CaptionMapper
+from .nouns import NounFinder, build_noun_finder
+
+Record = dict[str, Any]
+Usable = tuple[Captioned, list[str]]  # an image with its nouns
+
+# So many unusable images in a row are no accident.
+_MOST_REFUSED, _MOST_BROKEN = 10_000, 1_000
+
+logger = logging.getLogger(__name__)
+
+
+class CaptionStream(IterableDataset):
+    """The endless training images of one process, in an order that the seed fixes.
+
+    Each round has an order of its own: of lines and of shards, whose images a buffer mixes. Images
+    without a caption or with fewer nouns than are drawn are left out; a broken image's place is
+    taken by the one before it, so that what comes later stays where it is.
+
+    Attributes:
+        start_batch: the first batch that is read; those before are passed over undecoded.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        mapper: Callable[[Captioned, Sequence[str]], Record | None],
+        find_nouns: NounFinder | None = None,
+        *,
+        batch_size: int,
+        num_nouns: int = 2,
+        seed: int = 0,
+        buffer: int = 1000,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """
+        Args:
+            files: of :func:`find_caption_files`.
+            mapper: from an image and its nouns to a record, None where the image is broken.
+            find_nouns: for captions that bring no nouns.
+            batch_size: of this process.
+            num_nouns: how many an image needs.
+            seed: of the order.
+            buffer: images of shards that are held in memory to be mixed, in each worker.
+            rank, world_size: this process, and of how many.
+        """
+        self._mapper, self._find_nouns, self._num_nouns = mapper, find_nouns, num_nouns
+        self._seed, self._batch_size = seed, batch_size
+        self._rank, self._world_size = rank, world_size
+        self.start_batch = 0
+        self._files = tuple(files)
+        pieces: list[tuple[int, Record | None]] = []  # number of a file, and a line of it
+        for number, file in enumerate(files):
+            lines = read_lines(file) if file.suffix == JSON_LINES else [None]
+            pieces += [(number, line) for line in lines]
+        # Packed: millions of Python objects would be copied into every worker.
+        self._pieces = DatasetFromList(pieces, copy=False)
+        self._buffer = buffer if any(line is None for _, line in pieces) else 0
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield this worker's records; ``left_out`` of each counts what was left out before it."""
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        # Workers give batches in turn. The one that starts now has the part of the one whose turn
+        # it would be, and passes over what that one has given already.
+        number = (worker + self.start_batch) % workers
+        given = len(range(number, self.start_batch, workers)) * self._batch_size
+        left_out: Counter[str] = Counter()
+        part, parts = self._rank * workers + number, self._world_size * workers
+        usable = self._usable(self._raw(part, parts), left_out)
+        stream = _mixed(usable, self._buffer, np.random.default_rng((self._seed, 1, part)))
+        latest = None
+        for _ in range(given):
+            latest = next(stream)
+        left_out.clear()
+        yield from self._mapped(stream, latest, left_out)
+
+    def _mapped(
+        self, images: Iterator[Usable], latest: Usable | None, left_out: Counter[str]
+    ) -> Iterator[Record]:
+        """Yield the records of images; in the place of a broken one, that of ``latest``."""
+        broken = 0
+        for image, nouns in images:
+            record = self._mapper(image, nouns)
+            if record is not None:
+                latest, broken = (image, nouns), 0
+            else:
+                left_out["broken images"] += 1
+                broken += 1
+                if broken >= _MOST_BROKEN:
+                    raise UsageError(f"{broken} images in a row cannot be read", image.name)
+                record = self._mapper(*latest) if latest else None
+            if record is not None:
+                yield {**record, "left_out": dict(left_out)}
+                left_out.clear()
+
+    def _raw(self, part: int, parts: int) -> Iterator[Captioned]:
+        """Yield every ``parts``-th image, endlessly; whole shards where there are enough."""
+        pieces = len(self._pieces)
+        for round_ in itertools.count():
+            order = np.random.default_rng((self._seed, 0, round_)).permutation(pieces)
+            if pieces >= parts:
+                images = self._read(order[part::parts])
+            else:
+                images = itertools.islice(self._read(order), part, None, parts)
+            first = next(images, None)
+            if first is None:
+                raise UsageError(
+                    f"there are no images for one of {parts} processes that read them",
+                    "MODEL.CODE.CAPTIONS.FILES",
+                    "name more files, or set DATALOADER.NUM_WORKERS lower",
+                )
+            yield first
+            yield from images
+
+    def _read(self, pieces: np.ndarray) -> Iterator[Captioned]:
+        for piece in pieces.tolist():
+            number, line = self._pieces[piece]
+            if line is None:
+                yield from read_shard(self._files[number])
+            else:
+                yield captioned_line(self._files[number].parent, line)
+
+    def _usable(self, images: Iterator[Captioned], left_out: Counter[str]) -> Iterator[Usable]:
+        """Yield the images that can be learned from, with their nouns; count the others."""
+        refused = 0
+        for image in images:
+            if not image.caption:
+                left_out["images without a caption"] += 1
+            else:
+                nouns = self._nouns(image)
+                if len(nouns) >= self._num_nouns:
+                    refused = 0
+                    yield image, nouns
+                    continue
+                left_out[f"captions with fewer than {self._num_nouns} nouns"] += 1
+            refused += 1
+            if refused >= _MOST_REFUSED:
+                reasons = ", ".join(f"{count} {what}" for what, count in left_out.items())
+                raise UsageError(
+                    f"{refused} images in a row cannot be used ({reasons})",
+                    image.name,
+                    "correct the captions or how their nouns are found",
+                )
+
+    def _nouns(self, image: Captioned) -> list[str]:
+        if image.nouns is not None:
+            return list(dict.fromkeys(image.nouns))
+        if self._find_nouns is None:
+            raise UsageError(
+                "this caption does not bring its nouns",
+                image.name,
+                'set MODEL.CODE.CAPTIONS.NOUNS to "nltk" or "spacy" to have them found',
+            )
+        return self._find_nouns(image.caption)
+
+
+def _mixed(images: Iterator[Any], size: int, rng: np.random.Generator) -> Iterator[Any]:
+    """Yield the images in another order: each from a random place among ``size`` that wait."""
+    waiting = list(itertools.islice(images, size))
+    for image in images:
+        if size:
+            place = int(rng.integers(size))
+            waiting[place], image = image, waiting[place]
+        yield image
+
+
+class CaptionLoader(TrainLoader):
+    """Endless batches of a :class:`CaptionStream`.
+
+    Attributes:
+        left_out: how many images were left out so far, by reason; logged as the number doubles.
+    """
+
+    left_out: Counter[str] = Counter()
+
+    def start_at(self, batch: int) -> None:
+        """Begin with the batch of this number, as a resumed training does.
+
+        Raises:
+            RuntimeError: a batch has been asked for already.
+        """
+        self.refuse_once_begun()
+        self.dataset.start_batch = batch
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        """Yield batches, the first of which is read when it is asked for."""
+        self.left_out = Counter()
+        logged = 0
+        for batch in super().__iter__():
+            for record in batch:
+                self.left_out.update(record.pop("left_out"))
+            if self.left_out.total() > 2 * logged:
+                logged = self.left_out.total()
+                counts = ", ".join(f"{n} {what}" for what, n in self.left_out.most_common())
+                logger.warning("Left out of the training so far: %s.", counts)
+            yield batch
+
+
+def build_caption_loader(cfg: CfgNode) -> CaptionLoader:
+    """Build the endless loader over ``MODEL.CODE.CAPTIONS.FILES``.
+
+    Returns:
+        A loader of lists of records (see :class:`.mapper.CaptionMapper`), as many as this process's
+        share of ``SOLVER.IMS_PER_BATCH``.
+
+    Raises:
+        UsageError: files that are missing or unreadable, or nouns that nothing can find.
+    """
+    captions = cfg.MODEL.CODE.CAPTIONS
+    batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    # Without a seed of its own every process has to draw the same order nevertheless.
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    stream = CaptionStream(
+        find_caption_files(captions.FILES),
+        CaptionMapper.from_config(cfg),
+        build_noun_finder(cfg),
+        batch_size=batch_size,
+        num_nouns=cfg.MODEL.CODE.NOUNS,
+        seed=seed,
+        buffer=captions.SHUFFLE_BUFFER,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+    return CaptionLoader(
+        stream,
+        batch_size=batch_size,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+        pin_memory=pins_memory(cfg),
+    )
