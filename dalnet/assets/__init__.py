@@ -28,15 +28,13 @@ class AssetHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         file = self._resolve(path)
         if file is None or not file.is_file():
-            raise UsageError(
-                f"{path} is not a file that comes with DALNet; shipped are: "
-                f"{', '.join(self.PREFIX + name for name in self._shipped(path)) or 'none'}."
-            )
+            shipped = ", ".join(self.PREFIX + name for name in self._shipped(path))
+            raise UsageError("no such file comes with DALNet", path, f"there are {shipped}")
         return str(file)
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
         if set(mode) & set("wax+"):
-            raise UsageError(f"{path} belongs to the package and is not written to.")
+            raise UsageError("it belongs to the package, which is not written to", path)
         return open(self._get_local_path(path), mode, buffering, **kwargs)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:

@@ -40,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser = build_parser({name} & {*COMMANDS})
     args = parser.parse_args(argv)
     with one_sentence_errors(vars(args)):
-        _refuse_late_flags(getattr(args, "opts", None) or ())
         load_command(args.command).run(args)
 
 
@@ -88,10 +87,3 @@ def _refuse_unknown(name: str) -> None:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}" if near else f"there are {', '.join(COMMANDS)}"
         raise UsageError("there is no such sub-command", where=f"dalnet {name}", hint=hint)
-
-
-def _refuse_late_flags(opts: Sequence[str]) -> None:
-    """Refuse flags behind config keys, which would be read as keys."""
-    late = [word for word in opts if word.startswith("--")]
-    if late:
-        raise UsageError("flags come before keys", where=late[0], hint="move it to the front")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config keys with their sources, reading config files, and the rules that values keep."""
+"""Define the config keys, read config files, and check values."""
 
 from importlib.util import find_spec
 
@@ -11,7 +11,7 @@ if find_spec("detectron2") is None:
         "run 'make setup' or 'python tools/install_detectron2.py' in DALNet's repository."
     )
 
-from .classes import fill_class_names, with_class_names
+from .classes import class_difference, fill_class_names, with_class_names
 from .dalnet import add_dalnet_config
 from .load import load_config, new_config
 from .systems import System, installed_systems, register_system, require_system
@@ -19,6 +19,7 @@ from .systems import System, installed_systems, register_system, require_system
 __all__ = [
     "System",
     "add_dalnet_config",
+    "class_difference",
     "fill_class_names",
     "installed_systems",
     "load_config",

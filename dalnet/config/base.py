@@ -7,24 +7,17 @@ Sources: [P] stated by the DALNet paper, [T] taken from ToCo because the paper i
 
 import torch
 from detectron2.config import CfgNode as CN
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.utils.registry import Registry
 
 from dalnet.errors import UsageError
 
-from .checks import (
-    Rule,
-    are_integers,
-    are_positive,
-    at_least,
-    fraction,
-    is_range,
-    one_of,
-)
+from .checks import Rule, are_counts, are_positive, at_least, fraction, is_range, is_size, one_of
 
 
 def add_base_config(cfg: CN) -> None:
     """Add the keys to ``cfg`` (as returned by ``detectron2.config.get_cfg``), in place."""
-    _add_input(cfg)
+    _add_data(cfg)
     _add_backbone(cfg)
     _add_clip(cfg)
     _add_cam(cfg)
@@ -32,194 +25,171 @@ def add_base_config(cfg: CN) -> None:
     _add_test(cfg)
 
 
-def _add_input(cfg: CN) -> None:
-    cfg.INPUT.FORMAT = "RGB"
-    # What makes training views: a name of dalnet.data's registry of mappers.
-    cfg.INPUT.DATASET_MAPPER_NAME = "MultiCropMapper"
-    # Training: pixels on the short side before anything else, for images much larger than VOC's;
-    # 0 keeps their own size [T].
+def _add_data(cfg: CN) -> None:
+    # Images without a label cannot supervise: "skip" them (named in the log) or "refuse" them [D].
+    cfg.DATASETS.UNLABELED_IMAGES = "skip"
+    # All training views have one size, so grouping by aspect ratio would only delay images [D].
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    cfg.INPUT.FORMAT = "RGB"  # the order of the channels; no other is supported [D]
+    cfg.INPUT.DATASET_MAPPER_NAME = "MultiCropMapper"  # makes the views: a mapper of dalnet.data
+    # Pixels on the short side of a training image before anything else; 0 keeps its size [T].
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
-    # Training view: the image is rescaled by a factor drawn from this range [P], then cut or
-    # padded to INPUT.CROP.SIZE = (height, width) [P].
+    # A training view is the image rescaled by a factor from this range, both above 0 [P], then cut
+    # or padded to (height, width) in pixels, multiples of the patch size [P].
     cfg.INPUT.RESCALE_RANGE = (0.5, 2.0)
     # Smallest and largest longer side in pixels, as (320, 640). Where given, an image is resized to
     # a longer side drawn from this range, and RESCALE_RANGE is not used (CLIMS).
     cfg.INPUT.LONGER_SIDE_RANGE = ()
     cfg.INPUT.CROP.TYPE = "absolute"
     cfg.INPUT.CROP.SIZE = [448, 448]
-    # DINO's color jitter, gray, blur and solarize on the training views [T].
-    cfg.INPUT.PHOTOMETRIC = True
-    # Evaluation at the image's own size [T].
-    cfg.INPUT.MIN_SIZE_TEST = 0
-    cfg.INPUT.MULTI_CROP = CN()
-    # Views of crop size: the main view, and a second random resized crop [P]. 1 or 2.
-    cfg.INPUT.MULTI_CROP.GLOBAL_VIEWS = 2
-    # Small views cut from the main view; 0 switches them off. The paper gives no number [T].
-    cfg.INPUT.MULTI_CROP.LOCAL_VIEWS = 8
-    cfg.INPUT.MULTI_CROP.LOCAL_SIZE = 96  # side in pixels [P]
-    # Area of a view relative to what it is cut from: DINO's range [D], second view [T].
-    cfg.INPUT.MULTI_CROP.GLOBAL_SCALE = (0.4, 1.0)
-    cfg.INPUT.MULTI_CROP.LOCAL_SCALE = (0.05, 0.4)
-    # Images without a single label cannot supervise: "skip" them (named in the log) or "refuse".
-    cfg.DATASETS.UNLABELED_IMAGES = "skip"
-    # All training views have one size, so grouping by aspect ratio would only delay images.
-    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    cfg.INPUT.PHOTOMETRIC = True  # DINO's color jitter, gray, blur and solarize in training [T]
+    cfg.INPUT.MIN_SIZE_TEST = 0  # pixels on the short side in evaluation; 0 is the image's own [T]
+    crops = cfg.INPUT.MULTI_CROP = CN()
+    crops.GLOBAL_VIEWS = 2  # of crop size: the main view; and a random resized crop [P]
+    crops.LOCAL_VIEWS = 8  # small views, cut from the main view; 0 switches them off [T]
+    crops.LOCAL_SIZE = 96  # their side in pixels, a multiple of the patch size [P]
+    crops.GLOBAL_SCALE = (0.4, 1.0)  # area of the second view as a fraction of its image [T]
+    crops.LOCAL_SCALE = (0.05, 0.4)  # area of small views as a fraction of the main one: DINO's [D]
 
 
 def _add_backbone(cfg: CN) -> None:
-    cfg.MODEL.META_ARCHITECTURE = "DALNet"
-    # C + 1 class names, background first, and C words for the text prompts. Filled from
-    # DATASETS.TRAIN where they are empty; a checkpoint keeps them.
+    cfg.MODEL.META_ARCHITECTURE = "DALNet"  # the system
+    # C + 1 class names, background first, and C words for the text prompts. Where they are empty,
+    # DATASETS.TRAIN fills them; a checkpoint keeps them.
     cfg.MODEL.CLASS_NAMES = ()
     cfg.MODEL.PROMPT_NAMES = ()
     cfg.MODEL.BACKBONE.NAME = "TimmViT"
-    # Pixel statistics in RGB, 0..255, of the pre-training (ImageNet; AugReg's ViTs use 127.5) [D].
+    # Mean and deviation of pixels in the pre-training, RGB in 0..255: ImageNet's [D].
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
-    cfg.MODEL.VIT = CN()
-    # Any timm vision transformer [P: ViT-B/16; this file of it D, DeiT's T].
-    cfg.MODEL.VIT.NAME = "vit_base_patch16_224.augreg_in21k"
+    vit = cfg.MODEL.VIT = CN()
+    # Any timm vision transformer: ViT-B/16 is [P], this file of it [D], DeiT's [T].
+    vit.NAME = "vit_base_patch16_224.augreg_in21k"
     # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth (also
     # a training's checkpoint) or .npz (dalnet:// is the folder dalnet/assets); "": random.
-    cfg.MODEL.VIT.WEIGHTS = "timm"
-    # timm's name of a CNN in place of the patch embedding: a hybrid ViT, for few images and no
-    # GPU. "" is none, as in the paper.
-    cfg.MODEL.VIT.STEM = ""
-    # Of the CNN: "timm", or a file of the whole classifier (.safetensors, .pth).
-    cfg.MODEL.VIT.STEM_WEIGHTS = "timm"
-    # F_inter is read after this block, counted from 1 [P: block 10 of 12].
-    cfg.MODEL.VIT.INTERMEDIATE_BLOCK = 10
-    # How the position embedding is resized to other grids: "bilinear" [P] or "bicubic" (ToCo).
-    cfg.MODEL.VIT.POS_EMBED = "bilinear"
-    # Stochastic depth: the last block is skipped with this probability, the others with less; also
-    # in the passes that CAMs of a training step are made of.
-    cfg.MODEL.VIT.DROP_PATH = 0.0
-    # Recompute each block in the backward pass: less memory, more time.
-    cfg.MODEL.VIT.GRAD_CHECKPOINTING = False
-    # Compile the encoder's blocks by torch.compile in this mode: "default", "reduce-overhead" (with
-    # CUDA graphs) or "max-autotune". "" does not; the first steps of the others take minutes.
-    cfg.MODEL.VIT.COMPILE = ""
-    # Architecture overrides for small models; 0 keeps what timm's NAME says.
-    cfg.MODEL.VIT.IMG_SIZE = 0
-    cfg.MODEL.VIT.PATCH_SIZE = 0
-    cfg.MODEL.VIT.EMBED_DIM = 0
-    cfg.MODEL.VIT.DEPTH = 0
-    cfg.MODEL.VIT.NUM_HEADS = 0
+    vit.WEIGHTS = "timm"
+    # timm's name of a CNN in place of the patch embedding, for few images and no GPU; "": none [P].
+    vit.STEM = ""
+    vit.STEM_WEIGHTS = "timm"  # of that CNN; or a file of the classifier (.safetensors, .pth)
+    vit.INTERMEDIATE_BLOCK = 10  # F_inter is read after this block, counted from 1 [P: 10 of 12]
+    vit.POS_EMBED = "bilinear"  # how the position embedding is resized [P]; or "bicubic" (ToCo)
+    # Stochastic depth: the last block is skipped with this probability, others with less, also in
+    # the passes that the CAMs of a training step are made of.
+    vit.DROP_PATH = 0.0
+    vit.GRAD_CHECKPOINTING = False  # compute blocks again in the backward pass: less memory, slower
+    # Mode in which torch.compile compiles the blocks: "default", "reduce-overhead" (with CUDA
+    # graphs) or "max-autotune", whose first steps take minutes; "" compiles nothing.
+    vit.COMPILE = ""
+    # Sizes of small models, in place of those of timm's NAME; 0 keeps these.
+    vit.IMG_SIZE = 0  # pixels
+    vit.PATCH_SIZE = 0  # pixels
+    vit.EMBED_DIM = 0  # width of a token
+    vit.DEPTH = 0  # blocks
+    vit.NUM_HEADS = 0  # of each block
     _add_cnn(cfg)
-    cfg.MODEL.SEM_SEG_HEAD.NAME = "LargeFOVHead"
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 21  # background included
-    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512  # [T]
-    cfg.MODEL.SEM_SEG_HEAD.DILATION = 5  # [T]
+    head = cfg.MODEL.SEM_SEG_HEAD
+    head.NAME = "LargeFOVHead"
+    head.NUM_CLASSES = 21  # C + 1, background included: VOC's
+    head.CONVS_DIM = 512  # channels of its convolutions [T]
+    head.DILATION = 5  # their dilation in tokens [T]
 
 
 def _add_cnn(cfg: CN) -> None:
-    # The backbone "TimmCNN", for systems whose encoder is a CNN (CLIMS).
-    cfg.MODEL.CNN = CN()
-    cfg.MODEL.CNN.NAME = "resnet50.tv_in1k"  # any CNN of timm
-    # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors or .pth; ""
-    # for random weights.
-    cfg.MODEL.CNN.WEIGHTS = "timm"
-    cfg.MODEL.CNN.STRIDE = 16  # pixels of the image for one place of the map
-    # Dilate the layers behind a stride that is left out.
-    cfg.MODEL.CNN.DILATE = False
+    cnn = cfg.MODEL.CNN = CN()  # the backbone "TimmCNN", for systems whose encoder is a CNN (CLIMS)
+    cnn.NAME = "resnet50.tv_in1k"  # any CNN of timm
+    cnn.WEIGHTS = "timm"  # as those of MODEL.VIT, but no .npz
+    cnn.STRIDE = 16  # pixels of the image for one place of the map
+    cnn.DILATE = False  # dilate the layers behind a stride that is left out
     # "BN"; "FixedBN", with the statistics of the pre-training; "SyncBN", for several GPUs.
-    cfg.MODEL.CNN.NORM = "BN"
-    cfg.MODEL.CNN.FREEZE_STEM = True  # the first convolution, and scale and shift of its norm
+    cnn.NORM = "BN"
+    cnn.FREEZE_STEM = True  # the first convolution, and scale and shift of its norm
 
 
 def _add_clip(cfg: CN) -> None:
-    cfg.MODEL.CLIP = CN()
+    clip = cfg.MODEL.CLIP = CN()
     # Where the embeddings of the classes come from: "tower", CLIP's text tower [P]; "embeddings",
     # ready ones in a file; "untrained", a small seeded tower, whose embeddings are fixed codes
     # without meaning; "codes", one random direction each, at right angles to all others;
     # "checkpoint", those stored in the checkpoint that is loaded.
-    cfg.MODEL.CLIP.SOURCE = "tower"
-    # Package that builds CLIP's towers: "open_clip", or "clip", OpenAI's own (not installed with
-    # this package); the embeddings are the same.
-    cfg.MODEL.CLIP.PROVIDER = "open_clip"
+    clip.SOURCE = "tower"
+    # Package that builds CLIP's towers: "open_clip" [D], or "clip", OpenAI's own, which has to be
+    # installed apart.
+    clip.PROVIDER = "open_clip"
     # CLIP model in OpenCLIP's spelling [D]; with a local copy of OpenAI's weights other than their
     # original archive, "ViT-B-16-quickgelu": their activation is not written in the file.
-    cfg.MODEL.CLIP.NAME = "ViT-B-16"
+    clip.NAME = "ViT-B-16"
     # SOURCE tower: "openai", OpenAI's weights for NAME, downloaded once; or a path to a CLIP
     # checkpoint (.safetensors, .pt, .pth). SOURCE embeddings: X.npy [K, EMBED_DIM] with X.txt
     # beside it (UTF-8, the K names, one a line), or .safetensors with "embeddings" and, in its
     # metadata, a JSON list "names". Rows are found by class name, then by prompt word.
-    cfg.MODEL.CLIP.WEIGHTS = "openai"
-    cfg.MODEL.CLIP.SEED = 0  # of the untrained tower or the codes
-    cfg.MODEL.CLIP.EMBED_DIM = 512  # d_t, width of the text embedding [D]
-    cfg.MODEL.CLIP.TEMPLATE = "a photo of {}"  # [P]
-    # Word put into TEMPLATE for t_bg [P], or name of its row.
-    cfg.MODEL.CLIP.BACKGROUND = "background"
-    # Take the mean over all prompts off their embeddings: prompts of one template are so alike that
-    # their cosines hardly tell the classes apart [D].
-    cfg.MODEL.CLIP.CENTER = True
-    # Where embeddings are kept between runs; "" is $DALNET_CACHE or ~/.cache/dalnet.
-    cfg.MODEL.CLIP.CACHE_DIR = ""
+    clip.WEIGHTS = "openai"
+    clip.SEED = 0  # of the untrained tower or the codes
+    clip.EMBED_DIM = 512  # d_t, width of the text embedding [D]
+    clip.TEMPLATE = "a photo of {}"  # the prompt, with {} for a word [P]
+    clip.BACKGROUND = "background"  # the word for t_bg [P], or the name of its row in a file
+    # Subtract the mean over all prompts from their embeddings: prompts of one template are so alike
+    # that their cosines hardly tell the classes apart [D].
+    clip.CENTER = True
+    # Folder that keeps embeddings between runs; "" is $DALNET_CACHE or ~/.cache/dalnet.
+    clip.CACHE_DIR = ""
 
 
 def _add_cam(cfg: CN) -> None:
-    # Multi-scale CAMs and the pseudo labels made of them [T].
-    cfg.MODEL.CAM = CN()
-    cfg.MODEL.CAM.SCALES = (1.0, 0.5, 1.5)
-    # How an image's maps are joined with those of its flipped copy: "max" [T], "sum" (CLIMS) or
-    # "none", without the copy.
-    cfg.MODEL.CAM.FLIP = "max"
-    # How the sum over the scales is brought to 0..1: "min_max" [T], or "max", which keeps the
-    # minimum (CLIMS).
-    cfg.MODEL.CAM.NORMALIZE = "min_max"
-    cfg.MODEL.CAM.HIGH_THRESHOLD = 0.7
-    cfg.MODEL.CAM.LOW_THRESHOLD = 0.25
-    cfg.MODEL.CAM.BACKGROUND_THRESHOLD = 0.5  # of CAMs as evaluated
-    cfg.MODEL.PAR = CN()
-    cfg.MODEL.PAR.NUM_ITERS = 10
-    cfg.MODEL.PAR.DILATIONS = (1, 2, 4, 8, 12, 24)
+    cam = cfg.MODEL.CAM = CN()
+    cam.SCALES = (1.0, 0.5, 1.5)  # factors of the image's size that CAMs are summed over [T]
+    # How maps are joined with those of the flipped image: "max" [T], "sum" (CLIMS), "none".
+    cam.FLIP = "max"
+    # How the sum over scales is brought to 0..1: "min_max" [T]; "max" keeps the minimum (CLIMS).
+    cam.NORMALIZE = "min_max"
+    cam.HIGH_THRESHOLD = 0.7  # above it a pixel of a pseudo label has the class, 0..1 [T]
+    cam.LOW_THRESHOLD = 0.25  # up to it the background; between the two it is ignored [T]
+    cam.BACKGROUND_THRESHOLD = 0.5  # the background's score in CAMs as evaluated, 0..1 [T]
+    cfg.MODEL.PAR = CN()  # pixel-adaptive refinement
+    cfg.MODEL.PAR.NUM_ITERS = 10  # steps [T]
+    cfg.MODEL.PAR.DILATIONS = (1, 2, 4, 8, 12, 24)  # distances of neighbors in pixels [T]
 
 
 def _add_solver(cfg: CN) -> None:
-    # Of mixed precision (SOLVER.AMP.ENABLED, on CUDA): "bfloat16", or "float16" with its loss
-    # scaling for GPUs before Ampere [D].
-    cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    cfg.SOLVER.OPTIMIZER = "AdamW"  # or "SGD", with SOLVER.MOMENTUM
-    # An optimizer step is taken after so many parts of IMS_PER_BATCH, one after the other.
-    cfg.SOLVER.ACCUMULATION_STEPS = 1
-    # Rate, batch, length, warm-up from a rate of 1e-6 and power of the decay: VOC's [P].
-    cfg.SOLVER.BASE_LR = 6e-5
-    cfg.SOLVER.HEAD_LR_MULTIPLIER = 10.0  # everything but the backbone [T]
-    cfg.SOLVER.BETAS = (0.9, 0.999)  # [T]
-    # Decay acts on norms and biases too [T].
-    cfg.SOLVER.WEIGHT_DECAY = 0.01
-    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.01
-    cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.01
-    cfg.SOLVER.IMS_PER_BATCH = 4
-    cfg.SOLVER.MAX_ITER = 20000
-    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
-    cfg.SOLVER.POLY_LR_POWER = 0.9
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-    cfg.SOLVER.WARMUP_ITERS = 1500
-    cfg.SOLVER.WARMUP_FACTOR = 1e-6 / 6e-5
-    cfg.SOLVER.STEPS = ()
+    solver = cfg.SOLVER
+    # Mixed precision (SOLVER.AMP.ENABLED, on CUDA alone) uses "bfloat16", or "float16" with its
+    # loss scaling for GPUs before Ampere [D].
+    solver.AMP.DTYPE = "bfloat16"
+    solver.OPTIMIZER = "AdamW"  # [T]; or "SGD", with SOLVER.MOMENTUM
+    solver.IMS_PER_BATCH = 4  # images of an optimizer step, over all processes [P]
+    solver.ACCUMULATION_STEPS = 1  # parts that a batch is cut into, one after the other [D]
+    solver.MAX_ITER = 20000  # optimizer steps: VOC's [P]
+    solver.BASE_LR = 6e-5  # of the backbone [P]
+    solver.HEAD_LR_MULTIPLIER = 10.0  # factor for everything but the backbone [T]
+    solver.BETAS = (0.9, 0.999)  # AdamW's two moments [T]
+    # Decay of weights, and of norms and biases too [T].
+    solver.WEIGHT_DECAY = solver.WEIGHT_DECAY_NORM = solver.WEIGHT_DECAY_BIAS = 0.01
+    # The rate rises linearly from FACTOR times BASE_LR in WARMUP_ITERS steps [P: from 1e-6] ...
+    solver.WARMUP_ITERS = 1500
+    solver.WARMUP_FACTOR = 1e-6 / 6e-5
+    # ... while it decays as (1 - iteration / MAX_ITER) to this power [P], in the end to nothing.
+    solver.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    solver.POLY_LR_POWER = 0.9
+    solver.POLY_LR_CONSTANT_ENDING = 0.0
+    solver.STEPS = ()  # iterations at which WarmupMultiStepLR lowers the rate
 
 
 def _add_test(cfg: CN) -> None:
-    # Averages of the head's scores over scales and flip [P, scales T].
-    cfg.TEST.MULTI_SCALE = CN()
-    cfg.TEST.MULTI_SCALE.ENABLED = False
-    cfg.TEST.MULTI_SCALE.SCALES = (1.0, 1.25, 1.5)
-    cfg.TEST.MULTI_SCALE.FLIP = True
-    # Dense CRF on the averaged scores [P, numbers T].
-    cfg.TEST.CRF = CN()
-    cfg.TEST.CRF.ENABLED = False
-    cfg.TEST.CRF.ITERS = 10
-    cfg.TEST.CRF.POS_W = 1.0
-    cfg.TEST.CRF.POS_XY_STD = 1.0
-    cfg.TEST.CRF.BI_W = 4.0
-    cfg.TEST.CRF.BI_XY_STD = 121.0
-    cfg.TEST.CRF.BI_RGB_STD = 5.0
-    # What tools/evaluate.py runs it with, on the CPU: "pydensecrf"; "torch", the built-in one,
-    # which needs nothing and gives the same labels; "auto": pydensecrf where it is installed.
-    cfg.TEST.CRF.BACKEND = "auto"
-    # Evaluate CAMs and pseudo labels beside the segmentation head.
-    cfg.TEST.EVAL_CAM = True
+    multi_scale = cfg.TEST.MULTI_SCALE = CN()  # averages of the head's scores [P, scales T]
+    multi_scale.ENABLED = False
+    multi_scale.SCALES = (1.0, 1.25, 1.5)  # factors of the image's size
+    multi_scale.FLIP = True  # also over the flipped image
+    crf = cfg.TEST.CRF = CN()  # dense CRF on the averaged scores [P, numbers T]
+    crf.ENABLED = False
+    crf.ITERS = 10  # mean-field steps
+    crf.POS_W = 1.0  # weight of the kernel of positions alone ...
+    crf.POS_XY_STD = 1.0  # ... and its deviation in pixels
+    crf.BI_W = 4.0  # weight of the kernel of positions and colors ...
+    crf.BI_XY_STD = 121.0  # ... its deviation in pixels ...
+    crf.BI_RGB_STD = 5.0  # ... and in intensities of 0..255
+    # What evaluation runs it with, on the CPU: "pydensecrf"; "torch", the built-in one, which needs
+    # nothing and gives the same labels; "auto": pydensecrf where it is installed.
+    crf.BACKEND = "auto"
+    cfg.TEST.EVAL_CAM = True  # evaluate CAMs and pseudo labels beside the segmentation head [D]
 
 
 def _is_device(name: str) -> bool:
@@ -230,39 +200,25 @@ def _is_device(name: str) -> bool:
     return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
 
 
+def _registered(registry: Registry, key: str, known: str) -> Rule:
+    hint = f"nothing of this name is registered; set it to {known}, or install its package"
+    return Rule((key,), registry.__contains__, hint)
+
+
 BASE_RULES: tuple[Rule, ...] = (
-    at_least(0, "MODEL.PAR.NUM_ITERS", "MODEL.VIT.DROP_PATH"),
-    at_least(
-        1,
-        "SOLVER.IMS_PER_BATCH",
-        "SOLVER.MAX_ITER",
-        "SOLVER.ACCUMULATION_STEPS",
-        "MODEL.CNN.STRIDE",
-    ),
+    at_least(0, "MODEL.PAR.NUM_ITERS"),
+    at_least(0, *(f"SOLVER.{key}" for key in ("BASE_LR", "HEAD_LR_MULTIPLIER", "WEIGHT_DECAY"))),
+    at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
+    at_least(1, "MODEL.CNN.STRIDE"),
     fraction("MODEL.CAM.BACKGROUND_THRESHOLD", "MODEL.VIT.DROP_PATH"),
-    Rule(
-        ("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"),
-        lambda values: len(values) > 0 and are_positive(values),
-        "list positive scales, as (1.0, 0.5)",
-    ),
-    Rule(
-        ("MODEL.PAR.DILATIONS",),
-        lambda values: len(values) > 0 and are_integers(values, least=1),
-        "list integer numbers of pixels, as (1, 2, 4)",
-    ),
-    Rule(
-        ("INPUT.CROP.SIZE",),
-        lambda values: len(values) == 2 and are_integers(values, least=1),
-        "give height and width in pixels, as [448, 448]",
-    ),
-    Rule(
-        ("INPUT.RESCALE_RANGE",),
-        is_range,
-        "give the smallest and the largest factor, both above 0, as (0.5, 2.0)",
-    ),
+    fraction("MODEL.CAM.LOW_THRESHOLD", "MODEL.CAM.HIGH_THRESHOLD"),
+    Rule(("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"), are_positive, "list scales above 0"),
+    Rule(("MODEL.PAR.DILATIONS",), are_counts, "list integer numbers of pixels, as (1, 2, 4)"),
+    Rule(("INPUT.CROP.SIZE",), is_size, "give height and width in pixels, as [448, 448]"),
+    Rule(("INPUT.RESCALE_RANGE",), is_range, "give two factors above 0, as (0.5, 2.0)"),
     Rule(
         ("INPUT.LONGER_SIDE_RANGE",),
-        lambda values: not values or (is_range(values) and are_integers(values, least=1)),
+        lambda values: not values or (is_range(values) and are_counts(values)),
         "give the smallest and the largest side in pixels, as (320, 640), or none, as ()",
     ),
     one_of(("max", "sum", "none"), "MODEL.CAM.FLIP"),
@@ -275,24 +231,9 @@ BASE_RULES: tuple[Rule, ...] = (
     one_of(("bfloat16", "float16"), "SOLVER.AMP.DTYPE"),
     one_of(("AdamW", "SGD"), "SOLVER.OPTIMIZER"),
     one_of(("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"), "SOLVER.LR_SCHEDULER_NAME"),
-    Rule(
-        ("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that is there, as 'cuda:0'"
-    ),
-    Rule(
-        ("MODEL.META_ARCHITECTURE",),
-        META_ARCH_REGISTRY.__contains__,
-        "no model of this name is registered; set it to 'DALNet', or install its package",
-    ),
-    Rule(
-        ("MODEL.BACKBONE.NAME",),
-        BACKBONE_REGISTRY.__contains__,
-        "no backbone of this name is registered; set it to 'TimmViT' or 'TimmCNN'",
-    ),
-    Rule(
-        ("MODEL.SEM_SEG_HEAD.NAME",),
-        SEM_SEG_HEADS_REGISTRY.__contains__,
-        "no head of this name is registered; set it to 'LargeFOVHead'",
-    ),
+    Rule(("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that exists here"),
+    _registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", "'TimmViT' or 'TimmCNN'"),
+    _registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", "'LargeFOVHead'"),
 )
 
 
@@ -300,17 +241,13 @@ def check_base(cfg: CN) -> None:
     """Refuse values that do not fit each other.
 
     Raises:
-        UsageError: which keys, and how to mend them.
+        UsageError: ``where`` is the key to correct.
     """
-    low, high = cfg.MODEL.CAM.LOW_THRESHOLD, cfg.MODEL.CAM.HIGH_THRESHOLD
-    if not 0 <= low <= high <= 1:
-        raise UsageError(
-            f"MODEL.CAM.LOW_THRESHOLD is {low} and HIGH_THRESHOLD {high}; they must be "
-            "0 <= LOW <= HIGH <= 1."
-        )
-    value, classes = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if value < classes:
-        raise UsageError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, but label {value} means ignored pixels: "
-            f"at most {value} classes with background can be told apart from it."
-        )
+    cam = cfg.MODEL.CAM
+    if cam.LOW_THRESHOLD > cam.HIGH_THRESHOLD:
+        what = f"it is {cam.LOW_THRESHOLD}, above HIGH_THRESHOLD {cam.HIGH_THRESHOLD}"
+        raise UsageError(what, "MODEL.CAM.LOW_THRESHOLD", "set it to that or less")
+    ignored, classes = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if ignored < classes:
+        what = f"it is {classes}, but label {ignored} (IGNORE_VALUE) means ignored pixels"
+        raise UsageError(what, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", f"set it to {ignored} or less")

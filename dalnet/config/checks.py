@@ -18,8 +18,8 @@ class Rule:
 
     Attributes:
         keys: full names, as ``MODEL.CAM.SCALES``.
-        is_valid: whether a value will do.
-        hint: how to mend one that will not, as half a sentence.
+        is_valid: returns whether a value can be used.
+        hint: how to correct one that cannot, a clause without a full stop.
     """
 
     keys: tuple[str, ...]
@@ -32,17 +32,23 @@ def get_value(cfg: CfgNode, key: str) -> Any:
     return reduce(operator.getitem, key.split("."), cfg)
 
 
+def has_key(cfg: CfgNode, key: str) -> bool:
+    """Return whether there is a key or node of this full name."""
+    first, _, rest = key.partition(".")
+    return isinstance(cfg, CfgNode) and first in cfg and (not rest or has_key(cfg[first], rest))
+
+
 def check_rules(cfg: CfgNode, rules: Iterable[Rule]) -> None:
-    """Check every rule.
+    """Refuse the first value that breaks a rule.
 
     Raises:
-        UsageError: a value that breaks one.
+        UsageError: ``where`` is its key.
     """
     for rule in rules:
         for key in rule.keys:
             value = get_value(cfg, key)
             if not rule.is_valid(value):
-                raise UsageError(f"{key} is {value!r}; {rule.hint}.")
+                raise UsageError(f"it is {value!r}", key, rule.hint)
 
 
 def at_least(least: float, *keys: str) -> Rule:
@@ -60,22 +66,27 @@ def fraction(*keys: str) -> Rule:
     return Rule(keys, lambda value: 0 <= value <= 1, "it must be from 0 to 1")
 
 
-def one_of(choices: Sequence[str], *keys: str) -> Rule:
+def one_of(choices: Iterable[object], *keys: str) -> Rule:
     """Return the rule that values are among ``choices``."""
-    names = ", ".join(repr(choice) for choice in choices)
-    return Rule(keys, lambda value: value in choices, f"set it to one of {names}")
+    known = tuple(choices)
+    return Rule(keys, known.__contains__, f"set it to one of {', '.join(map(repr, known))}")
 
 
-def are_integers(values: Sequence[Any], least: int) -> bool:
-    """Return whether all values are integers of at least ``least``."""
-    return all(isinstance(value, int) and value >= least for value in values)
+def are_positive(values: Sequence[object]) -> bool:
+    """Return whether there are values and all are numbers above 0."""
+    return len(values) > 0 and all(isinstance(v, int | float) and v > 0 for v in values)
 
 
-def are_positive(values: Sequence[Any]) -> bool:
-    """Return whether all values are numbers above 0."""
-    return all(isinstance(value, int | float) and value > 0 for value in values)
+def are_counts(values: Sequence[object]) -> bool:
+    """Return whether there are values and all are integers above 0."""
+    return are_positive(values) and all(isinstance(v, int) for v in values)
+
+
+def is_size(values: Sequence[object]) -> bool:
+    """Return whether the values are two integers above 0."""
+    return len(values) == 2 and are_counts(values)
 
 
 def is_range(values: Sequence[Any]) -> bool:
-    """Return whether the values are two positive numbers, the smaller one first."""
+    """Return whether the values are two numbers above 0, the smaller one first."""
     return len(values) == 2 and are_positive(values) and values[0] <= values[1]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the classes in a config, which a checkpoint keeps with it."""
+"""Write the names of the classes into a config, which a checkpoint keeps with it."""
+
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -11,19 +13,29 @@ def fill_class_names(cfg: CfgNode) -> None:
     A data set that is not registered, or has no classes, leaves them empty.
     """
     name = next(iter(cfg.DATASETS.TRAIN), "")
-    metadata = MetadataCatalog.get(name) if name in MetadataCatalog else None
-    if cfg.MODEL.CLASS_NAMES or not hasattr(metadata, "stuff_classes"):
+    if cfg.MODEL.CLASS_NAMES or name not in MetadataCatalog:
         return
-    cfg.MODEL.CLASS_NAMES = tuple(metadata.stuff_classes)
-    cfg.MODEL.PROMPT_NAMES = tuple(metadata.get("prompt_names", metadata.stuff_classes[1:]))
+    metadata = MetadataCatalog.get(name)
+    names = tuple(metadata.get("stuff_classes", ()))
+    cfg.MODEL.CLASS_NAMES = names
+    cfg.MODEL.PROMPT_NAMES = tuple(metadata.get("prompt_names", names[1:]))
 
 
 def with_class_names(cfg: CfgNode) -> CfgNode:
-    """Return ``cfg``, or a copy with the names filled in where it has none."""
-    if cfg.MODEL.CLASS_NAMES:
-        return cfg
+    """Return a copy of ``cfg`` that has the names of the classes."""
     filled = cfg.clone()
     filled.defrost()
     fill_class_names(filled)
-    filled.freeze()
     return filled
+
+
+def class_difference(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return where the first list of classes differs from the second; empty if they are equal.
+
+    Names and order count: with as many classes in another order, every label would be taken for
+    that of another class.
+    """
+    for value, (name, other) in enumerate(zip(names, others, strict=False)):
+        if name != other:
+            return f"class {value} is {name!r}, not {other!r}"
+    return "" if len(names) == len(others) else f"they are {len(names)}, not {len(others)}"

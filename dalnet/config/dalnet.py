@@ -10,35 +10,32 @@ from .base import add_base_config
 from .checks import Rule, above_zero, at_least, fraction, one_of
 from .systems import System, register_system
 
-_LOSSES = ("CLS", "INTER", "GIA", "LEA", "PTC", "SEG", "REG")
-
 
 def add_dalnet_config(cfg: CN) -> None:
     """Add every key of DALNet to ``cfg`` (of ``detectron2.config.get_cfg``), in place."""
     add_base_config(cfg)
     dalnet = cfg.MODEL.DALNET = CN()
     dalnet.PROJECTION_DIM = 512  # d, width of the common space [D]
-    # Of the texts into the common space: "orthogonal", fixed, keeps the angles between them;
-    # "linear", learned, can satisfy Eq. 3 by sending all classes to one direction [D].
+    # How texts are projected into the common space: "orthogonal", fixed, keeps the angles between
+    # them; "linear", learned, can satisfy Eq. 3 by sending all classes to one direction [D].
     dalnet.TEXT_PROJECTION = "orthogonal"
-    dalnet.OBJECT_MASK_THRESHOLD = 0.5  # beta of M_obj [P]
+    dalnet.OBJECT_MASK_THRESHOLD = 0.5  # beta of M_obj, of CAMs in 0..1 [P]
 
     # Alignment losses, Eq. 3 to 6. The three switches make the six cells of Table 4.
     dalnet.GIA = True
     dalnet.LEA = True
     dalnet.CROSS_CONTRASTIVE = True
     # How a cosine becomes the argument of Eq. 3's logarithm, and of LEA's without cross-contrast:
-    # "affine" or "clamp" [D].
+    # "affine", (1 + cos) / 2, or "clamp" [D].
     dalnet.GIA_SIMILARITY = "affine"
-    dalnet.LEA_TEMPERATURE = 1.0  # tau [P]
-    dalnet.LEA_BACKGROUND_WEIGHT = 0.001  # lambda [P]
-    # "all": 1/N^2 as printed; "region": mean over each region's patches [D].
+    dalnet.LEA_TEMPERATURE = 1.0  # tau, above 0 [P]
+    dalnet.LEA_BACKGROUND_WEIGHT = 0.001  # lambda, 0 or more [P]
+    # What LEA's sum is divided by: "all", N^2 as printed; "region", each region's patches [D].
     dalnet.LEA_NORMALIZE = "all"
-    # A local view carries a class that covers at least this fraction of it in the main view's CAM
-    # label map [D].
+    # A local view has the classes that cover this fraction of it in the main view's CAM labels [D].
     dalnet.LOCAL_MIN_COVERAGE = 0.2
 
-    # Weights of Eq. 7 and 8 [P]; 0 switches a loss off.
+    # Weights of Eq. 7 and 8, 0 or more; 0 switches a loss off [P].
     dalnet.CLS_WEIGHT = 1.0
     dalnet.INTER_WEIGHT = 1.0
     dalnet.GIA_WEIGHT = 1.0
@@ -47,40 +44,33 @@ def add_dalnet_config(cfg: CN) -> None:
     dalnet.SEG_WEIGHT = 1.0
     dalnet.REG_WEIGHT = 1.0
     dalnet.SEG_START_ITER = 2000  # L_seg and L_reg act after this iteration [T]
-
-    # Dense energy loss [T].
-    dalnet.REG = CN()
-    dalnet.REG.SIGMA_RGB = 15.0
-    dalnet.REG.SIGMA_XY = 100.0  # pixels at full size
+    dalnet.REG = CN()  # dense energy loss [T]
+    dalnet.REG.SIGMA_RGB = 15.0  # deviation of its kernel in intensities of 0..255
+    dalnet.REG.SIGMA_XY = 100.0  # deviation in pixels of the full size
     dalnet.REG.SCALE = 0.5  # image and scores are shrunk to this fraction of their side
-    dalnet.REG.METHOD = "lattice"  # "lattice" (as published) or "exact"
+    dalnet.REG.METHOD = "lattice"  # of the filter: "lattice", as published, or "exact"
 
 
-def _keys(*names: str) -> tuple[str, ...]:
-    return tuple(f"MODEL.DALNET.{name}" for name in names)
-
-
+_LOSSES = ("CLS", "INTER", "GIA", "LEA", "PTC", "SEG", "REG")
+_REG = [f"MODEL.DALNET.REG.{name}" for name in ("SIGMA_RGB", "SIGMA_XY", "SCALE")]
 DALNET_RULES: tuple[Rule, ...] = (
-    at_least(0, *_keys(*(f"{loss}_WEIGHT" for loss in _LOSSES), "LEA_BACKGROUND_WEIGHT")),
-    above_zero(*_keys("LEA_TEMPERATURE", "REG.SIGMA_RGB", "REG.SIGMA_XY", "REG.SCALE")),
-    fraction(*_keys("OBJECT_MASK_THRESHOLD", "LOCAL_MIN_COVERAGE")),
-    one_of(("affine", "clamp"), *_keys("GIA_SIMILARITY")),
-    one_of(("all", "region"), *_keys("LEA_NORMALIZE")),
-    one_of(("lattice", "exact"), *_keys("REG.METHOD")),
-    one_of(("orthogonal", "linear"), *_keys("TEXT_PROJECTION")),
+    at_least(0, *(f"MODEL.DALNET.{loss}_WEIGHT" for loss in (*_LOSSES, "LEA_BACKGROUND"))),
+    above_zero("MODEL.DALNET.LEA_TEMPERATURE", *_REG),
+    fraction("MODEL.DALNET.OBJECT_MASK_THRESHOLD", "MODEL.DALNET.LOCAL_MIN_COVERAGE"),
+    one_of(("affine", "clamp"), "MODEL.DALNET.GIA_SIMILARITY"),
+    one_of(("all", "region"), "MODEL.DALNET.LEA_NORMALIZE"),
+    one_of(("lattice", "exact"), "MODEL.DALNET.REG.METHOD"),
+    one_of(("orthogonal", "linear"), "MODEL.DALNET.TEXT_PROJECTION"),
 )
 
 register_system(System("DALNet", lambda cfg: None, DALNET_RULES))
 
-# What keys and nodes of version 0.1 are called now, and what else there is to say of it.
+# What keys and nodes of version 0.1 are called now, and further advice.
 _TOCO = ", with MODEL.META_ARCHITECTURE ToCo (package projects/ToCo)"
 RENAMED_KEYS = {
     "MODEL.DALNET.CAM": ("MODEL.CAM", ""),
     "MODEL.DALNET.PAR": ("MODEL.PAR", ""),
-    "MODEL.TEXT.WEIGHTS": (
-        "MODEL.CLIP.SOURCE",
-        " for a kind, MODEL.CLIP.WEIGHTS for a file",
-    ),
+    "MODEL.TEXT.WEIGHTS": ("MODEL.CLIP.SOURCE", " for a kind, MODEL.CLIP.WEIGHTS for a file"),
     "MODEL.TEXT": ("MODEL.CLIP", ""),
     "MODEL.DALNET.CTC_WEIGHT": ("MODEL.TOCO.CTC_WEIGHT", _TOCO),
     "MODEL.DALNET.CTC": ("MODEL.TOCO", _TOCO),

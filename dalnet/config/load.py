@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files and options, merged into a config or refused in one sentence."""
+"""Read config files and options, and merge them into a config."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import reduce
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -15,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from dalnet.assets import CONFIGS
 from dalnet.errors import UsageError
 
+from .checks import get_value, has_key
 from .dalnet import RENAMED_KEYS, add_dalnet_config
 from .systems import installed_systems, require_system
 
@@ -30,22 +29,21 @@ def new_config() -> CfgNode:
     return cfg
 
 
-def load_config(config: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a config file, then ``KEY, VALUE, ...``.
+def load_config(config: str, opts: Sequence[object] = ()) -> CfgNode:
+    """Return the config of a file, changed by options; not frozen and not checked yet.
 
     Args:
-        config: a path, or the name of a recipe that comes with DALNet, as ``voc_dalnet`` or
-            ``photos/dalnet``.
-        opts: keys and values that go before those of the file.
-
-    Returns:
-        The config, not frozen and not checked yet.
+        config: a path, or the name of a recipe of DALNet, as ``voc_dalnet`` or ``photos/dalnet``.
+        opts: ``KEY, VALUE, ...``, which replace the values of the file.
 
     Raises:
         UsageError: no such file, no config, or a key or value that does not fit.
     """
     cfg = new_config()
-    merge_file(cfg, find_config(config))
+    path = find_config(config)
+    values = read_values(path)
+    require_system(str(values.get("MODEL.META_ARCHITECTURE", "DALNet")), path)
+    merge_values(cfg, values, path)
     merge_options(cfg, opts)
     return cfg
 
@@ -54,155 +52,107 @@ def find_config(config: str) -> str:
     """Return the path of a config that is named by a path or as a recipe of DALNet.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none; the sentence names the recipes of the most similar names.
     """
-    if not config:
-        raise UsageError("No config was given; name a file or a recipe, as voc_dalnet.")
-    recipe = CONFIGS / f"{config}.yaml"
-    for path in (Path(config), recipe):
+    for path in (Path(config), CONFIGS / f"{config}.yaml"):
         if path.is_file():
             return str(path)
     if config.startswith("dalnet://"):
         return config
+    recipes = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
+    nearest = get_close_matches(config.removesuffix(".yaml"), recipes, n=3) or recipes
     raise UsageError(
-        f"The config {config} does not exist, neither as a file nor as a recipe in {CONFIGS}."
+        "it is neither a file nor a recipe of DALNet",
+        where=config or "config",
+        hint=f"name a file, or a recipe as {', '.join(nearest)}",
     )
 
 
-def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merge a config file, with what it names as its ``_BASE_``, into ``cfg``.
+def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
+    """Return the values of a YAML file over those of its ``_BASE_``, by full key.
+
+    ``readers`` are the files that lead here by their bases.
 
     Raises:
-        UsageError: it cannot be read, is no config, or has a key or value that does not fit.
+        UsageError: a file cannot be read, is no config, or is its own base.
     """
-    with _refused_if_unusable(path):
-        content = _read_with_base(path, ())
-        model = content.get("MODEL")
-        if isinstance(model, dict) and "META_ARCHITECTURE" in model:
-            require_system(model["META_ARCHITECTURE"], path)
-        merge_content(cfg, content)
+    try:
+        local = os.path.realpath(PathManager.get_local_path(path))
+        with open(local, encoding="utf-8") as stream:
+            # Plain values only: a config comes from anywhere, and YAML's other tags run code.
+            content = yaml.safe_load(stream)
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"it cannot be read as a config ({error})", path) from error
+    if not isinstance(content, dict):
+        raise UsageError("it is no config", path, "write lines of KEY: VALUE into it")
+    if local in readers:
+        raise UsageError(f"it leads back to itself by its {_BASE}", path, "name other files there")
+    bases = content.pop(_BASE, [])
+    values: dict[str, object] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        # A path is relative to the file that names it; an address stands for itself.
+        beside = "" if "://" in str(base) else os.path.dirname(path)
+        name = os.path.join(beside, os.path.expanduser(str(base)))
+        values |= read_values(name, (*readers, local))
+    return values | flatten(content)
 
 
-def merge_content(cfg: CfgNode, content: dict[str, Any]) -> None:
-    """Merge nested keys, as a YAML file has them, into ``cfg``.
+def flatten(content: Mapping[object, object], above: str = "") -> dict[str, object]:
+    """Return the values of nested keys by their full keys, as ``MODEL.CAM.SCALES``."""
+    values: dict[str, object] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            values |= flatten(value, f"{above}{key}.")
+        else:
+            values[f"{above}{key}"] = value
+    return values
 
-    Raises:
-        KeyError, TypeError, ValueError: a key that does not exist or a value that does not fit.
-        UsageError: a key that has another name now.
-    """
-    _refuse_renamed(content)
-    _check_nodes(content, cfg)
-    cfg.merge_from_other_cfg(CfgNode(content))
 
-
-def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
+def merge_options(cfg: CfgNode, opts: Sequence[object]) -> None:
     """Merge ``KEY, VALUE, ...`` into ``cfg``.
 
     Raises:
-        UsageError: a key or value that does not fit.
+        UsageError: a key or value that does not fit, or a flag among the keys.
     """
-    with _refused_if_unusable(" ".join(map(str, opts))):
-        for key, value in zip(opts[::2], opts[1::2], strict=False):
-            parts = reversed(key.split("."))
-            content = reduce(lambda inner, part: {part: inner}, parts, value)
-            _refuse_renamed(content)
-            _check_nodes(content, cfg)
-        cfg.merge_from_list(list(opts))
+    keys = [str(key) for key in opts[::2]]
+    flags = [word for word in map(str, opts) if word.startswith("--")]
+    if flags:
+        raise UsageError("it stands behind a config key", flags[0], "flags come before keys")
+    if len(opts) % 2:
+        raise UsageError("it has no value", keys[-1], "give keys and values in turn: KEY VALUE ...")
+    merge_values(cfg, dict(zip(keys, opts[1::2], strict=True)))
 
 
-def _read_with_base(path: str, readers: tuple[str, ...]) -> dict[str, Any]:
-    """Read a file over its bases, which may have bases of their own."""
-    local = os.path.realpath(PathManager.get_local_path(path))
-    if local in readers:
-        raise ValueError(f"it leads back to itself, by its {_BASE}; name other files only")
-    with open(local, encoding="utf-8") as stream:
-        # Plain values only: a config comes from anywhere, and YAML's other tags run code.
-        content = yaml.safe_load(stream)
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"{path} is no config: write lines of KEY: VALUE into it and, if it has a {_BASE}, "
-            "the path of another config there."
-        )
-    named = content.pop(_BASE, [])
-    bases = named if isinstance(named, list) else [named]
-    merged: dict[str, Any] = {}
-    for base in bases:
-        if not isinstance(base, str):
-            raise UsageError(f"{path} is no config: its {_BASE} is {base!r}; give a path there.")
-        found = _read_with_base(_beside(path, base), (*readers, local))
-        _overlay(found, merged)
-    _overlay(content, merged)
-    return merged
+def merge_values(cfg: CfgNode, values: Mapping[str, object], source: str = "") -> None:
+    """Set keys of ``cfg`` to values, of which strings may be Python literals, as "(1, 2)".
 
-
-def _beside(path: str, base: str) -> str:
-    """Return the path of a base, which is relative to the file that names it."""
-    base = os.path.expanduser(base)
-    if "://" in base:
-        return base
-    return os.path.join(os.path.dirname(path), base)
-
-
-def _overlay(upper: Mapping[str, Any], lower: dict[str, Any]) -> None:
-    """Put the values of ``upper`` over those of ``lower``, in place, key by key."""
-    for key, value in upper.items():
-        if isinstance(value, dict) and isinstance(lower.get(key), dict):
-            _overlay(value, lower[key])
-        else:
-            lower[key] = value
-
-
-def _check_nodes(content: Mapping[str, Any], cfg: CfgNode, above: str = "") -> None:
-    """Refuse a value in the place of further keys, and the reverse; other keys are not looked at.
+    ``values`` are by full key; ``source`` is the file that they come from, for messages.
 
     Raises:
-        ValueError: which key it is.
+        UsageError: a key that does not exist or has another name now, or a value of another type.
     """
-    for key, value in content.items():
-        own, name = cfg.get(key), f"{above}{key}"
-        if isinstance(own, CfgNode) and isinstance(value, dict):
-            _check_nodes(value, own, f"{name}.")
-        elif isinstance(own, CfgNode):
-            raise ValueError(f"{name} is {value!r}, but it is made of the keys below it")
-        elif key in cfg and isinstance(value, dict):
-            raise ValueError(f"{name} has no keys below it such as {', '.join(map(str, value))}")
+    inside = f" in {source}" if source else ""
+    for key, value in values.items():
+        if not has_key(cfg, key):
+            raise UsageError(f"there is no such key{inside}", key, _similar_key(cfg, key))
+        default = get_value(cfg, key)
+        try:
+            # yacs would take None in place of a value of any type.
+            if value in (None, "None") and default is not None:
+                raise ValueError
+            if value != {} or not isinstance(default, CfgNode):
+                cfg.merge_from_list([key, value])
+        except ValueError as error:
+            hint = f"give a {type(default).__name__}, as {default!r}"
+            if isinstance(default, CfgNode):
+                hint = f"it is made of the keys below it, as {key}.{next(iter(default), '')}"
+            raise UsageError(f"{value!r}{inside} does not fit", key, hint) from error
 
 
-def _refuse_renamed(content: Mapping[str, Any]) -> None:
-    for key in _full_names(content):
-        old = next((o for o in RENAMED_KEYS if key == o or key.startswith(f"{o}.")), None)
-        if old is not None:
-            new, hint = RENAMED_KEYS[old]
-            raise UsageError(f"{key} has another name now: use {new}{key[len(old) :]}{hint}.")
-
-
-def _full_names(content: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _full_names(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}"
-
-
-@contextmanager
-def _refused_if_unusable(what: str) -> Iterator[None]:
-    """Turn what Detectron2 and YAML raise, in as many types as they have parts, into a sentence."""
-    try:
-        yield
-    except (
-        AssertionError,
-        AttributeError,
-        KeyError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-        yaml.YAMLError,
-    ) as error:
-        # str() puts quotes around the text of a KeyError.
-        plain = error.args[0] if isinstance(error, KeyError) and error.args else error
-        message = (str(plain) or type(error).__name__).splitlines()[0]
-        raise UsageError(
-            f"{what} cannot be used: {message}; every key is listed in dalnet/config and "
-            "Detectron2's documentation."
-        ) from error
+def _similar_key(cfg: CfgNode, key: str) -> str:
+    """Return a hint at what a key is called now, or at one of a similar name."""
+    for old, (new, more) in RENAMED_KEYS.items():
+        if f"{key}.".startswith(f"{old}."):
+            return f"it has another name now: use {new}{key[len(old) :]}{more}"
+    nearest = get_close_matches(key, flatten(cfg), n=1)
+    return f"the nearest is {nearest[0]}" if nearest else "every key is listed in dalnet/config"

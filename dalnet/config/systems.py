@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weakly supervised systems that are installed: DALNet itself, and packages beside it.
+"""Register the weakly supervised systems that are installed: DALNet, and packages beside it.
 
-Another package names a module of its own as an entry point of the group ``dalnet.systems``. The
-module registers a meta-architecture, a mapper where it needs one, and calls :func:`register_system`
-with its config keys.
+A package names a module as an entry point of the group ``dalnet.systems``. The module registers a
+meta-architecture, a mapper where it needs one, and its keys by :func:`register_system`.
 """
 
 import logging
@@ -18,14 +17,10 @@ from dalnet.errors import UsageError
 
 from .checks import Rule
 
-GROUP = "dalnet.systems"
-
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class System:
-    """What a config may say about one system.
+    """The config of one system: its keys and their rules.
 
     Attributes:
         name: value of ``MODEL.META_ARCHITECTURE``.
@@ -55,23 +50,24 @@ def installed_systems() -> dict[str, System]:
 
 
 def require_system(name: str, wanted_by: str) -> None:
-    """Refuse what is of a system that is not installed.
+    """Refuse a file, ``wanted_by``, of a system that is not installed.
 
     Raises:
-        UsageError: there is no such system here.
+        UsageError: ``where`` is the file.
     """
     if name not in installed_systems():
         raise UsageError(
-            f"{wanted_by} is of the system {name!r}, which is not installed; install its package, "
-            f"as with pip install -e projects/{name} in DALNet's repository."
+            f"it is of the system {name!r}, which is not installed",
+            wanted_by,
+            f"install its package, as with pip install -e projects/{name} in DALNet's repository",
         )
 
 
 @cache
 def _load_entry_points() -> None:
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group="dalnet.systems"):
         try:
             point.load()
         except Exception as error:  # a package may fail in any way
             # One broken package must not keep the others from being used.
-            logger.warning("The system %s cannot be imported: %s", point.name, error)
+            logging.getLogger(__name__).warning("%s cannot be imported: %s", point.value, error)

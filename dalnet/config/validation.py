@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a config's values can be used on this machine, whatever its data sets."""
+"""Check whether a config's values can be used on this machine, whatever its data sets."""
 
 import torch
 from detectron2.config import CfgNode
 
-from dalnet.errors import UsageError
-
 from .base import BASE_RULES, check_base
-from .checks import check_rules
+from .checks import check_rules, one_of
 from .systems import installed_systems
 
 
@@ -28,13 +26,9 @@ def check_values(cfg: CfgNode) -> None:
     Raises:
         UsageError: unknown names or impossible values, of the system's keys too.
     """
-    check_rules(cfg, BASE_RULES)
+    systems = installed_systems()
+    check_rules(cfg, (*BASE_RULES, one_of(systems, "MODEL.META_ARCHITECTURE")))
     check_base(cfg)
-    name, systems = cfg.MODEL.META_ARCHITECTURE, installed_systems()
-    if name not in systems:
-        raise UsageError(
-            f"MODEL.META_ARCHITECTURE is {name!r}, which is no weakly supervised system; set it to "
-            f"one of {', '.join(systems)}."
-        )
-    check_rules(cfg, systems[name].rules)
-    systems[name].check(cfg)
+    system = systems[cfg.MODEL.META_ARCHITECTURE]
+    check_rules(cfg, system.rules)
+    system.check(cfg)

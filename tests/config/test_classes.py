@@ -3,7 +3,7 @@
 
 import pytest
 
-from dalnet.config import fill_class_names, new_config, with_class_names
+from dalnet.config import class_difference, fill_class_names, new_config, with_class_names
 
 
 @pytest.fixture
@@ -35,3 +35,17 @@ def test_a_data_set_that_is_not_registered_leaves_them_empty(voc_cfg):
     voc_cfg.DATASETS.TRAIN = ("nothing",)
     fill_class_names(voc_cfg)
     assert voc_cfg.MODEL.CLASS_NAMES == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "others", "words"),
+    [
+        (["background", "cat"], ("background", "cat"), []),
+        (["background", "cat"], ["background", "dog"], ["class 1", "'cat'", "'dog'"]),
+        (["background", "cat", "dog"], ["background", "dog", "cat"], ["class 1", "'cat'"]),
+        (["background", "cat"], ["background"], ["2", "1"]),
+    ],
+)
+def test_classes_differ_in_name_order_or_number(names, others, words):
+    difference = class_difference(names, others)
+    assert bool(difference) == bool(words) and all(word in difference for word in words)
