@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: weights together with their classes and config; nothing is ever unpickled."""
+"""Save and load checkpoints: weights with their classes and config, which are never unpickled."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,20 @@ from safetensors.torch import load_file
 import dalnet
 import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import (
+    class_difference,
     fill_class_names,
     load_config,
     new_config,
     require_system,
     with_class_names,
 )
-from dalnet.config.load import merge_content, merge_options
+from dalnet.config.checks import has_key
+from dalnet.config.load import flatten, merge_options, merge_values
 from dalnet.config.validation import use_cpu_without_cuda
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, sha256
 from dalnet.modeling.meta_arch import WeakSegmentor
-from dalnet.modeling.weight_files import fetch, refused_with
+from dalnet.modeling.weight_files import fetch
 
 _KEY = "MODEL.WEIGHTS"
 # A config says where and how its training ran, which need not suit this machine.
@@ -42,6 +45,7 @@ _PRETRAINED = (
     ("CLIP", "SOURCE"),
 )
 _INFO = "dalnet"  # where a checkpoint's dict holds its CheckpointInfo
+_HINT = "name a checkpoint that a training has saved"
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +95,7 @@ class CheckpointInfo:
 
     @classmethod
     def from_dict(cls, values: Any, path: str) -> "CheckpointInfo":
-        """Read what a checkpoint holds; keys of later versions are passed over.
+        """Read what a checkpoint holds; keys of later versions are left out.
 
         Raises:
             UsageError: something is missing or of another type.
@@ -100,18 +104,15 @@ class CheckpointInfo:
         kinds |= {"class_names": list, "prompt_names": list}
         for key, kind in kinds.items():
             if not isinstance(values, dict) or not isinstance(values.get(key), kind):
-                raise UsageError(
-                    f"{path} is a damaged checkpoint: its {key!r} is missing or no "
-                    f"{kind.__name__}; name one that a training has saved."
-                )
+                what = f"the checkpoint is damaged: its {key!r} is missing or no {kind.__name__}"
+                raise UsageError(what, path, _HINT)
         return cls(**{key: values[key] for key in kinds})
 
 
 class Checkpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that refuses what Detectron2 would only warn about."""
 
-    # What another training that starts from a checkpoint keeps of its own; None where nothing
-    # starts and everything has to fit.
+    # Buffers that another training keeps when it starts from a checkpoint; None: all has to fit.
     _kept: Sequence[str] | None = None
 
     def __init__(
@@ -122,26 +123,16 @@ class Checkpointer(DetectionCheckpointer):
         info: CheckpointInfo | None = None,
         **checkpointables: Any,
     ) -> None:
-        """
-        Args:
-            model: to be loaded and saved, perhaps wrapped for data parallelism.
-            save_dir: where checkpoints are written.
-            info: written with the weights.
-            checkpointables: what else has a state, as the trainer.
-        """
+        """Keep what is loaded and saved, ``info`` and other states beside the model's."""
         super().__init__(model, save_dir, **checkpointables)
         self._info = info
 
     def start_from(self, path: str, keep: Sequence[str] = ()) -> None:
-        """Load the encoder and whatever else fits, as the beginning of another training.
+        """Load what fits, the encoder at least, as the beginning of another training.
 
-        What does not fit, such as the classifiers of other classes, stays as it was built and is
-        named in the log.
-
-        Args:
-            path: the checkpoint; empty for none.
-            keep: buffers that stay as they were built in any case, as the texts of this
-                training's classes.
+        The rest, such as classifiers of other classes, stays as it was built and is named in the
+        log, and so do the buffers ``keep``, as the texts of this training's classes. An empty path
+        loads nothing.
 
         Raises:
             UsageError: the file is missing, unreadable or of another encoder, or buffers that are
@@ -160,16 +151,14 @@ class Checkpointer(DetectionCheckpointer):
             UsageError: the file is missing, unreadable or does not fit the model.
         """
         if path and not fetch(path, _KEY).is_file():
-            raise UsageError(f"{_KEY} {path} does not exist; give the path of a checkpoint.")
+            raise UsageError(f"{path} does not exist", _KEY, "give the path of a checkpoint")
         self._path = path
         try:
             return super().load(path, *args, **kwargs)
         except (KeyError, ValueError) as error:
-            # Optimizer and scheduler complain in these when their parameters differ.
-            raise UsageError(
-                f"{path} cannot be resumed with this config ({error}); resume with the config it "
-                "was trained with, or start afresh with MODEL.WEIGHTS and another OUTPUT_DIR."
-            ) from error
+            # Optimizer and scheduler raise these when their parameters differ.
+            hint = "use the config it was trained with, or train anew in another OUTPUT_DIR"
+            raise UsageError(f"this config cannot resume it ({error})", path, hint) from error
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth whole or not at all: an interrupted save loses nothing.
@@ -187,9 +176,8 @@ class Checkpointer(DetectionCheckpointer):
         try:
             with atomic_write(path) as temporary:
                 torch.save(data, temporary)
-        except RuntimeError as error:
-            # What torch makes of a full disk.
-            raise UsageError(f"cannot write {path} ({error}): free the place.") from error
+        except RuntimeError as error:  # torch raises it where the disk is full
+            raise UsageError(f"it cannot be written ({error})", path, "free space") from error
         self.logger.info(f"Saved checkpoint to {path}")
         self.tag_last_checkpoint(f"{name}.pth")
 
@@ -201,36 +189,26 @@ class Checkpointer(DetectionCheckpointer):
             if self._kept is None and self._info is not None:
                 self._info = self._info.started_as(info)
         elif self._kept is None and hasattr(self.model, "class_names"):
-            logger.warning(
-                "%s does not say which classes it knows: those of the config are taken, in their "
-                "order.",
-                filename,
-            )
+            logger.warning("%s does not name its classes: those of the config are taken.", filename)
         return data
 
     def _check_info(self, info: CheckpointInfo) -> None:
         """Compare system and classes, by name and order: as many do not make them the same."""
         system = type(self.model).__name__
         if self._kept is None and info.system != system:
-            raise UsageError(
-                f"{self._path} is a model of the system {info.system}, not of {system}; set "
-                f"MODEL.META_ARCHITECTURE to {info.system}, with its config."
-            )
-        own = getattr(self.model, "class_names", None)
+            what = f"it is a model of the system {info.system}, not of {system}"
+            hint = f"set MODEL.META_ARCHITECTURE to {info.system}, with its config"
+            raise UsageError(what, self._path, hint)
+        own = getattr(self.model, "class_names", info.class_names)
         # Another training may know other classes, unless it takes over their texts.
         rebuilt = set(getattr(self.model, "rebuilt", ())) & self.model.state_dict().keys()
         keeps_classes = getattr(self.model, "keeps_classes", False)
         takes_all = keeps_classes or self._kept is None or rebuilt - set(self._kept)
-        if takes_all and own is not None and list(own) != info.class_names:
-            differing = [
-                f"{theirs!r} where the config has {ours!r}"
-                for ours, theirs in zip(own, info.class_names, strict=False)
-                if ours != theirs
-            ] or [f"{len(info.class_names)} classes where the config has {len(own)}"]
-            raise UsageError(
-                f"{self._path} was trained on other classes ({differing[0]}); use the data set it "
-                "was trained on as DATASETS.TRAIN."
-            )
+        difference = class_difference(info.class_names, own) if takes_all else ""
+        if difference:
+            what = f"it was trained on other classes than the config's: {difference}"
+            hint = "use the data set it was trained on as DATASETS.TRAIN"
+            raise UsageError(what, self._path, hint)
 
     def _load_model(self, checkpoint: dict) -> Any:
         kept = self._kept or ()
@@ -252,10 +230,8 @@ class Checkpointer(DetectionCheckpointer):
             wrong += [f"the model has no {key}" for key in left]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(
-                f"{self._path} does not fit the config: {wrong[0]}{more}; use the config it was "
-                "trained with."
-            )
+            what = f"it does not fit the config: {wrong[0]}{more}"
+            raise UsageError(what, self._path, "use the config it was trained with")
         return incompatible
 
 
@@ -279,7 +255,7 @@ def find_checkpoint(path: str | Path) -> Path:
         newest = found / "last_checkpoint"
         found = found / (newest.read_text().strip() if newest.is_file() else "model_final.pth")
     if not found.is_file():
-        raise UsageError(f"{path} is no checkpoint and no run folder with one; correct the path.")
+        raise UsageError("it is no checkpoint and no run folder with one", path, _HINT)
     return found
 
 
@@ -291,10 +267,8 @@ def read_info(path: Path) -> CheckpointInfo:
     """
     data = _read_file(str(path))
     if _INFO not in data:
-        raise UsageError(
-            f"{path} does not hold its config and classes, as checkpoints of before 0.2 do not: "
-            "name its config file too."
-        )
+        what = "it does not hold its config and classes, as none did before version 0.2"
+        raise UsageError(what, path, "name its config file too")
     return CheckpointInfo.from_dict(data[_INFO], str(path))
 
 
@@ -307,12 +281,8 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
     model = build_model(cfg)
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
-        raise UsageError(
-            f"There is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}) to go on with; train first, "
-            "or give one as MODEL.WEIGHTS."
-            if resume
-            else "There is no model to load: give its checkpoint as MODEL.WEIGHTS."
-        )
+        key, hint = ("OUTPUT_DIR", f"{cfg.OUTPUT_DIR} holds none; ") if resume else (_KEY, "")
+        raise UsageError("there is no checkpoint to load", key, f"{hint}name one as {_KEY}")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return model
 
@@ -357,15 +327,13 @@ def config_for(weights: str | Path = "", config: str = "", opts: Sequence[str] =
 def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     """Return the config that a checkpoint was trained with, ready to load it for prediction.
 
-    Neither its data set nor pre-trained weights need to exist here, and none are fetched. The
-    device is a GPU where there is one, and nothing is compiled, whatever the training had.
+    It is not frozen, and its ``MODEL.WEIGHTS`` is the checkpoint. Neither its data set nor
+    pre-trained weights need to exist here, and none are fetched. The device is a GPU where there is
+    one, and nothing is compiled, whatever the training had.
 
     Args:
         path: a checkpoint or a run folder.
-        opts: ``KEY, VALUE, ...`` that go before the checkpoint's own.
-
-    Returns:
-        The config, not frozen; its ``MODEL.WEIGHTS`` is the checkpoint.
+        opts: ``KEY, VALUE, ...``, which replace the checkpoint's own.
 
     Raises:
         UsageError: no checkpoint, one without config, or of a system that is not installed.
@@ -376,12 +344,15 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     cfg = new_config()
     try:
         content = yaml.safe_load(info.config)
-        unknown = _drop_unknown(content, cfg)
-        merge_content(cfg, content)
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"the config in {file} cannot be used: {error}.") from error
+        values = flatten(content)
+    except (AttributeError, yaml.YAMLError) as error:
+        raise UsageError(f"its config cannot be read ({error})", file, _HINT) from error
+    # A section of MODEL is another system's, which need not be installed here.
+    foreign = tuple(f"MODEL.{name}." for name in content.get("MODEL", ()) if name not in cfg.MODEL)
+    unknown = [k for k in values if not has_key(cfg, k) and not k.startswith(foreign)]
     if unknown:
         logger.warning("Keys of %s that are not known here are left out: %s", file, unknown)
+    merge_values(cfg, {k: v for k, v in values.items() if has_key(cfg, k)}, str(file))
     merge_options(cfg, (*_MACHINE_DEFAULTS, *opts))
     cfg.MODEL.WEIGHTS = str(file)
     expect_checkpoint(cfg)
@@ -395,40 +366,25 @@ def expect_checkpoint(cfg: CfgNode) -> None:
     cfg.MODEL.CLIP.SOURCE = "checkpoint"
 
 
-def _drop_unknown(content: dict[str, Any], cfg: Mapping[str, Any], above: str = "") -> list[str]:
-    """Take off the keys that ``cfg`` lacks; return those that a reader has to know of."""
-    unknown = []
-    for key in list(content):
-        if key not in cfg:
-            is_section = isinstance(content.pop(key), dict)
-            # A section of MODEL is another system's, which need not be installed here.
-            if not is_section or above != "MODEL.":
-                unknown.append(f"{above}{key}")
-        elif isinstance(cfg[key], CfgNode) and isinstance(content[key], dict):
-            unknown += _drop_unknown(content[key], cfg[key], f"{above}{key}.")
-    return unknown
-
-
 def _read_file(filename: str) -> dict[str, Any]:
     """Read a file without unpickling; what is only a state dict is put under ``model``."""
-    with refused_with(
-        f"{filename} is no checkpoint that can be read safely (.pth with tensors only, or "
-        ".safetensors)"
-    ):
+    try:
         if filename.endswith(".safetensors"):
             return {"model": load_file(filename)}
         data = torch.load(filename, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise many types, and pass on those of bad content
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        what = f"it is no checkpoint that can be read without running code ({reason})"
+        raise UsageError(what, filename, f"{_HINT}, or a .safetensors file") from error
     data = data if isinstance(data, dict) and "model" in data else {"model": data}
     fault = _fault_of_state(data["model"])
     if fault:
-        raise UsageError(
-            f"{filename} is no checkpoint: {fault}; name one that a training has saved."
-        )
+        raise UsageError(f"it is no checkpoint: {fault}", filename, _HINT)
     return data
 
 
-def _fault_of_state(state: Any) -> str:
-    """What keeps ``state`` from being the tensors of a model by their names; empty for nothing."""
+def _fault_of_state(state: object) -> str:
+    """Return why ``state`` is not the tensors of a model by their names; empty if it is."""
     if not isinstance(state, dict):
         return f"where a model's tensors belong it holds a {type(state).__name__}"
     for key, value in state.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: what cannot be read in a sentence, writing the whole file or nothing, and hashes."""
+"""Read files or refuse them in one sentence, write them whole or not at all, and hash them."""
 
 import codecs
 import contextlib
@@ -13,7 +13,7 @@ from dalnet.errors import UsageError
 
 @contextlib.contextmanager
 def reading_errors() -> Iterator[None]:
-    """Turn what the operating system refuses into a sentence; also a decorator.
+    """Turn errors of the operating system into one sentence; also a decorator.
 
     Raises:
         UsageError: a file or folder cannot be read or looked into.
@@ -21,10 +21,9 @@ def reading_errors() -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise UsageError(
-            f"{e.filename} cannot be read ({e.strerror}): give yourself the right to read it, or "
-            "name another place."
-        ) from e
+        what = f"it cannot be read ({e.strerror})"
+        hint = "give yourself the right to read it, or name another place"
+        raise UsageError(what, e.filename or "", hint) from e
 
 
 def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
@@ -68,14 +67,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as e:
-        raise UsageError(f"cannot write {path} ({e}): free the place or name another.") from e
+        raise UsageError(f"it cannot be written ({e})", path, "free space, or name another") from e
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 22):

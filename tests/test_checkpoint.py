@@ -74,13 +74,13 @@ def test_dalnet_starts_from_a_plain_vit(make, saved):
     path = saved(make(1, "MODEL.DALNET.GIA", False, "MODEL.DALNET.LEA", False))
     model = make(2)
     Checkpointer(model).start_from(path, keep=TEXTS)
-    with pytest.raises(UsageError, match="text_fg is missing"):
+    with refused("model.pth", "text_fg"):
         Checkpointer(model).start_from(path)
 
 
 def test_another_encoder_is_refused(make, saved):
     path = saved(make(1, "MODEL.VIT.DEPTH", 1))
-    with pytest.raises(UsageError, match=r"does not fit the config: backbone\S+ is missing"):
+    with refused("model.pth", "backbone."):
         Checkpointer(make(2)).start_from(path, keep=TEXTS)
 
 
@@ -88,7 +88,7 @@ def test_elsewhere_everything_has_to_fit(make, saved):
     path = saved(make(1, "MODEL.DALNET.PROJECTION_DIM", 8))
     checkpointer = Checkpointer(make(2))
     checkpointer.start_from(path, keep=TEXTS)
-    with pytest.raises(UsageError, match="projections"):
+    with refused("model.pth", "projections"):
         checkpointer.load(path)
 
 
@@ -96,11 +96,11 @@ def test_elsewhere_everything_has_to_fit(make, saved):
     ("before", "now", "extra"),
     [
         (("MODEL.DALNET.TEXT_PROJECTION", "linear"), (), "projections.text.bias"),
-        ((), ("MODEL.VIT.DEPTH", 1, "MODEL.VIT.INTERMEDIATE_BLOCK", 1), r"backbone\S+1\S+"),
+        ((), ("MODEL.VIT.DEPTH", 1, "MODEL.VIT.INTERMEDIATE_BLOCK", 1), "backbone.vit.blocks.1."),
     ],
 )
 def test_nothing_of_a_part_may_be_left_over(make, saved, before, now, extra):
-    with pytest.raises(UsageError, match=f"does not fit the config: the model has no {extra}"):
+    with refused("model.pth", extra):
         Checkpointer(make(2, *now)).load(saved(make(1, *before)))
 
 
@@ -122,13 +122,13 @@ def test_cut_safetensors_are_refused(tmp_path, kept):
     save_file(torch.nn.Linear(1, 1).state_dict(), path)
     load_line(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UsageError, match=r"cut.safetensors is no checkpoint that can be read"):
+    with refused("cut.safetensors"):
         load_line(path)
 
 
 def test_files_of_no_known_format_are_refused(tmp_path):
     (tmp_path / "text.pkl").write_text("abc")
-    with pytest.raises(UsageError, match=r"text.pkl is no checkpoint that can be read"):
+    with refused("text.pkl"):
         load_line(tmp_path / "text.pkl")
 
 
@@ -148,7 +148,7 @@ def test_files_of_no_known_format_are_refused(tmp_path):
 def test_what_is_no_models_state_is_refused(tmp_path, content, fault):
     path = tmp_path / "odd.pth"
     torch.save(content, path)
-    with pytest.raises(UsageError, match=f"odd.pth is no checkpoint: .*{fault}.*; name one that"):
+    with refused("odd.pth", fault):
         load_line(path)
 
 
@@ -220,8 +220,8 @@ def test_a_model_is_used_with_its_own_config_or_that_of_a_file(make, saved, tiny
 @pytest.mark.parametrize(
     ("names", "part"),
     [
-        (["background", "leaf", "goldfish"], "'leaf' where the config has 'goldfish'"),
-        (["background", "goldfish"], "2 classes where the config has 11"),
+        (["background", "leaf", "goldfish"], "'leaf', not 'goldfish'"),
+        (["background", "goldfish"], "2, not 11"),
     ],
 )
 def test_other_classes_are_refused_even_if_they_are_as_many(make, tiny_cfg, tmp_path, names, part):
@@ -229,16 +229,16 @@ def test_other_classes_are_refused_even_if_they_are_as_many(make, tiny_cfg, tmp_
     info = info_of(tiny_cfg, class_names=names + own[3:] if len(names) == 3 else names)
     Checkpointer(make(1), str(tmp_path), info=info).save("model")
     path = str(tmp_path / "model.pth")
-    with pytest.raises(UsageError, match=part):
+    with refused("model.pth", part):
         Checkpointer(make(2)).load(path)
     # Another training may know other classes, if it has texts of its own.
     model = make(2)
     Checkpointer(model).start_from(path, keep=TEXTS)
-    with pytest.raises(UsageError, match=part):
+    with refused("model.pth", part):
         Checkpointer(make(2)).start_from(path)
     # Not so where the classifier is taken over.
     model.keeps_classes = True
-    with pytest.raises(UsageError, match=part):
+    with refused("model.pth", part):
         Checkpointer(model).start_from(path, keep=TEXTS)
 
 
@@ -247,13 +247,13 @@ def test_checkpoints_of_before_are_taken_with_a_warning(make, saved, caplog):
     with caplog.at_level("WARNING"):
         Checkpointer(make(2)).load(path)
     assert path in caplog.text
-    with pytest.raises(UsageError, match="name its config file"):
+    with refused(path, "name its config file"):
         config_of_checkpoint(path)
 
 
 def test_a_system_that_is_not_installed_is_named(make, tiny_cfg, tmp_path):
     Checkpointer(make(1), str(tmp_path), info=info_of(tiny_cfg, system="os")).save("model")
-    with pytest.raises(UsageError, match="'os', which is not installed; .*pip install"):
+    with refused("model.pth", "'os'", "pip install"):
         config_of_checkpoint(tmp_path / "model.pth")
 
 
@@ -275,7 +275,7 @@ def test_damaged_descriptions_are_refused(make, tiny_cfg, tmp_path, key):
     data = torch.load(path, weights_only=True)
     data["dalnet"][key] = 3
     torch.save(data, path)
-    with pytest.raises(UsageError, match=f"model.pth is a damaged checkpoint: its '{key}'"):
+    with refused("model.pth", f"'{key}'"):
         config_of_checkpoint(path)
 
 
