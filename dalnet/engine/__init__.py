@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: set-up, trainer, optimizer, launch."""
+"""Set up and run trainings."""
 
 from .launch import run
 from .setup import setup

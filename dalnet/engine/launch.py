@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a program, in several processes where that is asked for."""
+"""Start a program, in several processes where that is asked for."""
 
 import argparse
 import sys
@@ -17,13 +17,11 @@ def run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) 
 
     A :class:`UsageError` becomes one sentence and exit status 1.
     """
-    with one_sentence_errors():
+    with one_sentence_errors(vars(args)):
         available = torch.cuda.device_count()
         if args.num_gpus > 1 and args.num_gpus > available:
-            raise UsageError(
-                f"--num-gpus {args.num_gpus} was asked for, but this machine has {available} CUDA "
-                f"devices; use --num-gpus {max(available, 1)}."
-            )
+            what = f"it is {args.num_gpus}, but this machine has {available} CUDA devices"
+            raise UsageError(what, "num_gpus", f"set it to {max(available, 1)} or less")
     try:
         launch(
             _guarded,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An optimizer with a lower learning rate for the pre-trained backbone than for the rest."""
+"""Build an optimizer with a lower learning rate for the pre-trained backbone than for the rest."""
 
 import torch
 from detectron2.config import CfgNode
@@ -27,7 +27,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         )
     shared = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     if solver.OPTIMIZER == "SGD":
-        kind, own = torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
-    else:
-        kind, own = torch.optim.AdamW, {"betas": tuple(solver.BETAS)}
-    return maybe_add_gradient_clipping(cfg, kind)(groups, **shared, **own)
+        sgd = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        return sgd(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **shared)
+    adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+    return adamw(groups, betas=tuple(solver.BETAS), **shared)

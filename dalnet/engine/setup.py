@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a config to one that is checked and frozen, with its output folder and log."""
+"""Check a config, freeze it, and make its output folder and log."""
 
 import argparse
 import logging
@@ -41,16 +41,16 @@ def setup(
     if eval_only or is_resumed:
         expect_checkpoint(cfg)
     elif cfg.MODEL.CLIP.SOURCE == "checkpoint" and not cfg.MODEL.WEIGHTS:
-        raise UsageError(
-            'MODEL.CLIP.SOURCE is "checkpoint", but MODEL.WEIGHTS names no checkpoint to take the '
-            'text embeddings from; train with "tower", "embeddings", "untrained" or "codes".'
-        )
+        what = 'it is "checkpoint", but MODEL.WEIGHTS names none to take the text embeddings from'
+        hint = 'train with "tower", "embeddings", "untrained" or "codes"'
+        raise UsageError(what, "MODEL.CLIP.SOURCE", hint)
     parts = num_processes * cfg.SOLVER.ACCUMULATION_STEPS
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
         raise UsageError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH} in all, which {num_processes} "
-            f"processes with SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} cannot "
-            f"share evenly; make it a multiple of {parts}."
+            f"it is {cfg.SOLVER.IMS_PER_BATCH} in all, which {num_processes} processes with "
+            f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} cannot share evenly",
+            "SOLVER.IMS_PER_BATCH",
+            f"make it a multiple of {parts}",
         )
     no_cuda = use_cpu_without_cuda(cfg)
     check_config(cfg, eval_only)
@@ -79,10 +79,8 @@ def check_config(cfg: CfgNode, eval_only: bool = False) -> None:
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         ignored = MetadataCatalog.get(name).get("ignore_label", value)
         if value != ignored:
-            raise UsageError(
-                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {value}, but the masks of {name} mark ignored "
-                f"pixels with {ignored}: set the key to it."
-            )
+            what = f"it is {value}, but masks of {name} mark ignored pixels with {ignored}"
+            raise UsageError(what, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", f"set it to {ignored}")
     check_values(cfg)
 
 
@@ -92,6 +90,5 @@ def _make_output_dir(path: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UsageError(
-            f"OUTPUT_DIR {path} cannot be written to ({error.strerror}); choose another folder."
-        ) from error
+        what = f"{path} cannot be written to ({error.strerror})"
+        raise UsageError(what, "OUTPUT_DIR", "choose another folder") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of the optimizer, from one or several parts of a batch."""
+"""Take one step of the optimizer, from one or several parts of a batch."""
 
 import contextlib
 import time
@@ -54,12 +54,12 @@ class StepTrainer(SimpleTrainer):
             is_last = number == self.parts - 1
             with self._sums_gradients_locally(not is_last):
                 losses = self._losses(images[number * size : (number + 1) * size])
-                self.scaler.scale(sum(losses.values())).backward()
+                self.scaler.scale(torch.stack([*losses.values()]).sum()).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # Reads the losses back, which waits for the GPU: by now all of its work is under way.
+        # Reading the losses waits for the GPU, so it comes when all of its work is under way.
         self._write_metrics(totals, data_time)
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class StepTrainer(SimpleTrainer):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
 
     def _losses(self, images: list[dict]) -> dict[str, torch.Tensor]:
-        """The part's share of each loss."""
+        """Return the losses of a part, each divided by the number of parts."""
         with torch.autocast("cuda", self.amp_dtype, enabled=self.amp_dtype is not None):
             losses = self.model(images)
         return losses if self.parts == 1 else {k: v / self.parts for k, v in losses.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training program: train or evaluate what a config describes."""
+"""Train or evaluate what a config describes."""
 
 import argparse
 import logging

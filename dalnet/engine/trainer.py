@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detectron2's ``DefaultTrainer`` with our data, optimizer, schedule and evaluation."""
+"""Train and evaluate by Detectron2's ``DefaultTrainer``, with DALNet's data and optimizer."""
 
 import logging
 import weakref
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, SimpleTrainer
 from detectron2.engine.train_loop import HookBase
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
-from torch.utils.data import DataLoader
 
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
 from dalnet.data import build_test_loader, build_train_loader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
-from dalnet.evaluation.evaluator import TableEvaluator
 from dalnet.modeling.meta_arch.segmentor import amp_dtype
 
 from .optimizer import build_optimizer
@@ -28,6 +25,8 @@ from .step import StepTrainer
 
 class Trainer(DefaultTrainer):
     """Trains and evaluates the system that the config describes."""
+
+    _trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything that ``cfg`` describes."""
@@ -50,36 +49,17 @@ class Trainer(DefaultTrainer):
         logging.getLogger(__name__).info(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
         return model
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """See :func:`dalnet.engine.optimizer.build_optimizer`."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(
-        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Return one of Detectron2's schedules, or ``WarmupPolyLR`` of its DeepLab project."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        """See :func:`dalnet.data.build_train_loader`."""
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """See :func:`dalnet.data.build_test_loader`."""
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> TableEvaluator:
-        """See :func:`dalnet.evaluation.build_evaluator`."""
-        return build_evaluator(cfg, dataset_name)
+    # DefaultTrainer asks for its parts by these names. The schedule may also be WarmupPolyLR of
+    # Detectron2's DeepLab project.
+    build_optimizer = staticmethod(build_optimizer)
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_train_loader = staticmethod(build_train_loader)
+    build_test_loader = staticmethod(build_test_loader)
+    build_evaluator = staticmethod(build_evaluator)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return Detectron2's hooks, with checkpoints that describe themselves."""
-        # Replaced here because DefaultTrainer makes its own just before it asks for the hooks.
+        # Replaced here, as DefaultTrainer makes its own just before it asks for the hooks.
         self.checkpointer = Checkpointer(
             self._trainer.model,
             self.cfg.OUTPUT_DIR,
@@ -92,9 +72,9 @@ class Trainer(DefaultTrainer):
         """Go on with the run in ``OUTPUT_DIR``, or start a new one from ``MODEL.WEIGHTS``.
 
         A resumed run follows the length that its config now states, and goes on in the order of
-        the images; what is drawn besides, as crops, is drawn anew. A new one takes what fits of
-        ``MODEL.WEIGHTS``; its texts are those of its own classes, unless ``MODEL.CLIP.SOURCE`` says
-        "checkpoint".
+        the images; other random numbers, as those of crops, are drawn anew. A new run takes what
+        fits of ``MODEL.WEIGHTS``; its texts are those of its own classes, unless
+        ``MODEL.CLIP.SOURCE`` is "checkpoint".
 
         Raises:
             UsageError: the weights are missing, unreadable, or of another encoder, or the run is
@@ -107,16 +87,14 @@ class Trainer(DefaultTrainer):
             return
         super().resume_or_load(resume)
         if self.start_iter > self.max_iter:
-            raise UsageError(
-                f"The run in {self.cfg.OUTPUT_DIR} has {self.start_iter} iterations already, more "
-                f"than SOLVER.MAX_ITER {self.max_iter}: raise that, or evaluate with --eval-only."
-            )
+            what = f"it is {self.max_iter}, but the run in OUTPUT_DIR has {self.start_iter} already"
+            raise UsageError(what, "SOLVER.MAX_ITER", "raise it, or only evaluate the run")
         self._trainer.data_loader.start_at(self.start_iter)
         if self.cfg.SEED >= 0:
-            # The generators stand where they stood at iteration 0: crops would repeat themselves.
+            # Without new seeds the generators would repeat the numbers of the first iterations.
             seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
         if hasattr(self.scheduler, "max_iters"):
-            # The states bring back the length of the interrupted run and the rate it ended with.
+            # The state holds the length of the interrupted run, and the rate that it ended with.
             self.scheduler.max_iters = self.max_iter
             groups = self.scheduler.optimizer.param_groups
             for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
@@ -129,7 +107,7 @@ class Trainer(DefaultTrainer):
             UsageError: a split of ``DATASETS.TEST`` cannot be evaluated.
         """
         for name in self.cfg.DATASETS.TEST:
-            # Said now, and not once the training is over.
+            # Built here for their refusals, which would otherwise come after the training.
             self.build_test_loader(self.cfg, name)
             self.build_evaluator(self.cfg, name)
         super().train()
@@ -154,7 +132,5 @@ def _check_view_sizes(cfg: CfgNode, patch_size: int) -> None:
         sides["INPUT.MULTI_CROP.LOCAL_SIZE"] = [cfg.INPUT.MULTI_CROP.LOCAL_SIZE]
     for key, values in sides.items():
         if any(value % patch_size for value in values):
-            raise UsageError(
-                f"{key} is {values}, but the backbone's patches are {patch_size} pixels wide; "
-                f"choose multiples of {patch_size}."
-            )
+            what = f"it is {values}, but the backbone's patches are {patch_size} pixels wide"
+            raise UsageError(what, key, f"choose multiples of {patch_size}")
