@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and masks from disk, or a sentence on what is wrong with them."""
+"""Images and masks from disk, or a sentence on what is wrong with them.
 
+The only place that turns images upright: an image's EXIF orientation is followed, a mask's is not.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -13,7 +17,18 @@ from dalnet.io import atomic_write
 
 from .palette import voc_palette
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_EXIF_ORIENTATION = 0x0112
+# What turns an image of this EXIF orientation upright, and what turns it back.
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_LEFT_RIGHT),
+    3: (Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_180),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_TOP_BOTTOM),
+    5: (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSPOSE),
+    6: (Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_90),
+    7: (Image.Transpose.TRANSVERSE, Image.Transpose.TRANSVERSE),
+    8: (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
+}
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that change values
 
 
 def read_image(path: str) -> np.ndarray:
@@ -22,55 +37,141 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         UsageError: it is missing, unreadable, too large or has more than 8 bits a channel.
     """
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            # Pillow cuts off what lies above 255: most of the image would be white.
-            if image.mode.startswith(("I", "F")):
-                what = f"it has more than 8 bits a pixel and one channel (mode {image.mode})"
-                hint = "convert it to 8 bits, in the range that it is to be seen in"
-                raise UsageError(what, where=path, hint=hint)
-            # Detectron2's, as Pillow's own gives up on a damaged EXIF block.
-            upright = detection_utils._apply_exif_orientation(image)
-            return np.array(upright.convert("RGB"))
-    except MemoryError as e:
-        raise UsageError("the image does not fit into memory", where=path, hint="shrink it") from e
-    except _UNREADABLE as e:
-        hint = "restore it or take it off the list"
-        raise UsageError(f"the image cannot be read ({e})", where=path, hint=hint) from e
+    with open_image(path, "image") as image:
+        return to_rgb(image, path)
 
 
-def read_mask(path: str, size: tuple[int, int], num_classes: int, ignore: int = 255) -> np.ndarray:
-    """Read a mask of class indices, uint8 [H, W].
+def to_rgb(image: Image.Image, where: str = "image") -> np.ndarray:
+    """Return a PIL image upright (EXIF) as RGB, uint8 [H, W, 3], what is transparent over white.
 
     Args:
-        path: single-channel or palette image.
-        size: (H, W) of the image that it belongs to.
-        num_classes: values 0 to ``num_classes - 1`` are classes, background included.
+        image: of any mode.
+        where: what an error calls the image.
+
+    Raises:
+        UsageError: it has more than 8 bits a channel.
+    """
+    # Pillow cuts off what lies above 255: most of the image would be white.
+    if image.mode.startswith(("I", "F")):
+        what = f"it has more than 8 bits a pixel and one channel (mode {image.mode})"
+        hint = "convert it to 8 bits, in the range that it is to be seen in"
+        raise UsageError(what, where, hint)
+    image.load()  # First: Pillow turns a TIFF while it loads it, and then drops the tag.
+    turn = exif_orientation(image)
+    if turn != 1:
+        image = image.transpose(_TURNS[turn][0])
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1..8; 1 where none or no valid one is given.
+
+    Of a PNG that is not loaded yet, what stands behind the pixels is not looked for.
+    """
+    try:
+        # Not the method of PNG's class, which decodes the whole image.
+        orientation = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
+    except Exception:  # A damaged block raises anything; without it the image is as stored.
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def read_mask(
+    path: str,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    ignore: int = 255,
+) -> np.ndarray:
+    """Read a mask of class indices, uint8 [H, W], as it is stored: its own EXIF does not count.
+
+    Palette images are read by index; images of 1 to 16 bits by value; color images whose
+    channels are equal, and opaque alpha channels, are no obstacle.
+
+    Args:
+        path: of the mask.
+        size: (H, W) of the upright image that it belongs to; None does not check it.
+        num_classes: values 0 to ``num_classes - 1`` are classes, background included; None does
+            not check them.
         ignore: value of pixels that count for nothing.
 
     Raises:
-        UsageError: it is missing, unreadable, of another size or has other values.
+        UsageError: it is missing, unreadable, of a lossy format, in color, transparent, of another
+            size or has other values.
     """
-    try:
-        mask = np.array(detection_utils.read_image(path))
-    except _UNREADABLE as e:
-        hint = "restore it or take its image off the list"
-        raise UsageError(f"the mask cannot be read ({e})", where=path, hint=hint) from e
-    if mask.shape != tuple(size):
+    with open_image(path, "mask") as image:
+        values = _stored_values(image, path)
+    if size is not None and values.shape != tuple(size):
+        turned = values.shape == tuple(size)[::-1]
         raise UsageError(
-            f"the mask is {mask.shape} but its image is {tuple(size)} (height, width)",
+            f"the mask is {values.shape} but its image is {tuple(size)} (height, width)",
             where=path,
-            hint="masks must be single-channel and of the image's size",
+            hint="EXIF turns the image; draw masks on upright images, or turn them as EXIF says"
+            if turned
+            else "masks must be of the image's size",
         )
-    wrong = mask[(mask >= num_classes) & (mask != ignore)]
+    most = 255 if num_classes is None else num_classes - 1
+    wrong = values[((values < 0) | (values > most)) & (values != ignore)]
     if wrong.size:
         raise UsageError(
-            f"the mask contains the value {wrong[0]}, but there are classes 0 to "
-            f"{num_classes - 1} and {ignore} for ignored pixels",
+            f"the mask contains the value {wrong[0]}, but there are classes 0 to {most} and "
+            f"{ignore} for ignored pixels",
             where=path,
             hint="convert it to contiguous indices",
         )
-    return mask
+    return values.astype(np.uint8)
+
+
+def _stored_values(image: Image.Image, path: str) -> np.ndarray:
+    """Return the values of an opened mask, [H, W], as its file stores them."""
+    if image.format in _LOSSY:
+        what = f"the mask is stored as {image.format}, which changes class indices"
+        raise UsageError(what, path, "write masks as PNG")
+    # Pillow spreads gray values of 2 and 4 bits over 0..255.
+    raw_mode = str(image.tile[0][3]) if image.tile else ""
+    unit = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
+    turn = exif_orientation(image)
+    image.load()
+    if turn != exif_orientation(image):  # a TIFF, which Pillow has turned
+        image = image.transpose(_TURNS[turn][1])
+    values = np.asarray(image)
+    if values.ndim == 3:
+        colors = values[..., : len(image.getbands()) - ("A" in image.getbands())]
+        if "A" in image.getbands() and values[..., -1].min() < 255:
+            what = "the mask is partly transparent, so that its classes are not certain"
+            raise UsageError(what, path, "write class indices as PNG without alpha channel")
+        if image.mode == "CMYK" or (colors != colors[..., :1]).any():
+            hint = "convert each color to the index of its class (0 is the background)"
+            raise UsageError("the mask is in color, not of class indices", path, hint)
+        values = colors[..., 0]
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        raise UsageError("the mask holds fractions", path, "write class indices as PNG")
+    return values.astype(np.int64) // unit
+
+
+@contextmanager
+def open_image(path: str, kind: str) -> Iterator[Image.Image]:
+    """Open an image file by Pillow.
+
+    Args:
+        path: whatever Detectron2's ``PathManager`` opens.
+        kind: ``"image"`` or ``"mask"``, which the error speaks of.
+
+    Raises:
+        UsageError: it is missing, unreadable or too large, now or where the block loads it.
+    """
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            yield image
+    except UsageError:
+        raise
+    except MemoryError as e:
+        raise UsageError(f"the {kind} does not fit into memory", path, "shrink it") from e
+    except Exception as e:  # Of a damaged file, Pillow's readers of formats raise anything.
+        hint = "restore it, or take its image off the list"
+        raise UsageError(f"the {kind} cannot be read ({e})", path, hint) from e
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

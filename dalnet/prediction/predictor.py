@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from dalnet.checkpoint import config_for, load_model
 from dalnet.config.validation import check_values
 from dalnet.data.augmentation import resize_image
-from dalnet.data.image_io import read_image
+from dalnet.data.image_io import read_image, to_rgb
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.layers.argmax import fast_argmax
@@ -157,10 +157,7 @@ def _read(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image))
     if isinstance(image, Image.Image):
-        if image.mode.startswith(("I", "F")):
-            # Pillow would cut off what lies above 255.
-            raise UsageError(f"An image has the mode {image.mode}; convert it to 8 bits a channel.")
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return to_rgb(image)
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UsageError(

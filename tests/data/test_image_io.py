@@ -1,33 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and masks from disk."""
 
+import struct
+import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
 from detectron2.utils.file_io import PathManager
 from helpers import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from iopath.common.file_io import PathHandler
-from PIL import Image
+from PIL import Image, features
 
-from dalnet.data.image_io import read_image, read_mask, write_mask
+from dalnet.data.image_io import exif_orientation, read_image, read_mask, to_rgb, write_mask
 from dalnet.data.palette import voc_palette
+from dalnet.errors import UsageError
+
+ORIENTATION = 0x0112
+# What an array has to go through to be upright, as the EXIF standard names the 8 orientations.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+EXACT = {
+    "png": {},
+    "tif": {},
+    "lzw.tif": {"compression": "tiff_lzw"},
+    "webp": {"lossless": True},
+}
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
 
 
 def test_images_of_all_kinds(tmp_path):
-    rng = np.random.default_rng(0)
-    colors = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    colors = Image.fromarray(noise(6, 9, 3))
     for mode, suffix in (("L", "png"), ("1", "png"), ("P", "gif"), ("LA", "png"), ("CMYK", "jpg")):
         path = tmp_path / f"{mode}.{suffix}"
         colors.convert(mode).save(path)
         image = read_image(str(path))
         assert image.shape == (6, 9, 3) and image.dtype == np.uint8
-    exif = colors.getexif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    colors.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(
-        read_image(str(tmp_path / "turned.png")), np.rot90(np.array(colors), -1)
-    )
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", EXACT)
+def test_images_stand_upright_in_every_format(tmp_path, suffix, orientation):
+    stored, path = noise(6, 9, 3), tmp_path / f"image.{suffix}"
+    Image.fromarray(stored).save(path, exif=exif_of(orientation), **EXACT[suffix])
+    np.testing.assert_array_equal(read_image(str(path)), UPRIGHT[orientation](stored))
+    with Image.open(path) as image:
+        assert exif_orientation(image) == orientation
+        np.testing.assert_array_equal(to_rgb(image), UPRIGHT[orientation](stored))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("suffix", ["jpg", "mpo", "avif"])
+def test_images_of_lossy_formats_stand_upright(tmp_path, suffix, orientation):
+    if not features.check("avif") and suffix == "avif":
+        pytest.skip("this Pillow has no AVIF")
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[:8, :8] = 255
+    second = {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}
+    more = second if suffix == "mpo" else {}
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(stored).save(path, exif=exif_of(orientation), quality=98, **more)
+    difference = read_image(str(path)).astype(int) - UPRIGHT[orientation](stored)
+    assert np.abs(difference).mean() < 4
+
+
+@pytest.mark.parametrize("block", [b"", b"nonsense" * 4, b"text where the orientation belongs"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_damaged_exif_block_is_as_good_as_none(tmp_path, block, suffix):
+    values = np.full((6, 9, 3), 200, np.uint8)
+    if block.startswith(b"text"):
+        block = b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"
+    Image.fromarray(values).save(tmp_path / f"odd.{suffix}", exif=b"Exif\0\0" + block)
+    image = read_image(str(tmp_path / f"odd.{suffix}"))
+    assert np.abs(image.astype(int) - values).max() < 3
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
@@ -37,10 +102,17 @@ def test_deep_images_are_refused(tmp_path, kind):
         read_image(str(tmp_path / "deep.tif"))
 
 
-def test_damaged_exif_is_no_obstacle(tmp_path):
-    values = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    Image.fromarray(values).save(tmp_path / "odd.png", exif=b"Exif\x00\x00no such block")
-    np.testing.assert_array_equal(read_image(str(tmp_path / "odd.png")), values)
+def test_what_is_transparent_is_white_whatever_color_hides_in_it(tmp_path):
+    colors, hidden = noise(6, 9, 3), np.arange(54).reshape(6, 9) % 2 == 0
+    alpha = np.where(hidden, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([colors, alpha])).save(tmp_path / "alpha.png")
+    expected = np.where(hidden[..., None], 255, colors)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "alpha.png")), expected)
+    palette = Image.fromarray(np.uint8(hidden)).convert("P")
+    palette.putpalette([9, 8, 7, 1, 2, 3])
+    palette.save(tmp_path / "palette.png", transparency=1)
+    expected = np.where(hidden[..., None], 255, np.uint8([9, 8, 7]))
+    np.testing.assert_array_equal(read_image(str(tmp_path / "palette.png")), expected)
 
 
 class CountedFiles(PathHandler):
@@ -76,14 +148,140 @@ def test_written_masks_are_read_again(tmp_path):
     np.testing.assert_array_equal(read_mask(str(path), (2, 3), 3), mask)
 
 
-@pytest.mark.parametrize(
-    ("size", "num_classes", "word"), [((3, 2), 3, "size"), ((2, 3), 2, "value 2")]
+def write_gray_png(path, values, bits):
+    """A gray PNG of any depth, which Pillow does not write."""
+    rows = b""
+    for row in values.tolist():
+        text = "".join(f"{value:0{bits}b}" for value in row)
+        text += "0" * (-len(text) % 8)
+        rows += b"\0" + int(text, 2).to_bytes(len(text) // 8, "big")
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in parts
+        )
+    )
+
+
+def as_palette(values):
+    image = Image.fromarray(values)
+    image.putpalette(sum(voc_palette(), []))
+    return image
+
+
+KINDS = {
+    "gray.png": Image.fromarray,
+    "palette.png": as_palette,
+    "color.png": lambda values: Image.fromarray(np.repeat(values[..., None], 3, axis=2)),
+    "gray_alpha.png": lambda v: Image.fromarray(np.dstack([v, np.full_like(v, 255)])),
+    "color_alpha.png": lambda v: Image.fromarray(np.dstack([v, v, v, np.full_like(v, 255)])),
+    "deep.png": lambda values: Image.fromarray(values.astype(np.uint16)),
+    "gray.tif": Image.fromarray,
+    "int.tif": lambda values: Image.fromarray(values.astype(np.int32)),
+    "float.tif": lambda values: Image.fromarray(values.astype(np.float32)),
+    "gray.bmp": Image.fromarray,
+}
+
+
+@given(
+    values=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=7)),
+    orientation=st.sampled_from(sorted(UPRIGHT)),
+    kind=st.sampled_from(sorted(KINDS)),
 )
-def test_masks_that_do_not_fit_are_named(tmp_path, size, num_classes, word):
+@settings(max_examples=200, deadline=None)
+def test_masks_of_every_kind_are_read_as_stored(tmp_path_factory, values, orientation, kind):
+    path = tmp_path_factory.getbasetemp() / kind
+    exif = {} if kind.endswith("bmp") else {"exif": exif_of(orientation)}
+    KINDS[kind](values).save(path, **exif)
+    mask = read_mask(str(path), values.shape)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, values)
+    wrong = sorted({*values.flat} - {0, 1, 2, 255})
+    if wrong:
+        with refused(path):
+            read_mask(str(path), values.shape, 3)
+    else:
+        np.testing.assert_array_equal(read_mask(str(path), values.shape, 3), values)
+
+
+@given(data=st.data(), bits=st.sampled_from([1, 2, 4, 8, 16]))
+@settings(max_examples=60, deadline=None)
+def test_gray_masks_of_few_bits_are_read_by_value(tmp_path_factory, data, bits):
+    values = st.integers(0, min(2**bits - 1, 255))
+    shape = array_shapes(min_dims=2, max_dims=2, max_side=9)
+    mask = data.draw(arrays(np.uint16, shape, elements=values))
+    path = tmp_path_factory.getbasetemp() / "few_bits.png"
+    write_gray_png(path, mask, bits)
+    np.testing.assert_array_equal(read_mask(str(path)), mask)
+
+
+def test_odd_masks_are_refused_in_one_sentence(tmp_path):
+    values = np.uint8([[0, 1], [2, 0]])
+    half = np.uint8([[255, 255], [9, 255]])
+    colors = np.uint8(voc_palette())[values]
+    odd = {
+        "colors.png": Image.fromarray(colors),
+        "cmyk.tif": Image.fromarray(colors).convert("CMYK"),
+        "transparent.png": Image.fromarray(np.dstack([values, half])),
+        "deep.png": Image.fromarray(values.astype(np.uint16) + 300),
+        "fractions.tif": Image.fromarray(values / np.float32(2)),
+        "nan.tif": Image.fromarray(np.full((2, 2), np.nan, np.float32)),
+        "negative.tif": Image.fromarray(values.astype(np.int32) - 1),
+        "lossy.jpg": Image.fromarray(values),
+        "lossy.webp": Image.fromarray(values),
+    }
+    for name, image in odd.items():
+        image.save(tmp_path / name)
+        with refused(tmp_path / name) as info:
+            read_mask(str(tmp_path / name), (2, 2), 3)
+        assert "\n" not in str(info.value)
+
+
+def test_masks_that_do_not_fit_are_named(tmp_path):
     path = tmp_path / "mask.png"
     write_mask(path, np.array([[0, 1, 2], [255, 2, 0]], dtype=np.uint8))
-    with refused(path, word):
-        read_mask(str(path), size, num_classes)
-    path.write_bytes(b"no image")
-    with refused(path):
-        read_mask(str(path), size, num_classes)
+    with refused(path, "EXIF"):
+        read_mask(str(path), (3, 2), 3)
+    with refused(path, "size"):
+        read_mask(str(path), (3, 3), 3)
+    with refused(path, "value 2"):
+        read_mask(str(path), (2, 3), 2)
+    with refused(path, "value 255"):
+        read_mask(str(path), (2, 3), 3, ignore=-1)
+
+
+@given(
+    position=st.floats(0, 1, exclude_max=True),
+    byte=st.integers(0, 255),
+    length=st.floats(0.1, 1),
+    kind=st.sampled_from([("png", {}), ("tif", {}), ("jpg", {}), ("gif", {}), ("webp", {})]),
+)
+@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_files_end_in_a_sentence_or_are_read(
+    tmp_path_factory, position, byte, length, kind
+):
+    suffix, options = kind
+    path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
+    Image.fromarray(noise(12, 15, 3)).save(path, **options)
+    content = bytearray(path.read_bytes())
+    content[int(position * len(content))] = byte
+    path.write_bytes(content[: int(length * len(content))])
+    for read in (read_image, read_mask):
+        try:
+            assert read(str(path)).dtype == np.uint8
+        except UsageError as error:
+            assert error.where == str(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_files_that_are_no_images_are_named(tmp_path, content):
+    path = tmp_path / "none.png"
+    if content is not None:
+        path.write_bytes(content)
+    for read in (read_image, read_mask):
+        with refused(path):
+            read(str(path))

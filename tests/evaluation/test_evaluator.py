@@ -232,7 +232,7 @@ def test_a_system_without_head(split, records, cfg, monkeypatch):
     [
         (np.full(SIZE, 9, np.uint8), "9"),
         (np.zeros((3, 3), np.uint8), r"\(3, 3\)"),
-        (np.zeros((*SIZE, 3), np.uint8), "single-channel"),
+        (np.full((*SIZE, 3), [1, 0, 0], np.uint8), "color"),
         (None, "cannot be read"),
     ],
 )
