@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from helpers import refused
 from safetensors.torch import save_file
+from torch import nn
 
 from dalnet.checkpoint import (
     Checkpointer,
@@ -22,6 +23,7 @@ from dalnet.checkpoint import (
     read_info,
 )
 from dalnet.errors import UsageError
+from dalnet.modeling.clip import FrozenCLIP
 
 TEXTS = ("text_fg", "text_bg")
 
@@ -102,6 +104,18 @@ def test_elsewhere_everything_has_to_fit(make, saved):
 def test_nothing_of_a_part_may_be_left_over(make, saved, before, now, extra):
     with refused("model.pth", extra):
         Checkpointer(make(2, *now)).load(saved(make(1, *before)))
+
+
+def test_a_frozen_clip_is_neither_saved_nor_missed(make, saved):
+    source, model = make(1), make(2)
+    for owner, value in ((source, 1.0), (model, 2.0)):
+        owner.clip = FrozenCLIP(nn.Linear(2, 2), None, text_only=False)
+        nn.init.constant_(owner.clip.model.weight, value)
+    path = saved(source)
+    assert not [key for key in torch.load(path)["model"] if key.startswith("clip")]
+    Checkpointer(model).load(path)
+    assert (model.clip.model.weight == 2).all()
+    assert torch.equal(model.classifier.linear.weight, source.classifier.linear.weight)
 
 
 def test_parts_that_the_model_lacks_may_be_left_over(make, saved):

@@ -33,6 +33,8 @@ _NOT_TOWERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", 
 class FrozenCLIP(nn.Module):
     """Both towers: gradients reach what goes in, never the weights; always in eval mode.
 
+    Checkpoints of a system that holds one do not contain it: it is read from its own file again.
+
     Attributes:
         model: ``open_clip.CLIP`` or OpenAI's ``CLIP``. Of the text tower both name the parts
             ``token_embedding``, ``positional_embedding``, ``transformer.resblocks``, ``ln_final``
@@ -77,6 +79,10 @@ class FrozenCLIP(nn.Module):
     def train(self, mode: bool = True) -> "FrozenCLIP":
         """Stay in eval mode."""
         return super().train(False)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return nothing: a checkpoint need not repeat weights that lie in a file of their own."""
+        return kwargs.get("destination", {})
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Embed normalized ``images [N, 3, H, W]`` of the tower's size: ``[N, d]``, any length."""
