@@ -26,7 +26,7 @@ SPLIT_CLASSES = ("cat", "dog", "owl")
 
 @dataclass(frozen=True)
 class VOCTree:
-    """Where the photographs and masks, the config and its OUTPUT_DIR are."""
+    """Where the images and masks, the config and its OUTPUT_DIR are."""
 
     voc: Path
     config: Path
@@ -35,7 +35,7 @@ class VOCTree:
 
 @pytest.fixture
 def voc_tree(tmp_path, monkeypatch, tiny_cfg):
-    """Four photographs in VOC's layout and a config that trains the tiny network on them."""
+    """Four images in VOC's layout and a config that trains the tiny network on them."""
     voc = tmp_path / "data" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (voc / folder).mkdir(parents=True)
@@ -43,8 +43,8 @@ def voc_tree(tmp_path, monkeypatch, tiny_cfg):
     rng = np.random.default_rng(0)
     ids = [f"2007_{i:06d}" for i in range(4)]
     for i, image_id in enumerate(ids):
-        photo = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(photo).save(voc / "JPEGImages" / f"{image_id}.jpg")
+        image = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(image).save(voc / "JPEGImages" / f"{image_id}.jpg")
         mask = np.zeros((40, 50), np.uint8)
         mask[10:30, 10:30] = 8 if i % 2 else 12
         Image.fromarray(mask).save(voc / "SegmentationClass" / f"{image_id}.png")

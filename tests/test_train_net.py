@@ -229,8 +229,8 @@ def test_missing_data_set_names_the_folder(capsys, job):
 
 
 def test_unreadable_image_is_named_also_from_a_worker(capsys, job):
-    for photo in (job.voc / "JPEGImages").iterdir():
-        photo.write_bytes(b"no picture")
+    for image in (job.voc / "JPEGImages").iterdir():
+        image.write_bytes(b"no image")
     for workers in (0, 1):
         sentence = refused(capsys, job, "DATALOADER.NUM_WORKERS", workers)
         assert "2007_00000" in sentence
