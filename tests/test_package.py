@@ -26,6 +26,7 @@ FLOORS = (
     ("dalnet.engine",),
     ("dalnet.figures",),
     ("dalnet.prediction", "dalnet.report", "dalnet.export", "dalnet.sweep"),
+    ("dalnet.labeling",),
     ("dalnet.cli",),
     ("dalnet.__main__",),
 )

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a model, then evaluate it on the config's test splits.
+"""Train a model, on a recipe's data set or on your own tagged images; then evaluate it.
 
     dalnet train --config toy_dalnet --output output/toy
     dalnet train --config voc_dalnet --num-gpus 4 SOLVER.IMS_PER_BATCH 8
     dalnet train --config voc_dalnet --output output/voc --resume
+    dalnet train --images pets/ --tags pets.csv --output output/pets
 
-The run's folder gets config.yaml, log.txt, metrics.json, checkpoints and evaluation/.
+Tags are a .csv or .tsv file (file,tags with tags separated by ";", or one column a tag with 1, 0 or
+nothing), .json (image to list), .jsonl, or an export of COCO, Label Studio or CVAT; without --tags
+each sub-folder is a class. The recipe is then chosen from the hardware and the data; --config and
+keys overrule it. The run's folder gets config.yaml, log.txt, metrics.json, checkpoints and
+evaluation/.
 """
 
 import argparse
+from pathlib import Path
 
 from dalnet.errors import UsageError
 
@@ -22,18 +28,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="folder of the run (OUTPUT_DIR)")
     text = "go on where the training in the folder of the run was interrupted"
     parser.add_argument("--resume", action="store_true", help=text)
+    _add_image_arguments(parser)
     add_processes(parser)
     add_keys(parser)
+
+
+def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("your own images").add_argument
+    add(
+        "--images", type=Path, metavar="DIR", help="folder of the images, searched with sub-folders"
+    )
+    add("--tags", type=Path, metavar="FILE", help="tags of the images (default: the sub-folders)")
+    add("--classes", type=Path, metavar="FILE", help="YAML: classes, synonyms, background")
+    add(
+        "--untagged",
+        choices=("unknown", "none"),
+        default="unknown",
+        help="what an image without "
+        "tags shows: nothing is known, or none of the classes; default: %(default)s",
+    )
+    add("--masks", type=Path, metavar="DIR", help="label maps (PNG), for evaluation only")
+    add(
+        "--val",
+        default="",
+        metavar="FILE|FRACTION",
+        help="held out: a list of images, or a "
+        "fraction of them (default: 0.15 of those with a mask)",
+    )
+    add(
+        "--encoder",
+        default="",
+        metavar="NAME|FILE",
+        help="a model of timm, or a file of its weights",
+    )
+    add("--texts", default="", metavar="FILE", help="text embeddings in place of CLIP's text tower")
+    add("--no-alignment", action="store_true", help="train the plain ViT with L_ptc, without texts")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say.
 
     Raises:
-        UsageError: no config is named, or see :func:`dalnet.engine.train.main`.
+        UsageError: neither a config nor images are named, or see
+            :func:`dalnet.labeling.tagged_training.prepare_run`, :func:`dalnet.engine.train.main`.
     """
     from dalnet.engine.train import launch_training
 
+    if args.images:
+        from dalnet.labeling.tagged_training import prepare_run
+
+        own = ("tags", "classes", "untagged", "masks", "val", "encoder", "texts", "resume")
+        options = {name: getattr(args, name) for name in own}
+        recipe = prepare_run(args.images, args.output, align=not args.no_alignment, **options)
+        # The user's own config and keys go before the recipe's.
+        args.config, args.opts = args.config or recipe.config, [*recipe.opts, *args.opts]
     launch_training(training_arguments(args))
 
 

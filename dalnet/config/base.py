@@ -28,6 +28,8 @@ def add_base_config(cfg: CN) -> None:
 def _add_data(cfg: CN) -> None:
     # Images without a label cannot supervise: "skip" them (named in the log) or "refuse" them [D].
     cfg.DATASETS.UNLABELED_IMAGES = "skip"
+    # YAML file of one's own tagged images, the data sets tagged_train and tagged_val; "" for none.
+    cfg.DATASETS.DESCRIPTION = ""
     # All training views have one size, so grouping by aspect ratio would only delay images [D].
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     cfg.INPUT.FORMAT = "RGB"  # the order of the channels; no other is supported [D]

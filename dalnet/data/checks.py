@@ -5,6 +5,7 @@ import logging
 import os
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -14,6 +15,7 @@ from dalnet.errors import UsageError
 from dalnet.io import reading_errors
 
 from .datasets import ensure_registered
+from .datasets.tagged import register_tagged
 from .image_io import read_image
 
 logger = logging.getLogger(__name__)
@@ -26,13 +28,16 @@ _SAMPLES = 5  # images that are read to know the size of all
 def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
     """Refuse ``names``, the value of config key ``key``, if they cannot be used together.
 
-    The user's own folders are looked through for names that are not registered yet.
+    The tagged images that the config describes are registered, and the user's own folders are
+    looked through for names that are not registered yet.
 
     Raises:
         UsageError: no or an unknown data set, or classes that differ in number, name or order: of
             the data sets among each other, from ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or from
             ``MODEL.CLASS_NAMES`` (where empty, those of ``DATASETS.TRAIN``).
     """
+    if cfg.DATASETS.DESCRIPTION:
+        register_tagged(Path(cfg.DATASETS.DESCRIPTION))
     if not names:
         raise UsageError("it is empty", where=key, hint="name at least one data set")
     for name in names:

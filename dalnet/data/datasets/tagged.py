@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of images with a file of tags as a data set, described by a small YAML file.
+
+::
+
+    images: /data/pets                  # folder; sub-folders too
+    tags: /data/pets.csv                # or null: each sub-folder is a class
+    classes: {cat: cat, dog: dog}       # words for the text prompts, in the order of labels
+    synonyms: {puppy: dog}              # tags that mean a class
+    masks: /data/pet_masks              # or null; evaluation alone opens them
+    held_out: [a.jpg, sub/b.jpg]        # images of the val split
+    untagged: unknown                   # or none: images without tags show none of the classes
+
+A config names the file as ``DATASETS.DESCRIPTION``; the splits are then the data sets
+``tagged_train`` and ``tagged_val``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dalnet.data.image_files import find_images, walk_files
+from dalnet.data.tags import TagTable, match_names, read_folder_tags, read_tags
+from dalnet.errors import UsageError
+from dalnet.io import atomic_write, read_text
+
+from .catalog import register
+
+SPLITS = {"tagged_train": "train", "tagged_val": "val"}  # data sets
+UNTAGGED = ("unknown", "none")
+
+
+@dataclass(frozen=True)
+class TaggedImages:
+    """What the YAML file holds, see the module; paths are absolute."""
+
+    images: Path
+    tags: Path | None
+    classes: Mapping[str, str]
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    masks: Path | None = None
+    held_out: Sequence[str] = ()
+    untagged: str = "unknown"
+
+    def records(self, split: str) -> list[dict[str, Any]]:
+        """List the images of a split; no image and no mask is opened.
+
+        Args:
+            split: "train" or "val".
+
+        Returns:
+            One dict an image: ``file_name``, ``image_id`` (its path below the folder),
+            ``image_labels`` (sorted indices of the classes that it shows) and, where they exist,
+            ``unknown_labels`` (sorted indices of which nothing is known), ``sem_seg_file_name``.
+
+        Raises:
+            UsageError: files that cannot be read, tags that name no image or no class.
+        """
+        files = find_images(self.images)
+        tags = tags_by_image(self.images, self.tags, files)
+        index = {name: number for number, name in enumerate(self.classes)}
+        index |= {tag: index[name] for tag, name in self.synonyms.items()}
+        held_out = set(self.held_out)
+        if missing := held_out - set(files):
+            raise UsageError(f"there is no image {min(missing)}", self.images, "correct held_out")
+        masks = _masks_by_image(self.masks, files) if self.masks else {}
+        records = []
+        for file in files:
+            if (file in held_out) != (split == "val"):
+                continue
+            shown, unknown = tags.get(file, (None, []))
+            if shown is None:
+                shown, unknown = [], list(self.classes) if self.untagged == "unknown" else []
+            record = {
+                "file_name": str(self.images / file),
+                "image_id": file,
+                "image_labels": sorted(_indices(shown, index, self.tags or self.images)),
+            }
+            if unknown:
+                record["unknown_labels"] = sorted(_indices(unknown, index, str(self.tags)))
+            if file in masks:
+                record["sem_seg_file_name"] = str(masks[file])
+            records.append(record)
+        return records
+
+    def save(self, path: Path) -> None:
+        """Write the YAML file.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        content = asdict(self) | {"held_out": list(self.held_out)}
+        for key in ("images", "tags", "masks"):
+            content[key] = content[key] and str(content[key])
+        with atomic_write(path) as unfinished:
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            unfinished.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "TaggedImages":
+        """Read the YAML file.
+
+        Raises:
+            UsageError: unreadable, or of another form.
+        """
+        try:
+            content = yaml.safe_load(read_text(path))
+            classes = content["classes"]
+            if not isinstance(classes, dict):
+                classes = dict(zip(classes, classes, strict=True))
+            return cls(
+                images=Path(content["images"]),
+                tags=Path(content["tags"]) if content.get("tags") else None,
+                classes={str(name): str(words) for name, words in classes.items()},
+                masks=Path(content["masks"]) if content.get("masks") else None,
+                synonyms=dict(content.get("synonyms") or {}),
+                held_out=tuple(content.get("held_out") or ()),
+                untagged=content.get("untagged", "unknown"),
+            )
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            what = f"it describes no tagged images ({error})"
+            raise UsageError(what, path, "write images, tags and classes") from error
+
+
+def tags_by_image(
+    images: Path, tags: Path | None, files: Sequence[str]
+) -> dict[str, tuple[list[str] | None, list[str]]]:
+    """Return for each image that is named the tags shown (None: nothing known) and the unknown.
+
+    Raises:
+        UsageError: a name that means no image or several, or an image that is named twice.
+    """
+    if not files:
+        raise UsageError("there is no image in it", images, "name the folder of the images")
+    table = read_tag_table(images, tags, files)
+    found, open_names = match_names(table.shown, files)
+    for name, candidates in open_names.items():
+        what = f"{name!r} means {' or '.join(candidates) if candidates else 'no image there'}"
+        if not candidates and len(open_names) > 1:
+            what += f"; {len(open_names)} names of {len(table.shown)} do not mean one"
+        raise UsageError(what, f"{table.path}, {table.places[name]}", "write its path")
+    names: dict[str, str] = {}
+    for name, file in found.items():
+        if file in names:
+            what = f"{name!r} and {names[file]!r} both mean {file}"
+            raise UsageError(what, table.path, "keep one of them")
+        names[file] = name
+    return {file: (table.shown[n], table.unknown.get(n, [])) for file, n in names.items()}
+
+
+def read_tag_table(images: Path, tags: Path | None, files: Sequence[str]) -> TagTable:
+    """Read a file of tags, or take the sub-folders of ``images`` for the classes.
+
+    Raises:
+        UsageError: see :func:`dalnet.data.tags.read_tags` and ``read_folder_tags``.
+    """
+    return read_tags(tags) if tags else read_folder_tags(images, files)
+
+
+def classes_of(table: TagTable) -> list[str]:
+    """Return the classes of a file of tags: as it declares them, else sorted by name."""
+    listed = {tag for tags in table.shown.values() for tag in tags or ()}
+    return list(dict.fromkeys([*table.classes, *sorted(listed)]))
+
+
+def register_tagged(path: Path) -> None:
+    """Register the data sets ``tagged_train`` and ``tagged_val`` of a YAML file.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    described = TaggedImages.load(path)
+    words = list(described.classes.values())
+    for name, split in SPLITS.items():
+        register(name, partial(described.records, split), list(described.classes), words)
+
+
+def _indices(tags: Sequence[str], index: Mapping[str, int], where: Path | str) -> set[int]:
+    for tag in tags:
+        if tag not in index:
+            hint = f"correct it, or make it a class or a synonym of one ({', '.join(index)})"
+            raise UsageError(f"the tag {tag!r} is no class", where, hint)
+    return {index[tag] for tag in tags}
+
+
+def _masks_by_image(folder: Path, files: Sequence[str]) -> dict[str, Path]:
+    """Find the PNG of each image that has one: of its path, else of its name, without suffix."""
+    masks = {
+        path.relative_to(folder).as_posix(): path
+        for path in walk_files(folder)
+        if path.suffix.lower() == ".png"
+    }
+    found, _ = match_names(files, list(masks))
+    return {file: masks[name] for file, name in found.items()}

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config of a training on one's own tagged images."""
+
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from dalnet.config import new_config
+from dalnet.config.recipes import Recipe, choose_recipe
+from dalnet.data.datasets.tagged import TaggedImages, classes_of, read_tag_table
+from dalnet.data.image_files import find_images
+from dalnet.errors import UsageError
+from dalnet.io import read_lines, read_text
+from dalnet.modeling.clip.weights import find_weights
+
+DESCRIPTION = "dataset.yaml"  # in the folder of the run
+_HELD_OUT = 0.15  # of the images that have a mask
+_SAMPLES = 50  # images whose size is looked at
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassWords:
+    """What a YAML file of classes says.
+
+    Attributes:
+        classes: the words for the text prompts by class, in the order of labels.
+        synonyms: the class that another tag means.
+        background: the words for the background; empty for the recipe's.
+    """
+
+    classes: Mapping[str, str] = field(default_factory=dict)
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    background: str = ""
+
+
+def read_class_words(path: Path) -> ClassWords:
+    """Read ``classes`` (a list, or words by name), ``synonyms`` and ``background`` from YAML.
+
+    Raises:
+        UsageError: unreadable, another key, or a synonym of no class.
+    """
+    hint = "write classes: {dog: dog}, synonyms: {puppy: dog}, background: background"
+    try:
+        content = yaml.safe_load(read_text(path))
+        if not isinstance(content, dict) or content.keys() - {"classes", "synonyms", "background"}:
+            raise ValueError("another key than classes, synonyms and background")
+        classes = content["classes"]
+        classes = classes if isinstance(classes, dict) else dict(zip(classes, classes, strict=True))
+        synonyms = content.get("synonyms") or {}
+        if unknown := set(synonyms.values()) - classes.keys():
+            raise ValueError(f"the synonym of {min(map(str, unknown))!r}, which is no class")
+        words = {str(name): str(text) for name, text in classes.items()}
+        return ClassWords(words, dict(synonyms), str(content.get("background") or ""))
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"no list of classes ({error})", path, hint) from error
+
+
+def describe_images(
+    images: Path,
+    tags: Path | None,
+    *,
+    words: ClassWords | None = None,
+    masks: Path | None = None,
+    val: str = "",
+    untagged: str = "unknown",
+) -> TaggedImages:
+    """Return the description of one's own images, with what is held out for validation.
+
+    Args:
+        images, tags, masks, untagged: see :mod:`dalnet.data.datasets.tagged`.
+        words: the classes; by default all tags, in the file's order or sorted.
+        val: a text file that lists the held-out images, or the fraction of the images (of those
+            with a mask, where there are masks); by default 0.15 where there are masks, else 0.
+
+    Raises:
+        UsageError: something that cannot be read or matched, or a class that no image shows.
+    """
+    for name, folder in (("images", images), ("masks", masks)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder} is no folder", where=name, hint="name an existing one")
+    files = find_images(images)
+    words = words or ClassWords({n: n for n in classes_of(read_tag_table(images, tags, files))})
+    whole = TaggedImages(
+        images=images.absolute(),
+        tags=tags and tags.absolute(),
+        classes=words.classes,
+        synonyms=words.synonyms,
+        masks=masks and masks.absolute(),
+        untagged=untagged,
+    )
+    records = whole.records("train")
+    shown = Counter(label for record in records for label in record["image_labels"])
+    names = list(words.classes)
+    if absent := [name for label, name in enumerate(names) if not shown[label]]:
+        what = f"no image shows {absent[0]}" + (f" ({len(absent)} such)" if absent[1:] else "")
+        raise UsageError(what, tags or images, "tag images, or leave the class out")
+    for label, count in shown.items():
+        if count == len(records):
+            logger.warning(
+                "every image shows %s: nothing tells it apart from the background; add images "
+                "without it",
+                names[label],
+            )
+    held_out = tuple(_choose_held_out(records, val))
+    return TaggedImages(**{**vars(whole), "held_out": held_out})
+
+
+def _choose_held_out(records: Sequence[Mapping[str, Any]], val: str) -> list[str]:
+    names = [str(record["image_id"]) for record in records]
+    with_mask = [str(r["image_id"]) for r in records if "sem_seg_file_name" in r]
+    try:
+        fraction = float(val) if val else _HELD_OUT * bool(with_mask)
+    except ValueError:
+        listed = read_lines(Path(val), "write one image a line")
+        if unknown := set(listed) - {*names}:
+            what = f"there is no image {min(unknown)}"
+            raise UsageError(what, val, "write paths below the folder of the images") from None
+        return listed
+    if not 0 <= fraction < 1:
+        raise UsageError(f"{fraction} of the images", where="val", hint="use 0 to below 1")
+    candidates = with_mask or names
+    count = round(fraction * len(candidates))
+    chosen = np.random.default_rng(0).permutation(len(candidates))[:count]
+    return [candidates[number] for number in sorted(chosen)]
+
+
+def prepare_run(
+    images: Path,
+    output: str | None,
+    *,
+    tags: Path | None = None,
+    classes: Path | None = None,
+    untagged: str = "unknown",
+    masks: Path | None = None,
+    val: str = "",
+    encoder: str = "",
+    texts: str = "",
+    align: bool = True,
+    resume: bool = False,
+) -> Recipe:
+    """Describe one's own images in the folder of the run, and choose the recipe for them.
+
+    Args:
+        output: folder of the run; gets ``dataset.yaml``.
+        images, tags, masks, val, untagged: see :func:`describe_images`.
+        classes: see :func:`read_class_words`.
+        encoder: a model of timm, or a file of its weights that is called like it.
+        texts: a file of text embeddings; by default CLIP's text tower, downloaded if need be.
+        align: whether to align with texts at all.
+        resume: the run may exist; its images must then be described as now.
+
+    Returns:
+        The recipe, with the keys that name the data set.
+
+    Raises:
+        UsageError: something that cannot be used, or no folder.
+    """
+    if not output:
+        raise UsageError("the run needs a folder", where="output", hint="name one")
+    words = read_class_words(classes) if classes else ClassWords()
+    described = describe_images(
+        images,
+        tags,
+        words=words if words.classes else None,
+        masks=masks,
+        val=val,
+        untagged=untagged,
+    )
+    path = Path(output).absolute() / DESCRIPTION
+    if resume and path.is_file() and TaggedImages.load(path) != described:
+        hint = "name what the training began with, or another folder"
+        raise UsageError("it describes other images than these", path, hint)
+    recipe = _recipe_for(described, align)
+    opts = [*recipe.opts, *_data_options(described, path)]
+    if encoder:
+        is_file = Path(encoder).is_file()
+        opts += ["MODEL.VIT.NAME", Path(encoder).stem if is_file else encoder]
+        opts += ["MODEL.VIT.WEIGHTS", encoder] if is_file else []
+    if texts:
+        opts += ["MODEL.CLIP.SOURCE", "embeddings", "MODEL.CLIP.WEIGHTS", texts]
+    elif align:
+        _require_text_tower()
+    if words.background:
+        opts += ["MODEL.CLIP.BACKGROUND", words.background]
+    described.save(path)
+    for reason in recipe.reasons:
+        print(f"- {reason}")
+    print(f"- recipe {recipe.config}; any key of it can be overruled at the end of the command")
+    return replace(recipe, opts=tuple(opts))
+
+
+def _data_options(described: TaggedImages, path: Path) -> list[str]:
+    """Return the keys that name the data set which ``path`` describes."""
+    tests = ("tagged_val",) if described.masks and described.held_out else ()
+    names = ["DATASETS.TRAIN", str(("tagged_train",)), "DATASETS.TEST", str(tests)]
+    return [*names, "DATASETS.DESCRIPTION", str(path), "OUTPUT_DIR", str(path.parent)]
+
+
+def _recipe_for(described: TaggedImages, align: bool) -> Recipe:
+    """Look at the images and the hardware, and choose."""
+    records = described.records("train")
+    sides = [_short_side(str(r["file_name"])) for r in records[:: len(records) // _SAMPLES + 1]]
+    memory = None
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    side = int(statistics.median(sides))
+    return choose_recipe(len(records), len(described.classes), side, memory, align)
+
+
+def _require_text_tower() -> None:
+    """Say before anything starts that CLIP's texts cannot be had."""
+    clip = new_config().MODEL.CLIP
+    try:
+        find_weights(clip.NAME, clip.WEIGHTS)
+    except UsageError as error:
+        raise UsageError(
+            f"CLIP's text tower cannot be had ({error.what})",
+            where="texts",
+            hint="name a file of text embeddings, or train without alignment (--no-alignment)",
+        ) from error
+
+
+def _short_side(path: str) -> int:
+    try:
+        with Image.open(path) as image:  # the header alone
+            return min(image.size)
+    except (OSError, Image.DecompressionBombError, ValueError) as error:
+        raise UsageError(f"it cannot be read ({error})", path, "restore or remove it") from error
