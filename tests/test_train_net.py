@@ -2,7 +2,6 @@
 """The program: train, resume, evaluate; and one sentence for every input that cannot work."""
 
 import shutil
-from pathlib import Path
 
 import helpers
 import numpy as np
@@ -10,12 +9,9 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 
-import dalnet.assets
-from dalnet.checkpoint import Checkpointer, checkpoint_hash
 from dalnet.config import load_config
 from dalnet.engine import run, setup
 from dalnet.engine.train import main
-from dalnet.io import sha256
 from dalnet.modeling.meta_arch import DALNet
 
 
@@ -255,36 +251,3 @@ def test_checkpoint_of_another_model(capsys, job):
     sentence = refused(capsys, job, "--resume", "MODEL.DALNET.PROJECTION_DIM", 8)
     assert sentence.startswith(f"error: {job.output / 'model_final.pth'}: ")
     assert "projections" in sentence
-
-
-def test_pickled_checkpoint_is_never_executed(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    torch.save({"model": Bomb()}, tmp_path / "bomb.pth")
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "bomb.pth").read_bytes()[:50])
-    for name in ("bomb.pth", "cut.pth"):
-        with helpers.refused(name):
-            Checkpointer(torch.nn.Linear(1, 1)).load(str(tmp_path / name))
-    assert not (tmp_path / "executed").exists()
-
-
-def test_hash_of_a_checkpoint_with_an_address():
-    path = Path(dalnet.assets.__file__).with_name("toy_vit.safetensors")
-    assert checkpoint_hash(f"dalnet://{path.name}") == sha256(path)
-
-
-def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    checkpointer = Checkpointer(torch.nn.Linear(1, 1), str(tmp_path))
-    checkpointer.save("model")
-    before = (tmp_path / "model.pth").read_bytes()
-
-    def fail(data, path):
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with helpers.refused("model.pth", "No space left"):
-        checkpointer.save("model")
-    assert (tmp_path / "model.pth").read_bytes() == before

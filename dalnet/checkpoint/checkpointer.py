@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Save checkpoints, and load them or refuse them in one sentence."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from dalnet.config import class_difference
+from dalnet.errors import UsageError
+from dalnet.io import atomic_write
+from dalnet.modeling.weight_files import fetch
+
+from .files import KEY, read_file
+from .info import INFO, CheckpointInfo
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` that refuses what Detectron2 would only warn about."""
+
+    # Buffers that another training keeps when it starts from a checkpoint; None: all has to fit.
+    _kept: Sequence[str] | None = None
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        info: CheckpointInfo | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        """Keep what is loaded and saved, ``info`` and other states beside the model's."""
+        super().__init__(model, save_dir, **checkpointables)
+        self._info = info
+
+    def start_from(self, path: str, keep: Sequence[str] = ()) -> None:
+        """Load what fits, the encoder at least, as the beginning of another training.
+
+        The rest, such as classifiers of other classes, stays as it was built and is named in the
+        log, and so do the buffers ``keep``, as the texts of this training's classes. An empty path
+        loads nothing.
+
+        Raises:
+            UsageError: the file is missing, unreadable or of another encoder, or buffers that are
+                to come from it are missing or of other classes.
+        """
+        self._kept = keep
+        try:
+            self.resume_or_load(path, resume=False)
+        finally:
+            self._kept = None
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
+        """Load a checkpoint; ``path`` may be empty for none.
+
+        Raises:
+            UsageError: the file is missing, unreadable or does not fit the model.
+        """
+        if path and not fetch(path, KEY).is_file():
+            raise UsageError(f"{path} does not exist", KEY, "give the path of a checkpoint")
+        self._path = path
+        try:
+            return super().load(path, *args, **kwargs)
+        except (KeyError, ValueError) as error:
+            # Optimizer and scheduler raise these when their parameters differ.
+            hint = "use the config it was trained with, or train anew in another OUTPUT_DIR"
+            raise UsageError(f"this config cannot resume it ({error})", path, hint) from error
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name``.pth whole or not at all: an interrupted save loses nothing.
+
+        Raises:
+            UsageError: the folder is not writable or the disk is full.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        if self._info is not None:
+            data[INFO] = asdict(self._info)
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        path = Path(self.save_dir, f"{name}.pth")
+        try:
+            with atomic_write(path) as temporary:
+                torch.save(data, temporary)
+        except RuntimeError as error:  # torch raises it where the disk is full
+            raise UsageError(f"it cannot be written ({error})", path, "free space") from error
+        self.logger.info(f"Saved checkpoint to {path}")
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def _load_file(self, filename: str) -> dict:
+        data = read_file(filename)
+        if INFO in data:
+            info = CheckpointInfo.from_dict(data.pop(INFO), filename)
+            self._check_info(info)
+            if self._kept is None and self._info is not None:
+                self._info = self._info.started_as(info)
+        elif self._kept is None and hasattr(self.model, "class_names"):
+            logger.warning("%s does not name its classes: those of the config are taken.", filename)
+        return data
+
+    def _check_info(self, info: CheckpointInfo) -> None:
+        """Compare system and classes, by name and order: as many do not make them the same."""
+        system = type(self.model).__name__
+        if self._kept is None and info.system != system:
+            what = f"it is a model of the system {info.system}, not of {system}"
+            hint = f"set MODEL.META_ARCHITECTURE to {info.system}, with its config"
+            raise UsageError(what, self._path, hint)
+        own = getattr(self.model, "class_names", info.class_names)
+        # Another training may know other classes, unless it takes over their texts.
+        rebuilt = set(getattr(self.model, "rebuilt", ())) & self.model.state_dict().keys()
+        keeps_classes = getattr(self.model, "keeps_classes", False)
+        takes_all = keeps_classes or self._kept is None or rebuilt - set(self._kept)
+        difference = class_difference(info.class_names, own) if takes_all else ""
+        if difference:
+            what = f"it was trained on other classes than the config's: {difference}"
+            hint = "use the data set it was trained on as DATASETS.TRAIN"
+            raise UsageError(what, self._path, hint)
+
+    def _load_model(self, checkpoint: dict) -> Any:
+        kept = self._kept or ()
+        for key in kept:
+            checkpoint["model"].pop(key, None)
+        incompatible = super()._load_model(checkpoint)
+        # What the model does not save, as a frozen CLIP, is not missing.
+        saved = self.model.state_dict().keys() - set(kept)
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k in saved]
+        needed = ("",) if self._kept is None else self.model.required
+        wrong = [
+            f"{key} has shape {tuple(a)}, not {tuple(b)}"
+            for key, a, b in incompatible.incorrect_shapes
+            if key.startswith(needed)
+        ]
+        wrong += [f"{k} is missing" for k in incompatible.missing_keys if k.startswith(needed)]
+        if self._kept is None:
+            # Parts that the model lacks altogether, as texts without alignment, change nothing.
+            parts = tuple(f"{name}." for name, _ in self.model.named_children())
+            left = [k for k in incompatible.unexpected_keys if k.startswith(parts)]
+            wrong += [f"the model has no {key}" for key in left]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            what = f"it does not fit the config: {wrong[0]}{more}"
+            raise UsageError(what, self._path, "use the config it was trained with")
+        return incompatible

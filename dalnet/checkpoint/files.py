@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find, read and hash checkpoint files, which are never unpickled."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from dalnet.errors import UsageError
+from dalnet.io import sha256
+from dalnet.modeling.weight_files import fetch
+
+KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
+HINT = "name a checkpoint that a training has saved"
+
+
+def checkpoint_hash(weights: str) -> str:
+    """Return the SHA-256 of the file that ``MODEL.WEIGHTS`` names, hexadecimal.
+
+    Raises:
+        UsageError: an address that nothing can be fetched from.
+    """
+    return sha256(fetch(weights, KEY))
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint that a path names: the file itself, or the newest one of a run folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = fetch(str(path), KEY)
+    if found.is_dir():
+        newest = found / "last_checkpoint"
+        found = found / (newest.read_text().strip() if newest.is_file() else "model_final.pth")
+    if not found.is_file():
+        raise UsageError("it is no checkpoint and no run folder with one", path, HINT)
+    return found
+
+
+def read_file(filename: str) -> dict[str, Any]:
+    """Return what a file holds; a state dict alone is put under ``model``.
+
+    Raises:
+        UsageError: it cannot be read without unpickling, or is no checkpoint.
+    """
+    try:
+        if filename.endswith(".safetensors"):
+            return {"model": load_file(filename)}
+        data = torch.load(filename, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise many types, and pass on those of bad content
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        what = f"it is no checkpoint that can be read without running code ({reason})"
+        raise UsageError(what, filename, f"{HINT}, or a .safetensors file") from error
+    data = data if isinstance(data, dict) and "model" in data else {"model": data}
+    fault = _fault_of_state(data["model"])
+    if fault:
+        raise UsageError(f"it is no checkpoint: {fault}", filename, HINT)
+    return data
+
+
+def _fault_of_state(state: object) -> str:
+    """Return why ``state`` is not the tensors of a model by their names; empty if it is."""
+    if not isinstance(state, dict):
+        return f"where a model's tensors belong it holds a {type(state).__name__}"
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            return f"under {key!r} it holds a {type(value).__name__} instead of a named tensor"
+    return ""

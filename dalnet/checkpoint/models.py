@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build trained models, and the configs to use them with."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+import dalnet.modeling  # noqa: F401  registers the network's parts
+from dalnet.config import fill_class_names, load_config, new_config, require_system
+from dalnet.config.checks import has_key
+from dalnet.config.load import flatten, merge_options, merge_values
+from dalnet.config.validation import use_cpu_without_cuda
+from dalnet.errors import UsageError
+from dalnet.modeling.meta_arch import WeakSegmentor
+
+from .checkpointer import Checkpointer
+from .files import HINT, KEY, find_checkpoint
+from .info import read_info
+
+# A config says where and how its training ran, which need not suit this machine.
+_MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
+    """Build the model with ``MODEL.WEIGHTS`` or, with ``resume``, ``OUTPUT_DIR``'s newest weights.
+
+    Raises:
+        UsageError: there are no weights, or they do not fit.
+    """
+    model = build_model(cfg)
+    checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        key, hint = ("OUTPUT_DIR", f"{cfg.OUTPUT_DIR} holds none; ") if resume else (KEY, "")
+        raise UsageError("there is no checkpoint to load", key, f"{hint}name one as {KEY}")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return model
+
+
+def config_for(weights: str | Path = "", config: str = "", opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config to use a trained model with, from a file or from its checkpoint.
+
+    Args:
+        weights: a checkpoint or a run folder; where not given, the ``MODEL.WEIGHTS`` of ``opts`` or
+            of the config.
+        config: a config file or the name of a recipe; where not given, the config in the
+            checkpoint, see :func:`config_of_checkpoint`.
+        opts: ``KEY, VALUE, ...`` that go before those of the config.
+
+    Returns:
+        The config, not frozen. Its ``MODEL.WEIGHTS`` is the checkpoint, and pre-trained weights are
+        not loaded beside it. Without ``config``, ``OUTPUT_DIR`` is the folder of the checkpoint
+        unless ``opts`` name another.
+
+    Raises:
+        UsageError: no model is named, or a file, key or value cannot be used.
+    """
+    options = dict(zip(opts[::2], opts[1::2], strict=False))
+    named = str(weights or "") or options.get(KEY, "")
+    cfg = load_config(config, opts) if config else None
+    if cfg is not None:
+        named = named or cfg.MODEL.WEIGHTS
+    if not named:
+        raise UsageError("no model is named", "weights", "give a checkpoint or a run folder")
+    if cfg is None:
+        cfg = config_of_checkpoint(named, opts)
+        if "OUTPUT_DIR" not in options:
+            cfg.OUTPUT_DIR = str(Path(cfg.MODEL.WEIGHTS).parent)
+        return cfg
+    cfg.MODEL.WEIGHTS = str(find_checkpoint(named))
+    fill_class_names(cfg)
+    expect_checkpoint(cfg)
+    use_cpu_without_cuda(cfg)
+    return cfg
+
+
+def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
+    """Return the config that a checkpoint was trained with, ready to load it for prediction.
+
+    It is not frozen, and its ``MODEL.WEIGHTS`` is the checkpoint. Neither its data set nor
+    pre-trained weights need to exist here, and none are fetched. The device is a GPU where there is
+    one, and nothing is compiled, whatever the training had.
+
+    Args:
+        path: a checkpoint or a run folder.
+        opts: ``KEY, VALUE, ...``, which replace the checkpoint's own.
+
+    Raises:
+        UsageError: no checkpoint, one without config, or of a system that is not installed.
+    """
+    file = find_checkpoint(path)
+    info = read_info(file)
+    require_system(info.system, str(file))
+    cfg = new_config()
+    try:
+        content = yaml.safe_load(info.config)
+        values = flatten(content)
+    except (AttributeError, yaml.YAMLError) as error:
+        raise UsageError(f"its config cannot be read ({error})", file, HINT) from error
+    # A section of MODEL is another system's, which need not be installed here.
+    foreign = tuple(f"MODEL.{name}." for name in content.get("MODEL", ()) if name not in cfg.MODEL)
+    unknown = [k for k in values if not has_key(cfg, k) and not k.startswith(foreign)]
+    if unknown:
+        logger.warning("Keys of %s that are not known here are left out: %s", file, unknown)
+    merge_values(cfg, {k: v for k, v in values.items() if has_key(cfg, k)}, str(file))
+    merge_options(cfg, (*_MACHINE_DEFAULTS, *opts))
+    cfg.MODEL.WEIGHTS = str(file)
+    expect_checkpoint(cfg)
+    use_cpu_without_cuda(cfg)
+    return cfg
+
+
+def expect_checkpoint(cfg: CfgNode) -> None:
+    """Load no pre-trained weights: a checkpoint carries the encoder and the text embeddings."""
+    cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = cfg.MODEL.CNN.WEIGHTS = ""
+    cfg.MODEL.CLIP.SOURCE = "checkpoint"
