@@ -163,8 +163,12 @@ def _add_solver(cfg: CN) -> None:
     solver.BASE_LR = 6e-5  # of the backbone [P]
     solver.HEAD_LR_MULTIPLIER = 10.0  # factor for everything but the backbone [T]
     solver.BETAS = (0.9, 0.999)  # AdamW's two moments [T]
+    solver.EPS = 1e-8  # added to the root of AdamW's second moment: PyTorch's
     # Decay of weights, and of norms and biases too [T].
     solver.WEIGHT_DECAY = solver.WEIGHT_DECAY_NORM = solver.WEIGHT_DECAY_BIAS = 0.01
+    solver.DECAY_VECTORS = True  # False: one-dimensional parameters are not decayed at all (CoDe)
+    # Beside Detectron2's "value" and "norm", which act on each parameter, SOLVER.CLIP_GRADIENTS has
+    # the CLIP_TYPE "full_model", which acts on the norm of all gradients together (CoDe).
     # The rate rises linearly from FACTOR times BASE_LR in WARMUP_ITERS steps [P: from 1e-6] ...
     solver.WARMUP_ITERS = 1500
     solver.WARMUP_FACTOR = 1e-6 / 6e-5
@@ -172,6 +176,8 @@ def _add_solver(cfg: CN) -> None:
     solver.LR_SCHEDULER_NAME = "WarmupPolyLR"
     solver.POLY_LR_POWER = 0.9
     solver.POLY_LR_CONSTANT_ENDING = 0.0
+    # Of WarmupThenCosineLR, which decays after the warm-up: the last rate by the base rate (CoDe).
+    solver.MIN_LR_FACTOR = 0.0
     solver.STEPS = ()  # iterations at which WarmupMultiStepLR lowers the rate
 
 
@@ -232,7 +238,12 @@ BASE_RULES: tuple[Rule, ...] = (
     one_of(("open_clip", "clip"), "MODEL.CLIP.PROVIDER"),
     one_of(("bfloat16", "float16"), "SOLVER.AMP.DTYPE"),
     one_of(("AdamW", "SGD"), "SOLVER.OPTIMIZER"),
-    one_of(("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR"), "SOLVER.LR_SCHEDULER_NAME"),
+    one_of(
+        ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupThenCosineLR"),
+        "SOLVER.LR_SCHEDULER_NAME",
+    ),
+    one_of(("value", "norm", "full_model"), "SOLVER.CLIP_GRADIENTS.CLIP_TYPE"),
+    fraction("SOLVER.MIN_LR_FACTOR"),
     Rule(("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that exists here"),
     _registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", "'TimmViT' or 'TimmCNN'"),
     _registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", "'LargeFOVHead'"),

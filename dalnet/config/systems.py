@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -27,12 +28,15 @@ class System:
         add_config: adds the system's keys to a config that has DALNet's.
         rules: of the keys that the system reads.
         check: refuses values that do not fit each other.
+        build_train_loader: makes the training's loader, a :class:`dalnet.data.loaders.TrainLoader`,
+            where images do not come with labels of classes; ``DATASETS.TRAIN`` is then not read.
     """
 
     name: str
     add_config: Callable[[CfgNode], None]
     rules: tuple[Rule, ...] = ()
     check: Callable[[CfgNode], None] = lambda cfg: None
+    build_train_loader: Callable[[CfgNode], Any] | None = None
 
 
 _systems: dict[str, System] = {}

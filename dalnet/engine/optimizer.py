@@ -1,18 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build an optimizer with a lower learning rate for the pre-trained backbone than for the rest."""
+"""Build the optimizer, slower for the pre-trained backbone than for the rest, and its schedule."""
+
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.projects import deeplab
+from detectron2.solver import LRMultiplier
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+)
 from torch import nn
 
+from dalnet.modeling.meta_arch import WeakSegmentor
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+
+def build_optimizer(cfg: CfgNode, model: WeakSegmentor) -> torch.optim.Optimizer:
     """Return ``SOLVER.OPTIMIZER`` over all trainable parameters of ``model``.
 
     The model's ``backbone`` learns at ``SOLVER.BASE_LR``, everything else at
     ``HEAD_LR_MULTIPLIER`` times that (ToCo's setting; the paper names only the base rate,
-    Sec. 4.1).
+    Sec. 4.1). A step leaves the model's ``withheld_parameters`` as they are.
     """
     solver = cfg.SOLVER
     heads = nn.ModuleDict({k: m for k, m in model.named_children() if k != "backbone"})
@@ -25,9 +36,52 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             weight_decay_norm=solver.WEIGHT_DECAY_NORM,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         )
+    if not solver.DECAY_VECTORS:
+        for group in groups:  # each has one parameter
+            if group["params"][0].ndim == 1:
+                group["weight_decay"] = 0.0
     shared = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    own: dict[str, Any] = {"betas": tuple(solver.BETAS), "eps": solver.EPS}
     if solver.OPTIMIZER == "SGD":
-        sgd = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
-        return sgd(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **shared)
-    adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-    return adamw(groups, betas=tuple(solver.BETAS), **shared)
+        kind, own = torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    clip = solver.CLIP_GRADIENTS
+    clips_all = clip.ENABLED and clip.CLIP_TYPE == "full_model"
+    if not clips_all:
+        kind = maybe_add_gradient_clipping(cfg, kind)
+    optimizer = kind(groups, **shared, **own)
+
+    def before_step(*_: object) -> None:
+        for parameter in model.withheld_parameters():
+            # Without a gradient neither decay nor the moments act.
+            parameter.grad = None
+        if clips_all:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+    optimizer.register_step_pre_hook(before_step)
+    return optimizer
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the schedule that ``SOLVER.LR_SCHEDULER_NAME`` names.
+
+    Beside those of Detectron2 and ``WarmupPolyLR`` of its DeepLab project there is
+    ``WarmupThenCosineLR``: the rate rises linearly from ``WARMUP_FACTOR`` to 1 times the base rate,
+    and only then falls along a cosine, to ``MIN_LR_FACTOR`` times it at ``MAX_ITER``.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupThenCosineLR":
+        return deeplab.build_lr_scheduler(cfg, optimizer)
+    warmup = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    multiplier = CompositeParamScheduler(
+        [
+            LinearParamScheduler(solver.WARMUP_FACTOR, 1.0),
+            CosineParamScheduler(1.0, solver.MIN_LR_FACTOR),
+        ],
+        lengths=[warmup, 1 - warmup],
+        interval_scaling=["rescaled", "rescaled"],
+    )
+    return LRMultiplier(optimizer, multiplier, solver.MAX_ITER)

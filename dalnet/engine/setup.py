@@ -12,7 +12,7 @@ from detectron2.engine import default_setup
 from detectron2.utils.logger import setup_logger
 
 from dalnet.checkpoint import expect_checkpoint
-from dalnet.config import fill_class_names
+from dalnet.config import fill_class_names, installed_systems
 from dalnet.config.validation import check_values, use_cpu_without_cuda
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
@@ -71,7 +71,10 @@ def check_config(cfg: CfgNode, eval_only: bool = False) -> None:
         UsageError: unknown names, data sets that do not fit, impossible values.
     """
     # A checkpoint's config names its classes: the data that it was trained on need not be here.
-    if not (eval_only and cfg.MODEL.CLASS_NAMES):
+    # A loader of a system's own checks what it reads.
+    system = installed_systems().get(cfg.MODEL.META_ARCHITECTURE)
+    brings_loader = system is not None and system.build_train_loader is not None
+    if not (brings_loader or (eval_only and cfg.MODEL.CLASS_NAMES)):
         check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     for name in cfg.DATASETS.TEST:
         check_datasets(cfg, [name], "DATASETS.TEST")

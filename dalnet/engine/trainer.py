@@ -8,18 +8,19 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, SimpleTrainer
 from detectron2.engine.train_loop import HookBase
 from detectron2.modeling import build_model
-from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import nn
 
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
+from dalnet.config import installed_systems
 from dalnet.data import build_test_loader, build_train_loader
+from dalnet.data.loaders import TrainLoader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.modeling.meta_arch.segmentor import amp_dtype
 
-from .optimizer import build_optimizer
+from .optimizer import build_lr_scheduler, build_optimizer
 from .step import StepTrainer
 
 
@@ -49,13 +50,17 @@ class Trainer(DefaultTrainer):
         logging.getLogger(__name__).info(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
         return model
 
-    # DefaultTrainer asks for its parts by these names. The schedule may also be WarmupPolyLR of
-    # Detectron2's DeepLab project.
+    # DefaultTrainer asks for its parts by these names.
     build_optimizer = staticmethod(build_optimizer)
     build_lr_scheduler = staticmethod(build_lr_scheduler)
-    build_train_loader = staticmethod(build_train_loader)
     build_test_loader = staticmethod(build_test_loader)
     build_evaluator = staticmethod(build_evaluator)
+
+    @staticmethod
+    def build_train_loader(cfg: CfgNode) -> TrainLoader:
+        """Return the system's own loader, or see :func:`dalnet.data.build_train_loader`."""
+        system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
+        return (system.build_train_loader or build_train_loader)(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return Detectron2's hooks, with checkpoints that describe themselves."""

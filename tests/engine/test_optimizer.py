@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from dalnet.engine import Trainer
-from dalnet.engine.optimizer import build_optimizer
+from dalnet.engine.optimizer import build_lr_scheduler, build_optimizer
 
 
 def test_rates_and_decay_per_parameter(tiny_cfg):
@@ -59,3 +59,80 @@ def test_the_optimizer_is_chosen_by_name(tiny_cfg, name, kind, setting):
     assert type(optimizer).__name__.endswith(kind.__name__)
     key, value = setting
     assert all(group[key] == value for group in optimizer.param_groups)
+
+
+def test_vectors_without_decay(tiny_cfg):
+    tiny_cfg.SOLVER.DECAY_VECTORS = False
+    model = build_model(tiny_cfg)
+    model.scale = torch.nn.Module()
+    model.scale.value = torch.nn.Parameter(torch.tensor(1.0))
+    decays = {
+        group["params"][0].ndim: group["weight_decay"]
+        for group in build_optimizer(tiny_cfg, model).param_groups
+    }
+    assert decays[1] == 0
+    assert decays[0] == decays[2] == 0.01
+
+
+class TwoWeights(torch.nn.Module):
+    """A model of two parameters, one of which may be withheld."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Linear(1, 1, bias=False)
+        self.head = torch.nn.Linear(1, 1, bias=False)
+        self.withheld = ()
+        for parameter in self.parameters():
+            torch.nn.init.ones_(parameter)
+
+    def withheld_parameters(self):
+        return self.withheld
+
+
+def one_step(cfg, gradients, withheld=False):
+    model = TwoWeights()
+    optimizer = build_optimizer(cfg, model)
+    if withheld:
+        model.withheld = tuple(model.backbone.parameters())
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+    return model, optimizer
+
+
+def test_the_norm_of_all_gradients_is_clipped(tiny_cfg):
+    clip = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0)
+    rates = ("SOLVER.OPTIMIZER", "SGD", "SOLVER.BASE_LR", 0.1, "SOLVER.HEAD_LR_MULTIPLIER", 1.0)
+    tiny_cfg.merge_from_list([*clip, *rates, "SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0])
+    for key in ("NORM", "BIAS"):
+        tiny_cfg.SOLVER[f"WEIGHT_DECAY_{key}"] = 0.0
+    tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    model, _ = one_step(tiny_cfg, (3.0, 4.0))  # of length 5
+    assert [1 - p.item() for p in model.parameters()] == pytest.approx([0.06, 0.08])
+    tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
+    model, _ = one_step(tiny_cfg, (3.0, 4.0))
+    assert [1 - p.item() for p in model.parameters()] == pytest.approx([0.1, 0.1])
+
+
+def test_withheld_parameters_stay_and_have_no_moments(tiny_cfg):
+    model, optimizer = one_step(tiny_cfg, (0.0, 2.0), withheld=True)
+    backbone, head = (p for p in model.parameters())
+    assert backbone.item() == 1
+    assert head.item() < 1
+    assert backbone not in optimizer.state
+
+
+def test_a_schedule_that_falls_after_its_warm_up(tiny_cfg):
+    # CoDe's rates at 0, 7,500, 15,000, 32,500 and 50,000 of 50,000 steps.
+    options = ("SOLVER.MAX_ITER", 50000, "SOLVER.WARMUP_ITERS", 15000, "SOLVER.BASE_LR", 5e-6)
+    tiny_cfg.merge_from_list(
+        [*options, "SOLVER.WARMUP_FACTOR", 1e-4, "SOLVER.MIN_LR_FACTOR", 0.125]
+    )
+    tiny_cfg.merge_from_list(["SOLVER.LR_SCHEDULER_NAME", "WarmupThenCosineLR"])
+    optimizer = build_optimizer(tiny_cfg, TwoWeights())
+    scheduler = build_lr_scheduler(tiny_cfg, optimizer)
+    expected = {0: 5e-10, 1: 8.333e-10, 7500: 2.50025e-6, 14999: 4.9996667e-6, 15000: 5e-6,
+                30000: 3.29926454e-6, 32500: 2.8125e-6, 50000: 6.25e-7}  # fmt: skip
+    for iteration, rate in expected.items():
+        scheduler.last_epoch = iteration
+        assert scheduler.get_lr()[0] == pytest.approx(rate, rel=1e-6), iteration

@@ -2,7 +2,7 @@
 """What every weakly supervised system has in common: the interface that all commands talk to."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -163,6 +163,14 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
                 f"{type(self).__name__} knows the classes it was trained on and no others: "
                 f"{', '.join(self.class_names[1:])}."
             )
+
+    def withheld_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that the step now under way has to leave as they are.
+
+        Each needs a gradient nevertheless, if only of zeros: processes exchange gradients of all
+        parameters at every step, or of none.
+        """
+        return ()
 
     @property
     def num_classes(self) -> int:
