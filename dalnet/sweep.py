@@ -29,7 +29,7 @@ from torch.cuda import device_count
 
 from dalnet.config import load_config
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import write_text
 from dalnet.numbers import percent
 
 TRAIN_COMMAND = (sys.executable, "-m", "dalnet", "train")
@@ -72,10 +72,9 @@ def run_sweep(
     trainings = read_sweep(path, seeds, output, opts)
     names = dict.fromkeys(folder.parent.name for folder in trainings)
     chosen = list(runs or names)
-    if unknown := {*chosen, reference} - {None, *names}:
-        raise UsageError(
-            f"has no run {min(unknown)}", where=path, hint=f"it has {', '.join(names)}"
-        )
+    if unknown := {*chosen, *filter(None, [reference])} - {*names}:
+        hint = f"it has {', '.join(names)}"
+        raise UsageError(f"there is no run {min(unknown)}", where=path, hint=hint)
     trainings = {path: cfg for path, cfg in trainings.items() if path.parent.name in chosen}
     for folder, cfg in trainings.items():
         _verify_folder(folder, cfg)
@@ -84,7 +83,8 @@ def run_sweep(
     finally:
         _write_table(trainings, reference, output)
     if failed:
-        raise UsageError(f"{failed} trainings failed, see above; the same command tries again.")
+        hint = "the same command tries again"
+        raise UsageError(f"{failed} trainings failed, see above", where=output, hint=hint)
 
 
 def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[str]) -> Trainings:
@@ -99,25 +99,29 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
     """
     try:
         # OmegaConf, unlike PyYAML, refuses a key that occurs twice, as that of a copied run.
-        runs = dict(_parse_runs(**OmegaConf.to_container(OmegaConf.load(path))))
+        runs = dict(_parse_runs(OmegaConf.to_container(OmegaConf.load(path))))
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())}; see configs/sweeps.") from error
+        what = " ".join(str(error).split())
+        raise UsageError(what, where=path, hint="see configs/sweeps for examples") from error
     trainings = {}
     for seed in seeds:
         for name, (file, own) in runs.items():
             if {"SEED", "OUTPUT_DIR"} & {*own[::2], *opts[::2]}:
-                raise UsageError(f"{path}: the sweep itself sets SEED and OUTPUT_DIR.")
+                hint = "take them off: the sweep sets them itself"
+                raise UsageError("SEED or OUTPUT_DIR is set", where=path, hint=hint)
             folder = output / name / f"seed{seed}"
-            last = ["SEED", seed, "OUTPUT_DIR", str(folder)]
+            last = ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
             trainings[folder] = load_config(str(path.parent / file), [*own, *opts, *last])
     return trainings
 
 
-def _parse_runs(runs: dict, opts: dict | None = None) -> Iterator[tuple[str, tuple[str, list]]]:
+def _parse_runs(file: Any) -> Iterator[tuple[str, tuple[str, list]]]:
     """Yield name, config file and ``KEY, VALUE, ...`` of each run of a sweep file."""
-    for name, spec in runs.items():
+    if wrong := (file.keys() ^ {"runs"}) - {"opts"}:
+        raise ValueError(f"{', '.join(map(repr, wrong))} is missing, or neither 'runs' nor 'opts'")
+    for name, spec in file["runs"].items():
         spec = {"config": spec} if isinstance(spec, str) else spec
-        keys = [*_flatten({**(opts or {})}), *_flatten({**spec.get("opts", {})})]
+        keys = [*_flatten({**(file.get("opts") or {})}), *_flatten({**spec.get("opts", {})})]
         wrong = (spec.keys() ^ {"config"}) - {"opts"}
         if wrong or not re.fullmatch(r"\w[\w.+-]*", name):
             raise ValueError(f"run {name!r}: {', '.join(wrong) or 'use letters and digits'}")
@@ -125,7 +129,7 @@ def _parse_runs(runs: dict, opts: dict | None = None) -> Iterator[tuple[str, tup
 
 
 def _flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Full key and value of everything below a mapping of mappings."""
+    """Return full key and value of everything below a mapping of mappings."""
     if not isinstance(node, dict):
         return [(prefix.removeprefix("."), node)]
     return [pair for key, value in node.items() for pair in _flatten(value, f"{prefix}.{key}")]
@@ -134,18 +138,20 @@ def _flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _verify_folder(folder: Path, cfg: CfgNode) -> None:
     """Refuse a folder in which another config than ``cfg`` has been trained."""
     if not cfg.DATASETS.TEST:
-        raise UsageError(f"DATASETS.TEST of {folder.parent.name} is empty; name a split.")
+        what = f"it is empty in the run {folder.parent.name}"
+        raise UsageError(what, where="DATASETS.TEST", hint="name a split to evaluate on")
     # What failed before its first checkpoint may be tried again with other keys.
     if any((folder / name).exists() for name in ("last_checkpoint", "evaluation")):
         before = load_config(str(folder / "job.yaml"), ["OUTPUT_DIR", cfg.OUTPUT_DIR])
         # As JSON, which has no tuples: the file has none either.
         found, wanted = ({k: json.dumps(v) for k, v in _flatten(c)} for c in (before, cfg))
         if changed := ", ".join(f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]):
-            raise UsageError(f"{folder} was trained with {changed}: choose another --output.")
+            hint = "choose another folder for the sweep"
+            raise UsageError(f"it was trained with {changed}", where=folder, hint=hint)
 
 
 def _train_all(trainings: Trainings, command: Sequence[str], jobs: int, output: Path) -> int:
-    """Train what is not finished; returns how many trainings have failed."""
+    """Train what is not finished; return how many trainings have failed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     all_gpus = ",".join(map(str, range(device_count())))
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", all_gpus).split(",")
@@ -157,9 +163,8 @@ def _train_all(trainings: Trainings, command: Sequence[str], jobs: int, output: 
             train = partial(_train, command=command, gpus=free_gpus, lock=lock.fileno(), stop=stop)
             return list(pool.map(train, trainings, trainings.values())).count(False)
         except BlockingIOError:
-            raise UsageError(
-                f"a sweep, or a training that a killed sweep left, runs in {output}: wait for it."
-            ) from None
+            what = "a sweep, or a training that a killed sweep left, runs here"
+            raise UsageError(what, where=output, hint="wait for it") from None
         finally:
             stop.set()
 
@@ -167,11 +172,10 @@ def _train_all(trainings: Trainings, command: Sequence[str], jobs: int, output: 
 def _train(
     folder: Path, cfg: CfgNode, command: Sequence[str], gpus: list[str], lock: int, stop: Event
 ) -> bool:
-    """Run a training until its end or ``stop``; returns whether it is finished."""
+    """Run a training until its end or ``stop``; return whether it is finished."""
     if stop.is_set() or _read_results(folder, cfg) is not None:
         return not stop.is_set()
-    with atomic_write(folder / "job.yaml") as unfinished:
-        unfinished.write_text(cfg.dump(), encoding="utf-8")
+    write_text(folder / "job.yaml", cfg.dump())
     print(time.strftime("[%H:%M:%S]"), f"{folder}: started", flush=True)
     log, gpu = folder / "console.txt", gpus.pop()
     with log.open("ab") as stream:
@@ -201,7 +205,7 @@ def _train(
 
 
 def _read_results(folder: Path, cfg: CfgNode) -> list[dict[str, Any]] | None:
-    """What the evaluation after the last iteration has measured; None if not finished."""
+    """Return what the evaluation after the last iteration has measured; None if not finished."""
     measurements = []
     for split in cfg.DATASETS.TEST:
         path = folder / "evaluation" / split / "results.json"
@@ -214,7 +218,7 @@ def _read_results(folder: Path, cfg: CfgNode) -> list[dict[str, Any]] | None:
 
 
 def _summarize(trainings: Trainings, reference: str | None) -> list[dict[str, Any]]:
-    """Mean and spread over the seeds, for every measurement of every run."""
+    """Return mean and spread over the seeds, for every measurement of every run."""
     rows: dict[tuple, dict[str, Any]] = {}
     for folder, cfg in trainings.items():
         for result in _read_results(folder, cfg) or ():
@@ -233,7 +237,7 @@ def _summarize(trainings: Trainings, reference: str | None) -> list[dict[str, An
 
 
 def _write_table(trainings: Trainings, reference: str | None, output: Path) -> None:
-    """Print the table, and write it with every seed's figures to ``table.md`` and ``.json``."""
+    """Print the table, and write it with every seed's numbers to ``table.md`` and ``.json``."""
     unfinished = [str(path) for path, cfg in trainings.items() if _read_results(path, cfg) is None]
     rows, cells = _summarize(trainings, reference), []
     titles = {"miou": "mIoU"} | ({"difference": f"minus {reference}"} if reference else {})
@@ -247,7 +251,6 @@ def _write_table(trainings: Trainings, reference: str | None, output: Path) -> N
     text += tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
     text += f"\n\nNot finished: {', '.join(unfinished) or 'none'}\n"
     table = {"reference": reference, "unfinished": unfinished, "rows": rows}
-    for name, content in {"table.md": text, "table.json": json.dumps(table, indent=1)}.items():
-        with atomic_write(output / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    write_text(output / "table.md", text)
+    write_text(output / "table.json", json.dumps(table, indent=1))
     print(text, flush=True)

@@ -15,7 +15,6 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 
 from dalnet.checkpoint import config_for
 from dalnet.engine import launch, setup
@@ -66,7 +65,7 @@ def evaluate_in_process(args: argparse.Namespace) -> Result | None:
     """
     cfg = setup(read_config(args), eval_only=True)
     output = Path(cfg.OUTPUT_DIR)
-    if args.alignment and comm.is_main_process():
+    if args.alignment:
         evaluate_alignment(cfg, args.split, output)
     return evaluate(
         cfg,

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+from scipy.stats import rankdata
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from dalnet.checkpoint import load_model
 from dalnet.data import build_test_loader
 from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import write_text
 from dalnet.modeling.cam import object_mask
 from dalnet.modeling.losses import text_similarity
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -44,11 +46,12 @@ _TITLES = {
 logger = logging.getLogger(__name__)
 
 
-def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]:
+def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any] | None:
     """Compare M_obj and the similarities with the true masks; log a table, write a file.
 
     Each image is taken whole, at the size of evaluation and scale 1.0; in training both come from
-    crops. Of a model without a space that patches and texts share there is M_obj only.
+    crops. Of a model without a space that patches and texts share there is M_obj only. With several
+    ranks each takes a part of the images.
 
     Args:
         cfg: frozen, of the model.
@@ -56,8 +59,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         output: folder of ``alignment.json``.
 
     Returns:
-        What the file holds: ``split``, ``weights``, ``num_images`` and ``quality``, see
-        :meth:`AlignmentQuality.compute`.
+        On the main rank what the file holds: ``split``, ``weights``, ``num_images`` and
+        ``quality``, see :meth:`AlignmentQuality.compute`; else None.
 
     Raises:
         UsageError: a system without M_obj, no image with mask and labels, or unusable files.
@@ -65,27 +68,34 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     records = DatasetCatalog.get(split)
     records = [r for r in records if r["image_labels"] and "sem_seg_file_name" in r]
     if not records:
-        raise UsageError(f"{split} has no image with a mask and image labels: name another.")
+        hint = "name another split"
+        raise UsageError("no image has a mask and image-level labels", where=split, hint=hint)
     model = load_model(cfg)
     if not hasattr(model, "object_mask_threshold"):
         raise UsageError(
-            f"{cfg.MODEL.META_ARCHITECTURE} has no object-aware mask and aligns nothing with "
-            "texts: there is nothing to measure; name a checkpoint of DALNet."
+            "the system has no object-aware mask and aligns nothing with texts",
+            where=cfg.MODEL.META_ARCHITECTURE,
+            hint="name a checkpoint of DALNet",
         )
     quality = AlignmentQuality(len(model.class_names))
     with inference_context(model), torch.no_grad():
         for (record,) in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
             _measure(quality, model, record)
+    first, *others = comm.gather(quality) or [None]
+    comm.synchronize()  # A rank that ends resets its connections, and what is not read is lost.
+    if first is None:
+        return None
+    for other in others:
+        first.merge(other)
     result = {
         "split": split,
         "weights": cfg.MODEL.WEIGHTS,
-        "num_images": quality.num_images,
-        "quality": quality.compute(),
+        "num_images": first.num_images,
+        "quality": first.compute(),
     }
-    with atomic_write(output / RESULT_FILE) as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     table, path = format_quality(result["quality"]), output / RESULT_FILE
-    logger.info("%s, %d images:\n%s\nWritten: %s", split, quality.num_images, table, path)
+    write_text(path, json.dumps(result, indent=1) + "\n")
+    logger.info("%s, %d images:\n%s\nWritten: %s", split, first.num_images, table, path)
     return result
 
 
@@ -93,8 +103,8 @@ def _measure(quality: "AlignmentQuality", model: WeakSegmentor, record: dict[str
     size, labels = (record["height"], record["width"]), record["image_labels"]
     truth = torch.from_numpy(read_mask(record["sem_seg_file_name"], size, quality.num_classes))
     features = model.infer(record["image"].to(model.device).float()[None], size).features()
-    raw = model.maps("cam_inter", features)
-    mask = object_mask(raw, labels[None].to(model.device), model.object_mask_threshold)[0]
+    raw, beta = model.maps("cam_inter", features), getattr(model, "object_mask_threshold", 0.0)
+    mask = object_mask(raw, labels[None].to(model.device), beta)[0]
     cosines = None
     if getattr(model, "projections", None) is not None:
         cosines = patch_similarities(model, features, labels.nonzero().flatten().tolist())
@@ -128,7 +138,7 @@ class AlignmentQuality:
                 -1..1; None for a model without alignment.
         """
         self.num_images += 1
-        fractions = patch_fractions(truth, self.num_classes, tuple(mask.shape))
+        fractions = patch_fractions(truth, self.num_classes, (mask.shape[0], mask.shape[1]))
         mask, objects, known = mask.cpu(), fractions[1:].sum(dim=0), fractions.sum(dim=0)
         self._add("object_fraction", objects, known)
         self._add("mask_precision", mask * objects, mask * known)
@@ -151,6 +161,12 @@ class AlignmentQuality:
 
     def _add(self, name: str, values: Tensor, weights: Tensor) -> None:
         self._sums[name] += torch.stack([values.sum().double(), weights.sum().double()])
+
+    def merge(self, other: "AlignmentQuality") -> None:
+        """Add the sums over other images."""
+        self.num_images += other.num_images
+        for name, pair in other._sums.items():
+            self._sums[name] += pair
 
     def compute(self) -> dict[str, float | None]:
         """Return the means by name, cosines in -1..1, others in 0..1; None where nothing counts."""
@@ -176,14 +192,17 @@ def patch_similarities(
     Raises:
         UsageError: the model has no common space.
     """
-    if getattr(model, "projections", None) is None:
+    projections = getattr(model, "projections", None)
+    if projections is None:
         raise UsageError(
             "the model has no space that patches and texts share, as it was trained without "
-            "alignment losses; give one that was trained with them."
+            "alignment losses",
+            hint="name one that was trained with them",
         )
-    texts = model.projections.text(torch.cat([model.text_fg[list(image_classes)], model.text_bg]))
-    tokens = features["patch_tokens"]
-    patches = model.projections.visual(tokens.flatten(2).transpose(1, 2))
+    embeddings = [model.get_buffer("text_fg")[list(image_classes)], model.get_buffer("text_bg")]
+    texts = projections.text(torch.cat(embeddings))  # [P + 1, d]
+    tokens = features["patch_tokens"]  # [1, D, h, w]
+    patches = projections.visual(tokens.flatten(2).transpose(1, 2))  # [1, h w, d]
     cosines = text_similarity(patches, texts).unflatten(2, tokens.shape[-2:])[0]
     return dict(zip([*(c + 1 for c in image_classes), 0], cosines, strict=True))
 
@@ -233,10 +252,12 @@ def pair_order(values: Tensor, positive: Tensor, negative: Tensor) -> float | No
     Returns:
         Fraction of all pairs, in 0..1, ties counted half; None without a pair.
     """
-    if not (positive.any() and negative.any()):
+    above, below = values[positive].numpy(), values[negative].numpy()
+    if not above.size or not below.size:
         return None
-    difference = values[positive][:, None] - values[negative][None]
-    return ((difference > 0).double() + 0.5 * (difference == 0)).mean().item()
+    # By the sum of ranks (Mann and Whitney), where equal values share their mean rank.
+    ranks = rankdata(np.concatenate([above, below]))[: above.size]
+    return float(ranks.mean() - (above.size + 1) / 2) / below.size
 
 
 def format_quality(result: Mapping[str, float | None]) -> str:

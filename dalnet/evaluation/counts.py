@@ -7,13 +7,15 @@ are in no row. As in Detectron2's ``SemSegEvaluator``, a pixel counts for the Io
 and prediction both name a class.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from dalnet.io import atomic_write
@@ -40,7 +42,7 @@ def confusion_matrix(
 
 
 def _count_pairs(
-    truth: np.ndarray, values: np.ndarray, shape: tuple[int, int], ignore: int
+    truth: np.ndarray, values: np.ndarray, shape: tuple[int, ...], ignore: int
 ) -> np.ndarray:
     """Count pixels by truth and value, two integer arrays ``[H, W]``: int64 of ``shape``."""
     known = truth != ignore
@@ -113,8 +115,6 @@ class Counts:
         thresholds: float32 ``[T]``, ascending, of their curves; ``threshold`` is one of them.
         ignore: label of pixels that count for nothing.
         names: of the finished images.
-        num_scored: how many of them have a mask.
-        num_labeled: how many of these CAMs or pseudo labels are measured on, which need labels.
     """
 
     def __init__(
@@ -131,12 +131,21 @@ class Counts:
         self.thresholds = thresholds_with(threshold)
         self.ignore = ignore
         self.names: list[str] = []
-        self.num_scored = self.num_labeled = 0
         matrix, bins = num_classes + 1, (num_classes - 1) * (len(self.thresholds) + 1)
-        self._arrays = {
-            str(one): np.zeros((num_classes, bins if one.has_curve else matrix), np.int64)
-            for one in self.measurements
-        }
+        self._arrays = {"images": np.zeros(2, np.int64)}
+        for one in self.measurements:
+            shape = (num_classes, bins if one.has_curve else matrix)
+            self._arrays[str(one)] = np.zeros(shape, np.int64)
+
+    @property
+    def num_scored(self) -> int:
+        """How many of the finished images have a mask."""
+        return int(self._arrays["images"][0])
+
+    @property
+    def num_labeled(self) -> int:
+        """How many of these CAMs or pseudo labels are measured on, which need labels."""
+        return int(self._arrays["images"][1])
 
     def empty_copy(self) -> "Counts":
         """Return counts of the same measurements, at zero."""
@@ -155,27 +164,24 @@ class Counts:
         """
         if truth is not None:
             # All of them before any is added: an interrupt must not leave an image half counted.
-            counted = {}
+            is_labeled = any(one.needs_labels for one in predictions)
+            counted = {"images": np.array([1, is_labeled])}
             for one, prediction in predictions.items():
                 if one.has_curve:
                     shape = self._arrays[str(one)].shape
-                    counts = _count_pairs(truth, prediction, shape, self.ignore)
+                    counted[str(one)] = _count_pairs(truth, prediction, shape, self.ignore)
                 else:
-                    counts = confusion_matrix(truth, prediction, self.num_classes, self.ignore)
-                counted[one] = counts
-            for one, counts in counted.items():
-                self._arrays[str(one)] += counts
-            self.num_scored += 1
-            self.num_labeled += any(one.needs_labels for one in predictions)
+                    matrix = confusion_matrix(truth, prediction, self.num_classes, self.ignore)
+                    counted[str(one)] = matrix
+            for key, counts in counted.items():
+                self._arrays[key] += counts
         self.names.append(name)
 
     def merge(self, other: "Counts") -> None:
         """Add counts of the same measurements over other images."""
-        for name, counts in other._arrays.items():
-            self._arrays[name] += counts
+        for key, counts in other._arrays.items():
+            self._arrays[key] += counts
         self.names += other.names
-        self.num_scored += other.num_scored
-        self.num_labeled += other.num_labeled
 
     def matrix(self, measurement: Measurement, index: int | None = None) -> np.ndarray:
         """Return the confusion matrix; of CAMs at ``thresholds[index]``, else at ``threshold``."""
@@ -196,30 +202,24 @@ class Counts:
         return np.array([mean_iou(self.matrix(measurement, index)) for index in indices])
 
     def save(self, path: Path) -> None:
-        """Write everything to ``path``, an ``.npz``."""
-        arrays = {f"counts:{name}": counts for name, counts in self._arrays.items()}
-        arrays["names"] = np.array(self.names, dtype=np.str_)
-        arrays["numbers"] = np.array([self.num_scored, self.num_labeled])
-        with atomic_write(path) as unfinished, unfinished.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
+        """Write everything to ``path``, a safetensors file."""
+        with atomic_write(path) as unfinished:
+            save_file(self._arrays, unfinished, {"names": json.dumps(self.names)})
 
     def load(self, files: Iterable[Path]) -> "Counts":
         """Return the sum of what was saved for the same measurements; ``self`` stays as it is.
 
-        A file whose images are all in another adds nothing: after a crash between merging and
-        deleting, a file may already be part of another. An unreadable one is named in the log.
+        An unreadable file is named in the log; its images are not counted.
         """
         total = self.empty_copy()
-        for path in sorted(files):
+        for path in files:
             one = self.empty_copy()
             try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    one._arrays = {name: arrays[f"counts:{name}"] for name in one._arrays}
-                    one.names = arrays["names"].tolist()
-                    one.num_scored, one.num_labeled = map(int, arrays["numbers"])
-            except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+                with safe_open(path, framework="numpy") as file:
+                    one.names = json.loads((file.metadata() or {})["names"])
+                    one._arrays = {key: file.get_tensor(key) for key in one._arrays}
+            except (OSError, KeyError, ValueError, SafetensorError) as error:
                 logger.warning("%s cannot be read (%s): its images are done again.", path, error)
                 continue
-            if not {*total.names}.intersection(one.names):
-                total.merge(one)
+            total.merge(one)
         return total

@@ -3,14 +3,13 @@
 
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ BACKENDS = ("auto", "pydensecrf", "torch")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CRFTask:
+class CRFTask(NamedTuple):
     """A CRF to be run on one image.
 
     Attributes:
@@ -72,7 +70,7 @@ class CRFPool(ProcessPoolExecutor):
     and result raise ``BrokenProcessPool``.
     """
 
-    def __init__(self, workers: int, parameters: Mapping[str, float], backend: str) -> None:
+    def __init__(self, workers: int, parameters: Mapping[str, Any], backend: str) -> None:
         """
         Args:
             workers: number of processes, at least 1.
@@ -104,11 +102,12 @@ def _start_worker() -> None:
 
 def _end_with_parent() -> None:
     # A parent that is killed cannot end its workers, which would wait for tasks for ever.
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 
-def _run(task: CRFTask, parameters: Mapping[str, float], backend: str) -> np.ndarray:
+def _run(task: CRFTask, parameters: Mapping[str, Any], backend: str) -> np.ndarray:
     """Run a task, in a worker: the label map, uint8 ``[H, W]``."""
     if len(task.labels) == 1:
         return np.full(task.image.shape[:2], task.labels[0], np.uint8)
@@ -120,7 +119,7 @@ def _run(task: CRFTask, parameters: Mapping[str, float], backend: str) -> np.nda
     return np.asarray(task.labels, np.uint8)[marginals.argmax(axis=0)]
 
 
-def _run_pydensecrf(task: CRFTask, parameters: Mapping[str, float]) -> np.ndarray:
+def _run_pydensecrf(task: CRFTask, parameters: Mapping[str, Any]) -> np.ndarray:
     from pydensecrf.densecrf import DenseCRF2D  # optional
 
     channels, height, width = task.probs.shape

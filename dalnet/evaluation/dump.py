@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dalnet.data.image_io import write_mask
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, write_text
 
 from .sources import Measurement
 
@@ -48,9 +48,7 @@ class Dump:
         for one in measurements:
             listed = (r for r in records if r["image_labels"] or not one.needs_labels)
             text = "".join(f"{name}\n" for name in sorted(map(image_name, listed)))
-            path = self.folder(one) / "ImageSets" / "Segmentation" / f"{split}.txt"
-            with atomic_write(path) as unfinished:
-                unfinished.write_text(text, encoding="utf-8")
+            write_text(self.folder(one) / "ImageSets" / "Segmentation" / f"{split}.txt", text)
 
     def folder(self, measurement: Measurement) -> Path:
         """Return the folder of a measurement."""

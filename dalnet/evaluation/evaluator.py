@@ -4,11 +4,12 @@
 import logging
 import os
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -43,10 +44,8 @@ class _Pending(NamedTuple):
 
     name: str
     truth: np.ndarray | None
-    predictions: "dict[Measurement, np.ndarray | Future[np.ndarray]]"
-
-    def is_ready(self) -> bool:
-        return all(not isinstance(p, Future) or p.done() for p in self.predictions.values())
+    label_maps: dict[Measurement, np.ndarray]  # see Counts.update
+    refined: "dict[Measurement, Future[np.ndarray]]"
 
 
 class CountsEvaluator(DatasetEvaluator):
@@ -71,29 +70,32 @@ class CountsEvaluator(DatasetEvaluator):
             folder: where the counts of all ranks are saved now and then; None for nowhere.
         """
         self.counts = counts
+        self._earlier = counts.empty_copy()
         self._pool, self._dump, self._folder = pool, dump, folder
+        self._file_name = f"{uuid4().hex}.safetensors"
         self._waiting: deque[_Pending] = deque()
         self._saved_at = time.monotonic()
 
+    @property
+    def num_done(self) -> int:
+        """How many images are counted, those of an interrupted evaluation included."""
+        return len(self._earlier.names) + len(self.counts.names)
+
     def resume(self, records: Sequence[Record]) -> list[Record]:
-        """Return the images that are left; those before are then in the main rank's counts."""
-        earlier = self.counts.load(self._folder.glob("*.npz"))
-        comm.synchronize()  # All have read what the main rank now changes.
-        if comm.is_main_process() and earlier.names:
-            logger.info("%d of %d images were done before.", len(earlier.names), len(records))
-            self.counts.merge(earlier)
-            self.save()
-            for path in self._folder.glob("rank[!0]*.npz"):
-                path.unlink()  # The file of rank 0 has its images now.
-        comm.synchronize()
-        done = {*earlier.names}
+        """Return the images that are left; :meth:`evaluate` adds those that were done before."""
+        files = self._folder.glob("*.safetensors") if self._folder else ()
+        self._earlier = self.counts.load(files)
+        comm.synchronize()  # All ranks have to read the same files: none may save before.
+        done = {*self._earlier.names}
+        if done and comm.is_main_process():
+            logger.info("%d of %d images were done before.", len(done), len(records))
         return [record for record in records if image_name(record) not in done]
 
     def save(self) -> None:
         """Save the counts of this rank."""
         self._saved_at = time.monotonic()
         if self._folder:
-            self.counts.save(self._folder / f"rank{comm.get_rank()}.npz")
+            self.counts.save(self._folder / self._file_name)
 
     def reset(self) -> None:
         """Forget the images that are not counted yet."""
@@ -111,7 +113,10 @@ class CountsEvaluator(DatasetEvaluator):
         most = _IMAGES_PER_WORKER * self._pool.workers if self._pool else 0
         for record, output in zip(inputs, outputs, strict=True):
             self._start(record, output)
-            while len(self._waiting) > most or (self._waiting and self._waiting[0].is_ready()):
+            while self._waiting and (
+                len(self._waiting) > most
+                or all(future.done() for future in self._waiting[0].refined.values())
+            ):
                 self._finish()
         if time.monotonic() - self._saved_at > _SAVE_EVERY:
             self.save()
@@ -122,52 +127,54 @@ class CountsEvaluator(DatasetEvaluator):
         if "sem_seg_file_name" in record:
             size = (record["height"], record["width"])
             truth = read_mask(record["sem_seg_file_name"], size, counts.num_classes, counts.ignore)
-        pending = _Pending(name, truth, {})
+        pending = _Pending(name, truth, {}, {})
         for measurement, prediction in output.items():
-            if isinstance(prediction, ImageCAMs):
+            if isinstance(prediction, CRFTask):
+                assert self._pool is not None, "a measurement with CRF needs a pool"
+                pending.refined[measurement] = self._pool.refine(prediction)
+            elif isinstance(prediction, ImageCAMs):
                 if self._dump:
                     self._dump.write_cams(measurement, name, *prediction)
-                prediction = bin_cams(*prediction, counts.thresholds)
-            elif isinstance(prediction, CRFTask):
-                prediction = self._pool.refine(prediction)
-            pending.predictions[measurement] = prediction
+                pending.label_maps[measurement] = bin_cams(*prediction, counts.thresholds)
+            else:
+                pending.label_maps[measurement] = prediction
         self._waiting.append(pending)
 
     def _finish(self) -> None:
         """Count the oldest image, waiting for its CRFs."""
-        name, truth, found = self._waiting.popleft()
-        predictions = {m: p.result() if isinstance(p, Future) else p for m, p in found.items()}
-        for measurement, label_map in predictions.items():
+        name, truth, label_maps, refined = self._waiting.popleft()
+        label_maps |= {measurement: future.result() for measurement, future in refined.items()}
+        for measurement, label_map in label_maps.items():
             if self._dump and not measurement.has_curve:
                 self._dump.write_labels(measurement, name, label_map)
-        self.counts.update(name, truth, predictions)
+        self.counts.update(name, truth, label_maps)
 
     def evaluate(self) -> Counts | None:
         """Return the counts of all ranks on the main rank; else None."""
         while self._waiting:
             self._finish()
         self.save()
-        total, *others = comm.gather(self.counts) or [None]
-        for other in others:
-            total.merge(other)
-        return total
+        total = self.counts.empty_copy()
+        for counts in (self._earlier, *(ranks := comm.gather(self.counts))):
+            total.merge(counts)
+        return total if ranks else None
 
 
-class TableEvaluator(CountsEvaluator):
+class TableEvaluator(DatasetEvaluator):
     """All sources of a model on one pass over a split: a table, a file, Detectron2's metrics."""
 
     def __init__(self, cfg: CfgNode, dataset_name: str, measurements: list[Measurement]) -> None:
         """Measure what a model of ``cfg`` returns on a registered split with masks."""
         num_classes = len(MetadataCatalog.get(dataset_name).stuff_classes)
         threshold, ignore = cfg.MODEL.CAM.BACKGROUND_THRESHOLD, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        super().__init__(Counts(measurements, num_classes, threshold, ignore))
+        self._counts = Counts(measurements, num_classes, threshold, ignore)
         self.cfg = cfg
         self.dataset_name = dataset_name
+        self.reset()
 
     def reset(self) -> None:
         """Forget all counts."""
-        super().reset()
-        self.counts = self.counts.empty_copy()
+        self._evaluator = CountsEvaluator(self._counts.empty_copy())
 
     def process(self, inputs: Sequence[Record], outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Take in what the model returns; a source that an image lacks is not counted there.
@@ -184,28 +191,28 @@ class TableEvaluator(CountsEvaluator):
                     one: ImageCAMs(output[one.source][list(classes)], classes)
                     if one.kind == "cam"
                     else label_map_of(output[one.source])
-                    for one in self.counts.measurements
+                    for one in self._counts.measurements
                     if one.source in output
                 }
             )
-        super().process(inputs, predictions)
+        self._evaluator.process(inputs, predictions)
 
-    def evaluate(self) -> OrderedDict | None:
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Log the table and write ``OUTPUT_DIR/evaluation/<split>/results.json``.
 
         Returns:
             On the main rank ``{source: {"mIoU": ..., "IoU-<class>": ..., ...}}`` in percent, see
             :func:`detectron2_metrics`; else None.
         """
-        counts = super().evaluate()
+        counts = self._evaluator.evaluate()
         if counts is None:
             return None
         result = summarize(self.cfg, self.dataset_name, counts, *_evaluated_weights(self.cfg))
         write_results(result, Path(self.cfg.OUTPUT_DIR, "evaluation", self.dataset_name))
-        return OrderedDict(
-            (one.source, detectron2_metrics(self.dataset_name, counts.matrix(one)))
+        return {
+            one.source: detectron2_metrics(self.dataset_name, counts.matrix(one))
             for one in counts.measurements
-        )
+        }
 
 
 def detectron2_metrics(dataset_name: str, matrix: np.ndarray) -> dict[str, float]:
@@ -253,12 +260,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
     """
     records = DatasetCatalog.get(dataset_name)
     if any("sem_seg_file_name" not in record for record in records):
-        raise UsageError(
-            f"{dataset_name} has no masks, so nothing can be measured on it; choose another split "
-            "in DATASETS.TEST."
-        )
+        hint = "choose another split to evaluate on"
+        raise UsageError("not every image has a mask", where=dataset_name, hint=hint)
     if not hasattr(MetadataCatalog.get(dataset_name), "stuff_classes"):
-        raise UsageError(f"{dataset_name} has no stuff_classes in its metadata; register them.")
+        hint = "register them, background first"
+        raise UsageError("its metadata has no stuff_classes", where=dataset_name, hint=hint)
     sources = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).sources
     measurements = model_measurements(cfg, sources)
     if cfg.TEST.EVAL_CAM and any(one.needs_labels for one in measurements):

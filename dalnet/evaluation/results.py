@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, write_text
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 from dalnet.numbers import finite_or_none, percent, threshold_text
 
@@ -79,7 +79,7 @@ def _describe(
     cfg: CfgNode, measurement: Measurement, class_names: Sequence[str], counts: Counts
 ) -> Result:
     matrix, protocol, cam = counts.matrix(measurement), measurement.protocol, cfg.MODEL.CAM
-    thresholds = {
+    threshold = {
         "cam": cam.BACKGROUND_THRESHOLD,
         "pseudo_label": [cam.LOW_THRESHOLD, cam.HIGH_THRESHOLD],
     }
@@ -91,7 +91,7 @@ def _describe(
         "scales": list(measurement.scales),
         "flip": protocol.flip,
         "crf": crf_parameters(cfg) if protocol.crf else None,
-        "threshold": thresholds.get(measurement.kind),
+        "threshold": threshold.get(measurement.kind),
         "miou": finite_or_none(mean_iou(matrix)),
         "iou": dict(zip(class_names, ious, strict=True)),
         "pixel_accuracy": finite_or_none(pixel_accuracy(matrix)),
@@ -141,8 +141,7 @@ def write_results(result: Result, folder: Path) -> None:
         logger.info("%s", format_results(result))
     else:
         logger.warning("%s: nothing was scored.", result["split"])
-    with atomic_write(folder / "results.json") as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(result, indent=1) + "\n")
     shared = {key: result[key] for key in ("split", "num_scored", "weights_sha256")}
     columns = [*shared, *_COLUMNS, *(f"iou:{name}" for name in result["class_names"])]
     with (
@@ -169,12 +168,11 @@ def read_results(path: Path) -> Result:
         missing = [key for key in _KEYS if key not in result]
         missing += [key for m in result["measurements"] for key in _MEASURED if key not in m]
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): name a results.json.") from error
+        hint = "name a results.json"
+        raise UsageError(f"cannot be read ({error})", where=path, hint=hint) from error
     except (KeyError, TypeError):
         missing = ["measurements"]
     if missing:
-        raise UsageError(
-            f"{path} is no results.json of this version, as it has no {missing[0]}: name one, or "
-            "evaluate again."
-        )
+        what = f"it is no results.json of this version, as it has no {missing[0]!r}"
+        raise UsageError(what, where=path, hint="name one, or evaluate again")
     return result

@@ -49,7 +49,7 @@ def evaluate(
 ) -> Result | None:
     """Evaluate ``MODEL.WEIGHTS``; goes on where an interrupted run of the same settings was.
 
-    With several ranks each takes a part of the images.
+    With several ranks each takes a part of the images; when it returns, the files are written.
 
     Args:
         cfg: frozen, of the model.
@@ -84,13 +84,15 @@ def evaluate(
         evaluator = CountsEvaluator(counts, pool, dumped, folder)
         remaining = evaluator.resume(records)
         total = _run(cfg, split, remaining, ImageScorer(model, measurements), evaluator)
-    if not total:
-        return None
-    result = summarize(cfg, split, total, weights)
-    if dumped:
-        dumped.write_lists(measurements, split, records)
-    write_results(result, output)
-    shutil.rmtree(folder, ignore_errors=True)
+    result = None
+    if total:
+        result = summarize(cfg, split, total, weights)
+        if dumped:
+            dumped.write_lists(measurements, split, records)
+        write_results(result, output)
+        shutil.rmtree(folder, ignore_errors=True)
+    # A rank that ends resets its connections, and what the main rank has not read yet is lost.
+    comm.synchronize()
     return result
 
 
@@ -107,7 +109,7 @@ def _run(
         # Not after a success: the main rank then removes what has been saved.
         evaluator.save()
         if isinstance(error, KeyboardInterrupt):
-            done = len(evaluator.counts.names)
+            done = evaluator.num_done
             hint = "the same command goes on from there"
             raise UsageError(f"interrupted; {done} images are done and kept", hint=hint) from None
         if isinstance(error, BrokenProcessPool):

@@ -31,18 +31,17 @@ def read_predictions(
     """
     folder = folder / LABEL_FOLDER
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder} does not exist; name a folder of label maps that an evaluation has dumped, "
-            "as DUMP/sem_seg/ms+flip+crf."
-        )
+        hint = "name the folder of one measurement of a dump, as DUMP/sem_seg/ms+flip+crf"
+        raise UsageError("there are no label maps", where=folder, hint=hint)
     by_name = {image_name(record): record for record in records}
     found = {path.stem for path in folder.glob("*.png")}
     if by_name.keys() != found:
         missing, foreign = sorted(by_name.keys() - found), sorted(found - by_name.keys())
         raise UsageError(
-            f"{folder} lacks {len(missing)} image(s) of the split and has {len(foreign)} of no "
-            f"image of it, the first is {(missing or foreign)[0]}; dump the whole split into an "
-            "empty folder."
+            f"{len(missing)} image(s) of the split are missing, {len(foreign)} are not of it; the "
+            f"first is {(missing or foreign)[0]}",
+            where=folder,
+            hint="dump the whole split into an empty folder",
         )
     for name, record in tqdm(sorted(by_name.items()), desc="reading", unit="image"):
         path, size = folder / f"{name}.png", read_image(record["file_name"]).shape[:2]

@@ -4,7 +4,7 @@
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write
@@ -29,10 +29,11 @@ def write_voc_archive(
     Raises:
         UsageError: another suffix, or see :func:`dalnet.export.predictions.read_predictions`.
     """
-    suffix = output.name.lower()
-    if not suffix.endswith((".tar", ".tgz", ".tar.gz")):
-        raise UsageError(f"{output} is no .tar, .tgz or .tar.gz; name the archive so.")
-    mode = "w" if suffix.endswith(".tar") else "w:gz"
+    name = output.name.lower()
+    if not name.endswith((".tar", ".tgz", ".tar.gz")):
+        hint = "name it .tar, .tgz or .tar.gz"
+        raise UsageError("the archive has another suffix", where=output, hint=hint)
+    mode: Literal["w", "w:gz"] = "w" if name.endswith(".tar") else "w:gz"
     with (
         atomic_write(output) as unfinished,
         tarfile.open(unfinished, mode, format=tarfile.USTAR_FORMAT) as archive,

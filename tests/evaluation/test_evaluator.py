@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils.events import EventStorage
+from helpers import refused
 from PIL import Image
 
-from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.evaluation.counts import Counts
 from dalnet.evaluation.crf import CRFTask
@@ -228,32 +228,31 @@ def test_a_system_without_head(split, records, cfg, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mask", "part"),
+    ("mask", "word"),
     [
-        (np.full(SIZE, 9, np.uint8), "9"),
-        (np.zeros((3, 3), np.uint8), r"\(3, 3\)"),
+        (np.full(SIZE, 9, np.uint8), 9),
+        (np.zeros((3, 3), np.uint8), (3, 3)),
         (np.full((*SIZE, 3), [1, 0, 0], np.uint8), "color"),
-        (None, "cannot be read"),
+        (None, ""),
     ],
 )
-def test_unusable_mask_is_named(split, records, cfg, tmp_path, mask, part):
+def test_unusable_mask_is_named(split, records, cfg, tmp_path, mask, word):
     path = records[1]["sem_seg_file_name"]
     if mask is None:
         (tmp_path / "images" / "1.png").unlink()
     else:
         Image.fromarray(mask).save(path)
-    with pytest.raises(UsageError, match=part) as error:
+    with refused(path, word):
         evaluate(split, cfg)
-    assert path in str(error.value)
 
 
 def test_a_split_that_cannot_be_measured_is_refused(split, records, cfg):
     metadata = MetadataCatalog.get(split.name)
     del metadata.stuff_classes
-    with pytest.raises(UsageError, match="stuff_classes"):
+    with refused(split.name, "stuff_classes"):
         build_evaluator(cfg, split.name)
     del records[0]["sem_seg_file_name"]
-    with pytest.raises(UsageError, match="has no masks"):
+    with refused(split.name, "mask"):
         build_evaluator(cfg, split.name)
 
 
@@ -323,12 +322,11 @@ def test_goes_on_where_another_has_stopped(counts, inputs, tmp_path):
     for record in inputs[:3]:
         process(first, counts, record)
     first.save()
-    (tmp_path / "rank0.npz").rename(tmp_path / "rank7.npz")
     second = CountsEvaluator(counts.empty_copy(), ManualPool(), folder=tmp_path)
     assert second.resume(inputs) == inputs[1:]
-    assert second.counts.names == ["0"]
-    assert [path.name for path in tmp_path.glob("*.npz")] == ["rank0.npz"]
-    assert CountsEvaluator(counts.empty_copy(), folder=tmp_path).resume(inputs) == inputs[1:]
+    process(second, counts, inputs[1])
+    assert second.evaluate().names == ["0", "1"]
+    assert CountsEvaluator(counts.empty_copy(), folder=tmp_path).resume(inputs) == inputs[2:]
 
 
 def test_counts_are_saved_now_and_then(counts, inputs, tmp_path, monkeypatch):
@@ -336,7 +334,7 @@ def test_counts_are_saved_now_and_then(counts, inputs, tmp_path, monkeypatch):
     evaluator = CountsEvaluator(counts, ManualPool(), folder=tmp_path)
     for number, record in enumerate(inputs):
         process(evaluator, counts, record)
-        saved = counts.load(tmp_path.glob("*.npz"))
+        saved = counts.load(tmp_path.glob("*"))
         assert saved.names == counts.names == [str(i) for i in range(number - 1)]
 
 
@@ -349,5 +347,5 @@ def test_images_without_a_mask_are_only_noted(counts, inputs):
 
 def test_a_mask_of_another_size_is_named(counts, inputs):
     evaluator = CountsEvaluator(counts, ManualPool())
-    with pytest.raises(UsageError, match="1.png"):
+    with refused("1.png"):
         process(evaluator, counts, inputs[1] | {"width": 60})

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole evaluation: its numbers, its files, interrupts, and splits with gaps."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import refused
 from PIL import Image
+from safetensors import safe_open
 
 from dalnet.checkpoint import config_of_checkpoint, load_model
 from dalnet.data.datasets.catalog import register
@@ -110,8 +112,8 @@ def test_an_interrupted_run_goes_on(measure, output, split, seen):
     with refused("", "interrupted"):
         run()
     (folder,) = (output).glob(".progress*")
-    with np.load(folder / "rank0.npz") as arrays:
-        done = len(arrays["names"])
+    with safe_open(next(folder.iterdir()), framework="numpy") as file:
+        done = len(json.loads(file.metadata()["names"]))
     assert done > 0
     assert not (output / "results.json").exists()
     seen.stop_at = None
@@ -155,7 +157,7 @@ def test_nothing_is_saved_once_the_ranks_have_met(measure, output, split, monkey
         shutil.rmtree(self._folder)  # as the main rank does when it has written the results
 
     monkeypatch.setattr(evaluator.CountsEvaluator, "evaluate", as_on_another_rank)
-    with pytest.raises(UsageError, match="results.json"):
+    with refused("results.json"):
         measure(sources=["sem_seg"], protocols=["ss"])
     assert not list((output).glob(".progress*"))
 
@@ -177,7 +179,7 @@ def test_a_mask_of_another_size_is_named_and_nothing_is_lost(measure, split, see
         kept = stream.read()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
     run = partial(measure, sources=["sem_seg"], protocols=["ss"])
-    with pytest.raises(UsageError, match="2.png"):
+    with refused("2.png"):
         run()
     with open(path, "wb") as stream:
         stream.write(kept)

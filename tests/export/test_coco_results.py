@@ -4,10 +4,9 @@
 import json
 
 import numpy as np
-import pytest
+from helpers import refused
 from pycocotools import mask as rle
 
-from dalnet.errors import UsageError
 from dalnet.export.coco_results import write_coco_results
 
 CATEGORIES = [1, 5, 90]
@@ -35,6 +34,6 @@ def test_nothing_but_background_has_no_entry(dumped, tmp_path):
 
 def test_no_half_file_is_left(dumped, tmp_path):
     dumped.write("8", np.full((5, 4), 4, np.uint8))
-    with pytest.raises(UsageError, match="8.png"):
+    with refused("8.png"):
         write_coco_results(dumped.folder, dumped.records, CATEGORIES, tmp_path / "out" / "r.json")
     assert not list((tmp_path / "out").iterdir())

@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
+from helpers import refused
 from PIL import Image
 
-from dalnet.errors import UsageError
 from dalnet.export.predictions import read_predictions
 
 
@@ -18,33 +18,36 @@ def test_every_image_comes_with_its_label_map(dumped):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "where", "words"),
     [
-        (lambda folder: (folder / "7.png").unlink(), "lacks 1 .* 0 of no image .* is 7"),
-        (lambda folder: (folder / "9.png").touch(), "lacks 0 .* 1 of no image .* is 9"),
-        (lambda folder: (folder / "8.png").write_bytes(b"x"), "8.png"),
+        (lambda folder: (folder / "7.png").unlink(), "", ["1 image(s)", "0 are not", "is 7"]),
+        (lambda folder: (folder / "9.png").touch(), "", ["0 image(s)", "1 are not", "is 9"]),
+        (lambda folder: (folder / "8.png").write_bytes(b"x"), "8.png", []),
         (
             lambda folder: Image.fromarray(np.zeros((6, 6), np.uint8)).save(folder / "8.png"),
-            r"8.png: .*\(6, 6\)",
+            "8.png",
+            [(6, 6)],
         ),
         (
             lambda folder: Image.fromarray(np.full((5, 4), 255, np.uint8)).save(folder / "8.png"),
-            "8.png: .* value 255",
+            "8.png",
+            [255],
         ),
         (
             lambda folder: Image.fromarray(np.full((5, 4), 4, np.uint8)).save(folder / "8.png"),
-            "8.png: .* value 4",
+            "8.png",
+            [4],
         ),
     ],
 )
-def test_incomplete_or_wrong_predictions_are_named(dumped, spoil, message):
+def test_incomplete_or_wrong_predictions_are_named(dumped, spoil, where, words):
     spoil(dumped.folder / "SegmentationClass")
-    with pytest.raises(UsageError, match=message):
+    with refused(dumped.folder / "SegmentationClass" / where, *words):
         list(read_predictions(dumped.folder, dumped.records, 4))
 
 
 def test_another_folder_is_refused(dumped, tmp_path):
-    with pytest.raises(UsageError, match="none/SegmentationClass"):
+    with refused("none/SegmentationClass"):
         list(read_predictions(tmp_path / "none", dumped.records, 4))
 
 
@@ -59,5 +62,5 @@ def test_turned_images_have_turned_masks(dumped, tmp_path):
 
 def test_a_missing_image_is_named(dumped, tmp_path):
     (tmp_path / "8.png").unlink()
-    with pytest.raises(UsageError, match="8.png: "):
+    with refused(tmp_path / "8.png"):
         list(read_predictions(dumped.folder, dumped.records, 4))
