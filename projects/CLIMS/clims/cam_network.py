@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network of CLIMS, and its stage 0: the CAM classifier that it starts from."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from torch import Tensor
+
+from dalnet.modeling.backbone import TimmCNN
+from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.heads import CAMClassifier
+from dalnet.modeling.meta_arch import Source, WeakSegmentor
+from dalnet.modeling.multi_scale import Features
+
+
+@META_ARCH_REGISTRY.register()
+class CAMBaseline(WeakSegmentor):
+    """A CNN that classifies images; the weights of its classifier give CAMs.
+
+    Mean pooling, a linear layer without bias, and the sigmoid cross-entropy of each class.
+    """
+
+    sources = {"cam": Source("CAM", "cam")}
+
+    @configurable
+    def __init__(self, *, backbone: TimmCNN, **shared: Any) -> None:
+        """
+        Args:
+            backbone: returns ``map`` ``[N, D, h, w]``.
+            shared: see :class:`WeakSegmentor`.
+        """
+        super().__init__(**shared)
+        self.backbone = backbone
+        self.classifier = CAMClassifier(backbone.embed_dim, self.num_classes, pooling="mean")
+        self.map_stride = backbone.output_shape()["map"].stride
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the encoder that ``cfg`` describes."""
+        return {**cls.shared_arguments(cfg), "backbone": build_backbone(cfg)}
+
+    def encode(self, images: Tensor) -> Features:
+        """Return the ``map`` of normalized images ``[N, 3, H, W]``."""
+        return self.backbone(images)
+
+    def maps(self, source: str, features: Features) -> Tensor:
+        """Return the raw CAMs ``[N, C, h, w]``."""
+        return self.classifier.cam(features["map"])
+
+    def losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Return the loss of the image classifier."""
+        features = self.encode(self.normalize(batch.images))
+        logits = self.classifier.logits(features["map"]).float()  # [N, C]
+        return {"loss_cls": F.multilabel_soft_margin_loss(logits, batch.image_labels)}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config keys of CLIMS, and the rules that their values keep.
+
+Values are those of PASCAL VOC in the published code, in the variant that it recommends.
+"""
+
+from detectron2.config import CfgNode as CN
+
+from dalnet.config import System
+from dalnet.config.checks import Rule, above_zero, at_least, one_of
+from dalnet.errors import UsageError
+
+_LOSSES = ("OTM_WEIGHT", "BTM_WEIGHT", "CBS_WEIGHT", "REG_WEIGHT")
+_SOURCES = ("tower", "checkpoint")
+
+
+def add_clims_config(cfg: CN) -> None:
+    """Add ``MODEL.CLIMS`` to ``cfg``, in place."""
+    clims = cfg.MODEL.CLIMS = CN()
+    # Words for the classes and phrases for backgrounds: "voc", "coco" or "toy", which come with the
+    # package, or a YAML file like those in clims/texts.
+    clims.TEXTS = "voc"
+    # Weights of the losses; 0 leaves one out.
+    clims.OTM_WEIGHT = 10.0  # the object matches its text
+    clims.BTM_WEIGHT = 24.0  # the rest does not
+    clims.CBS_WEIGHT = 1.0  # the object matches no phrase for backgrounds
+    clims.REG_WEIGHT = 0.2  # the maps are small
+    clims.CBS_THRESHOLD = 0.26  # a cosine with a phrase up to this does no harm
+    # The published L_CBS is a sum, which grows with the batch. With this number of images, N, it is
+    # multiplied by N / (images of the batch on one GPU); 0 is as published.
+    clims.CBS_REFERENCE_BATCH = 0
+    # Pixel statistics, RGB in 0..255, that images are normalized with for CLIP. () is as published:
+    # CLIP gets them as the CAM network does.
+    clims.CLIP_PIXEL_MEAN = ()
+    clims.CLIP_PIXEL_STD = ()
+    # Masked images that go through CLIP at a time; with more of them, what CLIP computes is
+    # computed again in the backward pass instead of kept. 0 is no limit.
+    clims.CLIP_CHUNK = 0
+    # Losses: "improved", or "camera_ready", those of the version behind the paper's figures.
+    clims.VARIANT = "improved"
+
+
+def check_clims(cfg: CN) -> None:
+    """Refuse values that do not fit each other.
+
+    Raises:
+        UsageError: which key, and how to mend it.
+    """
+    check_backbone(cfg)
+    clims = cfg.MODEL.CLIMS
+    for key in ("CLIP_PIXEL_MEAN", "CLIP_PIXEL_STD"):
+        if len(clims[key]) != (3 if clims.CLIP_PIXEL_MEAN else 0):
+            raise UsageError(
+                f"{tuple(clims[key])} are not three numbers",
+                where=f"MODEL.CLIMS.{key}",
+                hint="give both statistics, or neither",
+            )
+    if cfg.MODEL.CLIP.SOURCE not in _SOURCES:
+        raise UsageError(
+            f"{cfg.MODEL.CLIP.SOURCE!r} has no image tower, by which CLIMS looks at images",
+            where="MODEL.CLIP.SOURCE",
+            hint="set it to 'tower'",
+        )
+
+
+def check_backbone(cfg: CN) -> None:
+    """Refuse an encoder that is no CNN.
+
+    Raises:
+        UsageError: ``MODEL.BACKBONE.NAME`` is not ``TimmCNN``.
+    """
+    if cfg.MODEL.BACKBONE.NAME != "TimmCNN":
+        raise UsageError(
+            f"{cfg.MODEL.BACKBONE.NAME!r} is not the encoder that CLIMS and its baseline have",
+            where="MODEL.BACKBONE.NAME",
+            hint="set it to 'TimmCNN'",
+        )
+
+
+CLIMS_SYSTEM = System(
+    name="CLIMS",
+    add_config=add_clims_config,
+    rules=(
+        at_least(0, *(f"MODEL.CLIMS.{key}" for key in _LOSSES)),
+        at_least(0, "MODEL.CLIMS.CBS_REFERENCE_BATCH", "MODEL.CLIMS.CLIP_CHUNK"),
+        # Without it no map would be larger than 0.
+        above_zero("MODEL.CLIMS.OTM_WEIGHT"),
+        Rule(
+            ("MODEL.CLIMS.CBS_THRESHOLD",),
+            lambda value: 0 <= value < 1,
+            "it is a cosine of at least 0 and below 1",
+        ),
+        one_of(("improved", "camera_ready"), "MODEL.CLIMS.VARIANT"),
+    ),
+    check=check_clims,
+)
+CAM_BASELINE_SYSTEM = System(name="CAMBaseline", add_config=lambda cfg: None, check=check_backbone)

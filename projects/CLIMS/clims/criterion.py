@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weighted losses of a training step."""
+
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from . import losses
+
+
+class CLIMSCriterion(nn.Module):
+    """The losses that have a weight: object and background matching, suppression, area.
+
+    Attributes:
+        weights: by name of the loss, above 0.
+        threshold: of L_CBS.
+        reference_batch: number of images for which L_CBS is the published sum; 0 for any number.
+        camera_ready: whether pairs are weighted by class and phrases belong to classes.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Read ``MODEL.CLIMS``."""
+        super().__init__()
+        clims = cfg.MODEL.CLIMS
+        weights = {name: clims[f"{name.upper()}_WEIGHT"] for name in ("otm", "btm", "cbs", "reg")}
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.threshold = clims.CBS_THRESHOLD
+        self.reference_batch = clims.CBS_REFERENCE_BATCH
+        self.camera_ready = clims.VARIANT == "camera_ready"
+
+    def forward(self, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weighted scalars ``loss_otm``, ``loss_btm``, ``loss_cbs``, ``loss_reg``.
+
+        Args:
+            outputs: ``maps`` ``[N, C, h, w]`` in 0..1; features of length one of the K ``objects``
+                ``[K, d]`` and, where L_BTM acts, of the ``backgrounds``.
+            targets: ``texts`` ``[K, d]`` of each pair's class and ``phrases`` ``[M, d]``, of length
+                one; ``related`` boolean ``[K, M]`` and ``pair_weights`` ``[K]``.
+        """
+        terms: dict[str, Callable[[], Tensor]] = {
+            "otm": lambda: losses.object_matching(
+                cosines(outputs["objects"], targets["texts"]), *self._matching(targets)
+            ),
+            "btm": lambda: losses.background_matching(
+                cosines(outputs["backgrounds"], targets["texts"]), *self._matching(targets)
+            ),
+            "cbs": lambda: self._suppression(outputs, targets),
+            "reg": lambda: losses.area(outputs["maps"]),
+        }
+        return {f"loss_{name}": weight * terms[name]() for name, weight in self.weights.items()}
+
+    def _matching(self, targets: dict[str, Tensor]) -> tuple[Tensor | None, bool]:
+        """Return the weights of the pairs, and whether cosines are clamped on both sides."""
+        return (targets["pair_weights"], False) if self.camera_ready else (None, True)
+
+    def _suppression(self, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+        objects, phrases = outputs["objects"], targets["phrases"]
+        if self.camera_ready:
+            loss = losses.related_suppression(objects, phrases, targets["related"])
+        else:
+            loss = losses.background_suppression(objects, phrases, self.threshold)
+        factor = self.reference_batch / len(outputs["maps"]) if self.reference_batch else 1.0
+        return factor * loss
+
+
+def cosines(features: Tensor, texts: Tensor) -> Tensor:
+    """Return the cosines ``[K]`` of rows of length one, both ``[K, d]``."""
+    return (features * texts).sum(dim=1)
