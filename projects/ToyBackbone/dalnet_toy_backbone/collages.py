@@ -67,7 +67,7 @@ def draw_tile(
     image = draw_background(rng, str(rng.choice(list(GROUNDS))), max(height, width))
     labels = (0,) * len(ATTRIBUTES)
     if rng.random() >= _EMPTY:
-        look = looks[rng.integers(len(looks))]
+        look = looks[int(rng.integers(len(looks)))]
         radius = rng.uniform(13, min(22, 0.55 * min(height, width)) + 1)
         sides = np.array((height, width))
         center = tuple(sides / 2 + rng.uniform(-1, 1, 2) * np.maximum(sides / 2 - 0.8 * radius, 0))

@@ -5,6 +5,7 @@ No object looks like a class of the toy data set, see :mod:`dalnet_toy_backbone.
 """
 
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from dalnet.io import atomic_write
 from dalnet.modeling import TimmViT
 
 from .attribute_classifier import AttributeClassifier
-from .collages import NUM_LABELS, PATCH, TILES, training_batches, unseen_batches
+from .collages import NUM_LABELS, PATCH, TILES, Batch, training_batches, unseen_batches
 
 logger = logging.getLogger(__name__)
 
@@ -36,29 +37,41 @@ _CLIP_NORM = 1.0  # of all gradients together
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """What decides the result. A checkpoint holds it, so that no other run is resumed from it."""
+class RunOptions:
+    """What every pre-training on toy images has; a checkpoint holds it all.
 
-    iterations: int = 900
-    seed: int = 0  # of weights and collages
-    batch_size: int = 16
-    memory: int = 4096  # number of the latest collages that batches are chosen from
-    initial: int = 256  # collages drawn at the start
-    fresh: int = 4  # collages drawn for each further iteration
+    So no other run is resumed from a checkpoint.
+    """
+
+    iterations: int
+    seed: int = 0  # of weights and data
     lr: float = 1e-3  # learning rate that warm-up and cosine are multiplied with
     weight_decay: float = 0.05  # of AdamW, on all parameters
     warmup: int = 150  # iterations
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """Return what a checkpoint holds of it."""
         return asdict(self)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Raise :class:`UsageError` if a checkpoint is of a run with other options."""
         if saved != asdict(self):
             raise UsageError(
-                f"The checkpoint is of a run with {saved}: repeat these, or leave out --resume."
+                f"the checkpoint is of a run with {saved}",
+                where="resume",
+                hint="repeat these options, or train anew in another folder",
             )
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """What decides the result of this pre-training."""
+
+    iterations: int = 900
+    batch_size: int = 16
+    memory: int = 4096  # number of the latest collages that batches are chosen from
+    initial: int = 256  # collages drawn at the start
+    fresh: int = 4  # collages drawn for each further iteration
 
 
 def train(
@@ -68,35 +81,60 @@ def train(
 
     Args:
         options: what decides the result.
+        folder, resume, save_every: see :func:`run`; each checkpoint is evaluated.
+
+    Raises:
+        UsageError: the checkpoint is of a run with other options.
+    """
+    model = build_classifier(options.seed)
+    source = (options.seed, options.batch_size, options.memory, options.initial, options.fresh)
+    evaluation = hooks.EvalHook(save_every, partial(evaluate, model, options, batches=4))
+    run(model, partial(training_batches, *source), options, folder, resume, save_every, evaluation)
+    return model
+
+
+def run(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Batch]],
+    options: RunOptions,
+    folder: Path,
+    resume: bool,
+    save_every: int,
+    evaluation: hooks.EvalHook,
+) -> None:
+    """Train a model, and keep checkpoints from which the training goes on as if uninterrupted.
+
+    Args:
+        model: returns a dictionary of losses for a batch.
+        batches: returns the batches from that of a given number on.
+        options: what decides the result.
         folder: for checkpoints, metrics and TensorBoard's events.
         resume: go on from the newest checkpoint in ``folder``, if there is one.
-        save_every: iterations between two checkpoints, each of which is evaluated.
+        save_every: iterations between two checkpoints, of which the last is kept.
+        evaluation: of the model, now and then.
 
     Raises:
         UsageError: the checkpoint is of a run with other options.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = build_classifier(options.seed)
     optimizer = build_optimizer(model, options)
     scheduler = build_scheduler(optimizer, options)
     checkpointer = DetectionCheckpointer(
         model, str(folder), options=options, optimizer=optimizer, scheduler=scheduler
     )
     start = checkpointer.resume_or_load("", resume=resume).get("iteration", -1) + 1
-    source = (options.seed, options.batch_size, options.memory, options.initial, options.fresh)
-    trainer = SimpleTrainer(model, training_batches(*source, start), optimizer)
+    trainer = SimpleTrainer(model, batches(start), optimizer)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(optimizer, scheduler),
             hooks.PeriodicCheckpointer(checkpointer, save_every, max_to_keep=1),
-            hooks.EvalHook(save_every, partial(evaluate, model, options, batches=4)),
+            evaluation,
             hooks.PeriodicWriter(default_writers(str(folder), options.iterations)),
         ]
     )
     if start < options.iterations:
         trainer.train(start, options.iterations)
-    return model
 
 
 def build_classifier(seed: int) -> AttributeClassifier:
@@ -106,7 +144,7 @@ def build_classifier(seed: int) -> AttributeClassifier:
     return AttributeClassifier(vit, NUM_LABELS, TILES)
 
 
-def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, options: RunOptions) -> torch.optim.AdamW:
     """AdamW that clips the norm of all gradients together before each step."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay
@@ -120,7 +158,7 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Adam
     return optimizer
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, options: TrainOptions) -> ChainedScheduler:
+def build_scheduler(optimizer: torch.optim.Optimizer, options: RunOptions) -> ChainedScheduler:
     """Half a cosine to 0, times a linear rise over ``warmup`` iterations.
 
     Detectron2's ``WarmupParamScheduler`` rises in a straight line to the cosine: up to 6 % lower.

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
+from helpers import refused
 from safetensors.torch import load_file
 
 from dalnet.assets import ASSETS
-from dalnet.errors import UsageError
 from dalnet_toy_backbone.collages import NUM_LABELS, unseen_batches
 from dalnet_toy_backbone.train import (
     TrainOptions,
@@ -111,7 +111,7 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(parts[key], value) for key, value in whole.items())
     lines = (folder / "metrics.json").read_text().splitlines()
     assert any("palette" in json.loads(line) for line in lines)
-    with pytest.raises(UsageError, match="'iterations': 5"):
+    with refused("resume", "'iterations': 5"):
         train(replace(QUICK, iterations=6), folder, resume=True)
 
 
