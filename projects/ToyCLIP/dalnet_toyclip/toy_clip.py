@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network: OpenAI's CLIP in small, its loss, and its patch features."""
+
+from collections.abc import Sequence
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+
+from dalnet.data.datasets.toy import SIZE
+from dalnet.modeling.clip.passes import attend, run_block
+
+from .vocabulary import CONTEXT, num_rows, tokenize
+
+WIDTH = 128  # of both towers and of the common space
+PATCH = 8  # pixels
+NUM_PATCHES = (SIZE // PATCH) ** 2
+_IMAGE_LAYERS, _TEXT_LAYERS = 6, 3
+_CHUNK = 64  # images encoded at a time, so that what a layer computes fits a processor's cache
+_MAX_LOGIT_SCALE = 100.0  # as CLIP's
+
+
+def contrastive_loss(
+    image_features: Tensor, text_features: Tensor, fits: Tensor, scale: Tensor
+) -> Tensor:
+    """Return CLIP's loss for captions that may fit several images of the batch.
+
+    The mean, over all captions that fit an image, of the negative log of their probability among
+    all captions, averaged over images; likewise with images and captions exchanged; and the mean of
+    both (Yang et al., UniCL, CVPR 2022, Eq. 3 to 5). Where each caption fits one image, CLIP's own.
+
+    Args:
+        image_features: ``[N, d]``, of length one.
+        text_features: ``[M, d]``, of length one.
+        fits: whether caption i fits image j, bool ``[M, N]``, with a True in each row and column.
+        scale: factor of the cosines.
+    """
+    logits = scale * text_features @ image_features.T  # [M, N]
+    targets = fits.to(logits.dtype)
+    by_text = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True))
+    by_image = F.cross_entropy(logits.T, targets.T / targets.T.sum(1, keepdim=True))
+    return (by_text + by_image) / 2
+
+
+class ToyCLIP(nn.Module):
+    """Both towers as OpenCLIP builds them, with the rows of the token table that captions use.
+
+    Attributes:
+        towers: ``open_clip.CLIP`` with QuickGELU, whose ``token_embedding`` has the rows of
+            :mod:`dalnet_toyclip.vocabulary`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        self.towers = open_clip.CLIP(
+            embed_dim=WIDTH,
+            vision_cfg={
+                "image_size": SIZE,
+                "patch_size": PATCH,
+                "width": WIDTH,
+                "layers": _IMAGE_LAYERS,
+            },
+            text_cfg={
+                "context_length": CONTEXT,
+                "vocab_size": num_rows(),
+                "width": WIDTH,
+                "heads": WIDTH // 64,
+                "layers": _TEXT_LAYERS,
+            },
+            quick_gelu=True,
+        )
+        self.register_buffer("mean", _channels(OPENAI_DATASET_MEAN), persistent=False)
+        self.register_buffer("std", _channels(OPENAI_DATASET_STD), persistent=False)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of a batch of :func:`dalnet_toyclip.batches.training_batches`."""
+        # Half the time of float32 where the processor has instructions for it.
+        with torch.autocast("cpu", torch.bfloat16):
+            chunks = (batch[key].split(_CHUNK) for key in ("images", "patches"))
+            parts = [self._encode_seen(*chunk) for chunk in zip(*chunks, strict=True)]
+            texts = self.encode_tokens(batch["tokens"])
+        scale = self.towers.logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+        features = (
+            F.normalize(torch.cat(part).float(), dim=1) for part in zip(*parts, strict=True)
+        )
+        losses = (contrastive_loss(f, texts, batch["fits"], scale) for f in features)
+        return dict(zip(("loss_class_token", "loss_patches"), losses, strict=True))
+
+    def _encode_seen(self, images: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the class token's embedding and the mean of the patches', both ``[N, 128]``."""
+        x, last = self._all_but_last_block(images, seen)
+        first = x[:, :1] + attend(last, x)[:, :1]
+        first = first + last.mlp(last.ln_2(first))
+        patches = run_block(last, x[:, 1:], "self")
+        return self._project(first)[:, 0], self._project(patches).mean(dim=1)
+
+    def _all_but_last_block(
+        self, images: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, ResidualAttentionBlock]:
+        """Return tokens ``[N, 1 + P, D]`` and the block that comes next; P may be fewer patches."""
+        visual = self.towers.visual
+        *blocks, last = visual.transformer.resblocks
+        positions = visual.positional_embedding
+        x = visual.conv1(self.normalize(images)).flatten(2).mT + positions[1:]
+        if seen is not None:
+            x = x.gather(1, seen[..., None].expand(-1, -1, x.shape[2]))
+        first = visual.class_embedding + positions[0]
+        x = visual.ln_pre(torch.cat([first.expand(len(x), 1, -1), x], dim=1))
+        for block in blocks:
+            x = block(x)
+        return x, last
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        return self.towers.visual.ln_post(tokens) @ self.towers.visual.proj
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Embed uint8 images ``[N, 3, 96, 96]``: float32 ``[N, 128]``, rows of length one."""
+        chunks = self.normalize(images).split(_CHUNK)
+        return F.normalize(torch.cat([self.towers.visual(chunk) for chunk in chunks]), dim=1)
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Embed each patch of uint8 ``[N, 3, 96, 96]``: ``[N, 128, 12, 12]``, of length one.
+
+        In the last block a patch attends to itself alone (Zhou et al., MaskCLIP, ECCV 2022); skip
+        connection and MLP of the block are kept.
+        """
+        x, last = self._all_but_last_block(images)
+        features = F.normalize(self._project(run_block(last, x[:, 1:], "self")), dim=2)
+        side = SIZE // PATCH
+        return features.mT.unflatten(2, (side, side))
+
+    def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """Embed sentences: float32 ``[N, 128]``, rows of length one."""
+        return self.encode_tokens(tokenize(sentences))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed rows of the token table ``[N, L]``, L <= 77: ``[N, 128]``, rows of length one."""
+        towers, length = self.towers, tokens.shape[1]
+        x = towers.token_embedding(tokens) + towers.positional_embedding[:length]
+        x = towers.transformer(x, attn_mask=towers.attn_mask[:length, :length])
+        ends = tokens.argmax(dim=1)  # the end of the text has the highest row
+        x = towers.ln_final(x[torch.arange(len(x)), ends]) @ towers.text_projection
+        return F.normalize(x.float(), dim=1)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return uint8 images with CLIP's mean and standard deviation, float32."""
+        return (images / 255 - self.mean) / self.std
+
+
+def _channels(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
