@@ -7,11 +7,10 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 
 from dalnet.config import load_config
 from dalnet.engine import run, setup
-from dalnet.engine.train import main
+from dalnet.engine.train import argument_parser, main
 from dalnet.modeling.meta_arch import DALNet
 
 
@@ -21,7 +20,7 @@ def job(voc_tree):
 
     def execute(*arguments):
         argv = ["--config-file", str(voc_tree.config), *map(str, arguments)]
-        run(main, default_argument_parser().parse_args(argv))
+        run(main, argument_parser().parse_args(argv))
 
     execute.voc, execute.output, execute.config = voc_tree.voc, voc_tree.output, voc_tree.config
     return execute
@@ -79,6 +78,17 @@ def test_a_resumed_run_goes_on_in_the_order_and_repeats_no_random_numbers(job, m
     assert states[6:10] == states[:4]
     assert names[6:] == names[:6]
     assert not set(states[4:6]) & set(states[6:])
+
+
+def test_another_training_in_its_folder_is_refused_or_takes_its_place(capsys, job):
+    job("VIS_PERIOD", 1)
+    before = (job.output / "model_final.pth").stat().st_mtime_ns
+    assert refused(capsys, job).startswith("error: OUTPUT_DIR: ")
+    assert (job.output / "model_final.pth").stat().st_mtime_ns == before
+    lines = (job.output / "metrics.json").read_text().splitlines()
+    job("--overwrite")
+    assert (job.output / "model_final.pth").stat().st_mtime_ns != before
+    assert len((job.output / "metrics.json").read_text().splitlines()) == len(lines)
 
 
 def test_a_run_longer_than_its_config_says_is_not_resumed(capsys, job):

@@ -52,7 +52,10 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("the demo shows one split", where="DATASETS.TEST", hint="name one")
     cfg.TEST.EVAL_CAM = True
     processes = max(args.num_gpus, 1) * args.num_machines
-    setup(cfg, eval_only=args.eval_only, resume=args.resume, num_processes=processes)
+    # The recipe's own folder is the demo's, which may run again.
+    is_own = cfg.OUTPUT_DIR == load_config(args.config_file).OUTPUT_DIR
+    modes = {"resume": args.resume, "overwrite": args.overwrite or is_own}
+    setup(cfg, eval_only=args.eval_only, num_processes=processes, **modes)
     if args.eval_only:
         model = load_model(cfg, args.resume)
         results = Trainer.test(cfg, model)

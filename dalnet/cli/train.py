@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="folder of the run (OUTPUT_DIR)")
     text = "go on where the training in the folder of the run was interrupted"
     parser.add_argument("--resume", action="store_true", help=text)
+    text = "remove the training that the folder of the run holds, and train anew"
+    parser.add_argument("--overwrite", action="store_true", help=text)
     _add_image_arguments(parser)
     add_processes(parser)
     add_keys(parser)
@@ -75,8 +77,12 @@ def run(args: argparse.Namespace) -> None:
     from dalnet.engine.train import launch_training
 
     if args.images:
+        from dalnet.engine.run_folder import require_unused
         from dalnet.labeling.tagged_training import prepare_run
 
+        if args.output:
+            # Before the description of the images is written into it.
+            require_unused(args.output, args.resume, args.overwrite)
         own = ("tags", "classes", "untagged", "masks", "val", "encoder", "texts", "resume")
         options = {name: getattr(args, name) for name in own}
         recipe = prepare_run(args.images, args.output, align=not args.no_alignment, **options)

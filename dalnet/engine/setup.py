@@ -4,11 +4,12 @@
 import argparse
 import logging
 import os
-import tempfile
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from dalnet.checkpoint import expect_checkpoint
@@ -17,11 +18,18 @@ from dalnet.config.validation import check_values, use_cpu_without_cuda
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
 
+from .run_folder import make_writable, remove_training, require_unused
+
 logger = logging.getLogger("dalnet.setup")
 
 
 def setup(
-    cfg: CfgNode, *, eval_only: bool = False, resume: bool = False, num_processes: int = 1
+    cfg: CfgNode,
+    *,
+    eval_only: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    num_processes: int = 1,
 ) -> CfgNode:
     """Check a config, freeze it, make its output folder and start logging.
 
@@ -29,6 +37,7 @@ def setup(
         cfg: of :func:`dalnet.config.load_config`; changed in place.
         eval_only: only a checkpoint is to be used, nothing trained.
         resume: a training goes on where it was interrupted.
+        overwrite: another training in the output folder is removed; not with ``resume``.
         num_processes: over all machines.
 
     Returns:
@@ -55,8 +64,12 @@ def setup(
     no_cuda = use_cpu_without_cuda(cfg)
     check_config(cfg, eval_only)
     fill_class_names(cfg)
+    if not eval_only:
+        require_unused(cfg.OUTPUT_DIR, resume, overwrite)
     cfg.freeze()
-    _make_output_dir(cfg.OUTPUT_DIR)
+    make_writable(cfg.OUTPUT_DIR)
+    if overwrite and not (eval_only or resume) and comm.is_main_process():
+        remove_training(Path(cfg.OUTPUT_DIR))
     default_setup(cfg, argparse.Namespace(eval_only=eval_only))
     setup_logger(cfg.OUTPUT_DIR, name="dalnet")
     if no_cuda:
@@ -85,13 +98,3 @@ def check_config(cfg: CfgNode, eval_only: bool = False) -> None:
             what = f"it is {value}, but masks of {name} mark ignored pixels with {ignored}"
             raise UsageError(what, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", f"set it to {ignored}")
     check_values(cfg)
-
-
-def _make_output_dir(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        what = f"{path} cannot be written to ({error.strerror})"
-        raise UsageError(what, "OUTPUT_DIR", "choose another folder") from error

@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> dict | None:
     """Train, or with ``--eval-only`` evaluate, in one process; return the results in percent.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`argument_parser`.
 
     Raises:
         UsageError: the config, the data or the machine cannot be used.
@@ -27,7 +27,8 @@ def main(args: argparse.Namespace) -> dict | None:
     cfg = load_config(args.config_file, args.opts)
     # As for Detectron2's launch, no GPU is one process.
     processes = max(args.num_gpus, 1) * args.num_machines
-    setup(cfg, eval_only=args.eval_only, resume=args.resume, num_processes=processes)
+    modes = {"eval_only": args.eval_only, "resume": args.resume, "overwrite": args.overwrite}
+    setup(cfg, **modes, num_processes=processes)
     logger.info("Arguments: %s", vars(args))
     if args.eval_only:
         return evaluate(cfg, args.resume)
@@ -40,6 +41,14 @@ def launch_training(args: argparse.Namespace | None = None) -> None:
     """Run :func:`main` in as many processes as the arguments ask for.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``; default: those of the command line.
+        args: of :func:`argument_parser`; default: those of the command line.
     """
-    run(main, args or default_argument_parser().parse_args())
+    run(main, args or argument_parser().parse_args())
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return Detectron2's parser with the flags that DALNet adds."""
+    parser = default_argument_parser()
+    text = "remove the training that the output folder holds, and train anew"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    return parser

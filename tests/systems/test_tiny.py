@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.engine import default_argument_parser
 from PIL import Image
 
 from dalnet.checkpoint import Checkpointer, config_of_checkpoint, load_model
 from dalnet.config import load_config
 from dalnet.data.datasets import register_voc_layout
 from dalnet.engine import setup
-from dalnet.engine.train import main
+from dalnet.engine.train import argument_parser, main
 from dalnet.errors import UsageError
 from dalnet.evaluation.run import evaluate
 from dalnet.figures.cams import draw_cams
@@ -67,7 +66,7 @@ def run(tmp_path_factory):
 
 def train(root, *arguments):
     argv = ["--config-file", str(root / "tiny.yaml"), *arguments, "OUTPUT_DIR", str(root / "run")]
-    return main(default_argument_parser().parse_args(argv))
+    return main(argument_parser().parse_args(argv))
 
 
 def test_it_learns_and_its_results_are_written(run):
