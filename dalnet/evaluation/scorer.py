@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dalnet.layers.argmax import fast_argmax
 from dalnet.modeling.cam import cam_probabilities
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -94,5 +93,5 @@ class ImageScorer:
 def label_map_of(prediction: Tensor) -> np.ndarray:
     """Return the label map, uint8 ``[H, W]``, of one or of probabilities ``[C + 1, H, W]``."""
     if prediction.dim() == 3:
-        prediction = fast_argmax(prediction, dim=0)
+        prediction = prediction.max(dim=0).indices  # on a CPU ten times as fast as argmax
     return prediction.to(torch.uint8).cpu().numpy()

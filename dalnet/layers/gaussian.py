@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 
 # Kernel entries held at a time by the tiled sum: what a CPU's cache holds, or what keeps a GPU
 # busy (192 MiB).
@@ -17,7 +17,7 @@ _MIN_EXPONENT = -60.0
 
 
 def gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
-    """``out[n, k, i] = sum_j exp(-|f_ni - f_nj|^2 / 2) values[n, k, j]``, ``j = i`` included.
+    """Return ``out[n, k, i] = sum_j exp(-|f_ni - f_nj|^2 / 2) values[n, k, j]``, ``j = i`` too.
 
     Args:
         features: [N, P, 5], in standard deviations, of the values' dtype; treated as constants.
@@ -39,23 +39,23 @@ class _GaussianFilter(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
         return torch.ops.dalnet.gaussian_sum(features, grad), None
 
 
 def _tiled_sum(features: Tensor, values: Tensor) -> Tensor:
-    """[N, K, P] sums on any device, a tile of the kernel's rows at a time."""
+    """Compute the sums [N, K, P] on any device, a tile of the kernel's rows at a time."""
     num_points = features.shape[1]
     rows = max(1, _TILE_ELEMENTS[values.is_cuda] // num_points)
-    sums = _empty_sum(features, values)
+    sums = torch.empty_like(values, memory_format=torch.contiguous_format)
     # The exponent as one product, f_i.f_j - |f_i|^2/2 - |f_j|^2/2, in double precision: single
     # loses three digits to cancellation at small sigmas.
     features = features.double()
     half_square = -0.5 * features.square().sum(dim=2, keepdim=True)
     one = torch.ones_like(half_square)
-    left = torch.cat([features, half_square, one], dim=2)
-    right = torch.cat([features, one, half_square], dim=2).transpose(1, 2)
+    left = torch.cat([features, half_square, one], dim=2)  # [N, P, 7]
+    right = torch.cat([features, one, half_square], dim=2).transpose(1, 2)  # [N, 7, P]
     for image_left, image_right, source, target in zip(
         left, right, values.transpose(1, 2), sums.transpose(1, 2), strict=True
     ):
@@ -72,13 +72,9 @@ def _cuda_sum(features: Tensor, values: Tensor) -> Tensor:
     return (fused_sum or _tiled_sum)(features, values)
 
 
-def _empty_sum(features: Tensor, values: Tensor) -> Tensor:
-    return torch.empty_like(values, memory_format=torch.contiguous_format)
-
-
 @functools.cache
 def _fused_sum() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The Triton kernel, or None where it cannot be had."""
+    """Return the Triton kernel, or None where it cannot be had."""
     try:
         from dalnet.layers.gaussian_triton import gaussian_sum
 
@@ -94,9 +90,9 @@ def _fused_sum() -> Callable[[Tensor, Tensor], Tensor] | None:
     return gaussian_sum
 
 
-# One operator for all devices: torch.compile and fake tensors need not look inside.
+# One operator for all devices, so that torch.compile and fake tensors need not look inside.
 _LIBRARY = torch.library.Library("dalnet", "FRAGMENT")
 _LIBRARY.define("gaussian_sum(Tensor features, Tensor values) -> Tensor")
 _LIBRARY.impl("gaussian_sum", _tiled_sum, "CompositeExplicitAutograd")
 _LIBRARY.impl("gaussian_sum", _cuda_sum, "CUDA")
-_LIBRARY.impl("gaussian_sum", _empty_sum, "Meta")
+_LIBRARY.impl("gaussian_sum", lambda features, values: values.new_empty(values.shape), "Meta")

@@ -19,7 +19,7 @@ _ROWS, _COLUMNS, _MAX_CHANNELS = 64, 32, 64
 
 @triton.jit
 def squared_difference(row: tl.tensor, column: tl.tensor, is_column: tl.tensor) -> tl.tensor:
-    """``(row_i - column_j)^2`` of values [ROWS, 1] and pointers [COLUMNS]."""
+    """Return ``(row_i - column_j)^2`` of values [ROWS, 1] and pointers [COLUMNS]."""
     delta = row - tl.load(column, mask=is_column, other=0.0)[None, :]
     return delta * delta
 
@@ -38,7 +38,7 @@ def gaussian_sum_kernel(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """``sums[n, k, i] = sum_j exp2(-|f_i - f_j|^2) values[n, k, j]``, a tile of (i, k) each.
+    """Write ``sums[n, k, i] = sum_j exp2(-|f_i - f_j|^2) values[n, k, j]``, a tile of (i, k) each.
 
     ``features`` [N, 5, P] and ``sums`` [N, K, P] are contiguous, ``values`` [N, K, P] go by their
     strides. The grid is [tiles of P, tiles of K, N].
@@ -88,14 +88,11 @@ def gaussian_sum_kernel(
 
 
 def gaussian_sum(features: Tensor, values: Tensor) -> Tensor:
-    """``out[n, k, i] = sum_j exp(-|f_ni - f_nj|^2 / 2) values[n, k, j]``, float32.
+    """Return the sums of :func:`dalnet.layers.gaussian.gaussian_filter`, contiguous.
 
     Args:
         features: [N, P, 5] float32.
         values: [N, K, P] float32, any strides.
-
-    Returns:
-        [N, K, P], contiguous.
     """
     num_images, num_channels, num_points = values.shape
     # exp(-d^2 / 2) = exp2(-(scale d)^2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pixel-adaptive refinement of class maps by the colours of the photograph.
+"""Pixel-adaptive refinement of class maps along the edges of the image.
 
 L. Ru et al., "Learning Affinity from Attention: End-to-End Weakly-Supervised Semantic Segmentation
 with Transformers", CVPR 2022, Section 3.4.
@@ -12,29 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Constants of the published module: the bandwidth of both terms and the position term's share.
+# Constants of the published module: the bandwidth of both terms, the weight of the position term.
 _BANDWIDTH = 0.3
 _POSITION_WEIGHT = 0.01
 _EPS = 1e-8
-# The eight neighbours as (dy, dx), in units of the dilation.
+# The eight neighbors as (dy, dx), in units of the dilation.
 _DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+# Pixels that a GPU refines at a time, 400 bytes each. A batch then needs as many kernel launches as
+# one image, and these, not the arithmetic, take the time. A CPU's cache hardly holds one image.
+_GPU_PIXELS = 1 << 20
 
 
 class PixelAdaptiveRefinement(nn.Module):
-    """Repeatedly replaces each pixel of a map by the mean of its neighbours of similar colour.
+    """Repeatedly replaces each pixel of a map by the mean of its neighbors of similar color.
 
-    A pixel p has eight neighbours q per dilation (replicate padding). Their weights are
+    A pixel p has eight neighbors q per dilation (replicate padding). Their weights are
     ``softmax(image term) + 0.01 softmax(position term)`` over q, the image term being the mean over
     the channels of ``-(|I_p - I_q| / (std + 1e-8) / 0.3)^2`` with ``std`` the unbiased standard
-    deviation of the neighbours' values, the position term the same with the distance of q from p.
+    deviation of the neighbors' values, the position term the same with the distance of q from p.
 
     Args:
         num_iters: how often the map is averaged.
-        dilations: distances of the neighbours in pixels, each at least 1.
+        dilations: distances of the neighbors in pixels, each at least 1.
 
     Raises:
         ValueError: no dilation, a dilation below 1, or a negative number of iterations.
     """
+
+    _position_weights: Tensor
+    _offset_table: Tensor
 
     def __init__(
         self, num_iters: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
@@ -51,7 +57,7 @@ class PixelAdaptiveRefinement(nn.Module):
         self._offsets = [(d * dy, d * dx) for d in dilations for dy, dx in _DIRECTIONS]
         distances = torch.tensor([math.hypot(*o) for o in self._offsets], dtype=torch.float64)
         position_term = -((distances / (distances.std() + _EPS) / _BANDWIDTH) ** 2)
-        # Buffers, so that a GPU need not wait for them at every call.
+        # Buffers, because a GPU would wait at every call for numbers that lie on the CPU.
         position_weights = _POSITION_WEIGHT * position_term.softmax(dim=0)
         self.register_buffer("_position_weights", position_weights, persistent=False)
         offsets = torch.tensor(self._offsets, dtype=torch.int32)
@@ -81,57 +87,63 @@ class PixelAdaptiveRefinement(nn.Module):
         masks = F.interpolate(
             masks.to(dtype), size=images.shape[2:], mode="bilinear", align_corners=True
         )
-        neighbours = self._neighbours(*images.shape[2:], device=images.device)
-        return torch.stack(
-            [
-                self._average(maps, self._affinity(image), neighbours)
-                for image, maps in zip(images, masks, strict=True)
-            ]
-        )
+        at_a_time = _images_at_a_time(images)
+        parts = zip(images.split(at_a_time), masks.split(at_a_time), strict=True)
+        return torch.cat([self._refine(*part) for part in parts])
 
-    def _average(self, maps: Tensor, weights: Tensor, neighbours: Tensor) -> Tensor:
-        """``num_iters`` weighted sums over the neighbours of maps [K, H, W] of one image."""
-        # A bag per pixel: one pass over the picture sums all neighbours of all maps.
-        rows = maps.flatten(1).T.contiguous()
+    def _refine(self, images: Tensor, maps: Tensor) -> Tensor:
+        """``num_iters`` weighted sums over the neighbors of maps [N, K, H, W]."""
+        weights = self._affinity(images).flatten()
+        neighbors = self._neighbors(images)
+        # A bag per pixel: embedding_bag sums all neighbors of all maps in one pass.
         starts = torch.arange(
-            0, neighbours.numel(), neighbours.shape[1], dtype=torch.int32, device=maps.device
+            0, neighbors.numel(), neighbors.shape[1], dtype=torch.int32, device=maps.device
         )
+        rows = maps.movedim(1, -1).flatten(0, 2).contiguous()  # [NHW, K]
         for _ in range(self.num_iters):
             rows = F.embedding_bag(
-                neighbours.flatten(), rows, starts, mode="sum", per_sample_weights=weights.flatten()
+                neighbors.flatten(), rows, starts, mode="sum", per_sample_weights=weights
             )
-        return rows.T.reshape(maps.shape)
+        return rows.view(len(maps), *maps.shape[2:], -1).movedim(-1, 1)
 
-    def _neighbours(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Numbers of every pixel's neighbours [HW, offsets], pixels counted row by row."""
-        down, right = self._offset_table.to(device).unbind(1)
+    def _neighbors(self, images: Tensor) -> Tensor:
+        """Numbers of every pixel's neighbors [NHW, offsets], pixels counted row by row."""
+        count, (height, width) = len(images), images.shape[2:]
+        down, right = self._offset_table.to(images.device).unbind(1)
+        numbers = torch.arange(max(count, height, width), dtype=torch.int32, device=images.device)
         # Clamping is the replicate padding.
-        y = torch.arange(height, dtype=torch.int32, device=device)[:, None] + down
-        x = torch.arange(width, dtype=torch.int32, device=device)[:, None] + right
-        y, x = y.clamp_(0, height - 1), x.clamp_(0, width - 1)
-        return (y[:, None] * width + x).flatten(0, 1)
+        y = (numbers[:height, None] + down).clamp_(0, height - 1)
+        x = (numbers[:width, None] + right).clamp_(0, width - 1)
+        in_image = y[:, None] * width + x  # [H, W, offsets]
+        first = numbers[:count, None, None, None] * (height * width)
+        return (first + in_image).flatten(0, 2)
 
-    def _affinity(self, image: Tensor) -> Tensor:
-        """Weights of the neighbours [HW, offsets] of one image [3, H, W]."""
+    def _affinity(self, images: Tensor) -> Tensor:
+        """Weights of the neighbors [NHW, offsets] in images [N, 3, H, W]."""
         count = len(self._offsets)
-        mean = torch.zeros_like(image)
-        for neighbour in self._shifted(image):
-            mean.add_(neighbour, alpha=1.0 / count)
-        # In two passes: in a flat region the difference of squares would be all rounding.
-        variance = torch.zeros_like(image)
-        for neighbour in self._shifted(image):
-            variance.add_((neighbour - mean).square_(), alpha=1.0 / (count - 1))
+        mean = torch.zeros_like(images)
+        for neighbor in self._shifted(images):
+            mean.add_(neighbor, alpha=1.0 / count)
+        # In two passes, because in a flat region the difference of squares would be all rounding.
+        variance = torch.zeros_like(images)
+        for neighbor in self._shifted(images):
+            variance.add_((neighbor - mean).square_(), alpha=1.0 / (count - 1))
         scale = 1.0 / ((variance.sqrt_() + _EPS) * _BANDWIDTH)
-        image_term = image.new_empty(count, *image.shape[1:])
-        for term, neighbour in zip(image_term, self._shifted(image), strict=True):
-            difference = (image - neighbour).mul_(scale).square_()
-            torch.mean(difference, dim=0, out=term).neg_()
-        return image_term.flatten(1).T.softmax(dim=1).add_(self._position_weights.to(image))
+        image_term = images.new_empty(count, len(images), *images.shape[2:])
+        for term, neighbor in zip(image_term, self._shifted(images), strict=True):
+            difference = (images - neighbor).mul_(scale).square_()
+            torch.mean(difference, dim=1, out=term).neg_()
+        return image_term.flatten(1).T.softmax(dim=1).add_(self._position_weights.to(images))
 
-    def _shifted(self, image: Tensor) -> Iterator[Tensor]:
-        """The neighbours of all pixels, one offset at a time: views [C, H, W], no copies."""
-        height, width = image.shape[1:]
+    def _shifted(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield the neighbors of all pixels, one offset at a time: views [N, 3, H, W]."""
+        height, width = images.shape[2:]
         margin = self._margin
-        padded = F.pad(image, (margin,) * 4, mode="replicate")
+        padded = F.pad(images, (margin,) * 4, mode="replicate")
         for dy, dx in self._offsets:
-            yield padded.narrow(1, margin + dy, height).narrow(2, margin + dx, width)
+            yield padded.narrow(2, margin + dy, height).narrow(3, margin + dx, width)
+
+
+def _images_at_a_time(images: Tensor) -> int:
+    """Return how many images [N, 3, H, W] are refined together, which changes the speed alone."""
+    return max(1, _GPU_PIXELS // images[0, 0].numel()) if images.is_cuda else 1

@@ -4,6 +4,9 @@
 A. Adams, J. Baek, A. Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice",
 Eurographics 2010, with the output scale and the blur order of the lattice published with
 P. Kraehenbuehl, V. Koltun, "Efficient Inference in Fully Connected CRFs", NeurIPS 2011.
+
+Values are splatted from each point onto the d+1 vertices of the simplex around it, blurred along
+the d+1 axes of the lattice, and sliced back to the points. Below, M is the number of vertices.
 """
 
 import math
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-# Empty slots' key. Other keys, and the way from a key to its neighbours', stay below half of it.
+# Key of empty slots. All other keys, and the steps to their neighbors, stay below half of it.
 _EMPTY_KEY = 2**62
 # Beyond this no float64 resolves a lattice cell, and integer coordinates could overflow.
 _MAX_FEATURE = 2.0**52
@@ -30,9 +33,9 @@ class PermutohedralLattice:
         features: [N, P, d] finite floats, already divided by their standard deviations; they are
             treated as constants. Their dtype is the precision of the geometry.
         compact: make the table as long as there are lattice points, which the host must wait for.
-            Otherwise it has room for the most there can be, N * P * (d + 1); on photographs that is
-            tens of times too many, which a GPU shrugs off. Default: compact on the CPU only, so
-            that on a GPU nothing is waited for.
+            Otherwise it has room for the most there can be, N * P * (d + 1); on natural images
+            that is tens of times too many, which costs a GPU little. Default: compact on the CPU
+            only, so that on a GPU nothing is waited for.
 
     Raises:
         ValueError: wrong shape, NaN, or features so far apart that a lattice point no longer fits
@@ -55,7 +58,7 @@ class PermutohedralLattice:
             down, place, weights = _enclosing_simplex(features.detach().flatten(0, 1).T)
             keys, strides = self._vertex_keys(down, place)
             self._build_table(keys, weights, not features.is_cuda if compact is None else compact)
-            self._build_neighbours(strides)
+            self._build_neighbors(strides)
 
     def filter(self, values: Tensor) -> Tensor:
         """Filter ``values`` [N, P, K]; differentiable in them (the backward is the transpose).
@@ -71,17 +74,17 @@ class PermutohedralLattice:
         return _LatticeFilter.apply(values.flatten(0, 1), self).view_as(values)
 
     def _vertex_keys(self, down: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Integer keys [d+1, NP] of each point's d+1 simplex vertices, the packing strides [d+1].
+        """Return keys [d+1, NP] of the points' vertices, and strides [d+1].
 
-        ``down`` and ``place`` as :func:`_enclosing_simplex` returns them.
+        A key packs the vertex's coordinates by these strides, and its image.
         """
         d = self.dim
         low, high = (bound.long() for bound in (down[:d].amin(dim=1), down[:d].amax(dim=1)))
-        # In units of d+1, vertices lie from low - 1 to high and their neighbours 1 further out; the
+        # In units of d+1, vertices lie from low - 1 to high and their neighbors 1 further out; the
         # step beyond the end of a span, into the next one, must not meet a vertex there.
         spans = high - low + 3
-        # That the last one is a multiple of d+1 tells the remainders apart: the sum of the strides
-        # leaves 1, so vertex k leaves k.
+        # The last span is a multiple of d+1, so that keys differ between remainders: the sum of the
+        # strides then leaves 1, so vertex k leaves k.
         spans[-1] += -spans[-1] % (d + 1)
         _require(
             spans.double().prod() * (d + 1) * (self.num_images + 1) < _EMPTY_KEY / 2,
@@ -105,20 +108,20 @@ class PermutohedralLattice:
         return keys, strides
 
     def _build_table(self, keys: Tensor, weights: Tensor, compact: bool) -> None:
-        """Number the distinct vertices; keep who splats onto each and where each point slices."""
+        """Number the vertices of ``keys`` [d+1, NP]; keep who splats onto each, and who slices."""
         total = self.num_images * self.num_points
         if compact and keys.amax() < 2**31:
             keys = keys.int()  # sorts twice as fast
         # Stable, so that the order of a sum never depends on the other images of the batch.
-        ordered, order = keys.flatten().sort(stable=True)
+        ordered, order = keys.flatten().sort(stable=True)  # [(d+1)NP]
         is_first = torch.ones_like(ordered, dtype=torch.bool)
         torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
         vertex = is_first.cumsum(0) - 1
         if compact:
-            starts = is_first.nonzero().flatten()
+            starts = is_first.nonzero().flatten()  # [M]
             self._keys = ordered.index_select(0, starts).long()
         else:
-            # Vertices beyond the last one start at the end: nobody splats onto them.
+            # Vertices beyond the last one start at the end: nothing is splatted onto them.
             capacity = len(ordered)
             starts = order.new_full((capacity + 1,), capacity)
             places = torch.arange(capacity, device=order.device)
@@ -128,25 +131,25 @@ class PermutohedralLattice:
         self._splat_weights = weights.flatten().index_select(0, order)
         self._splat_offsets = starts
         slots = torch.empty_like(order).scatter_(0, order, vertex)
-        self._slice_vertices = slots.view(self.dim + 1, total).T.contiguous()
-        self._slice_weights = weights.T.contiguous()
+        self._slice_vertices = slots.view(self.dim + 1, total).T.contiguous()  # [NP, d+1]
+        self._slice_weights = weights.T.contiguous()  # [NP, d+1]
 
-    def _build_neighbours(self, strides: Tensor) -> None:
-        """Per axis, d+1 of them, the numbers of each vertex's two neighbours; M where absent."""
+    def _build_neighbors(self, strides: Tensor) -> None:
+        """Keep per axis (d+1) the numbers [M] of each vertex's two neighbors, or M for none."""
         count = len(self._keys)
         own = torch.arange(count, device=self._keys.device)
-        self._neighbours = []
+        self._neighbors = []
         for axis_step in ((self.dim + 1) * strides - strides.sum()).unbind():
             wanted = self._keys + axis_step
             place = torch.searchsorted(self._keys, wanted).clamp_(max=count - 1)
             found = self._keys.index_select(0, place) == wanted
             ahead = torch.where(found, place, count)
-            # Who has me ahead is behind me: no second search.
+            # If b lies ahead of a, then a lies behind b: no second search.
             behind = own.new_full((count + 1,), count).scatter_(0, ahead, own)[:count]
-            self._neighbours.append((ahead, behind))
+            self._neighbors.append((ahead, behind))
 
     def _apply(self, values: Tensor, transpose: bool) -> Tensor:
-        """Splat, blur along every axis (in reverse for the transpose), slice: [NP, K]."""
+        """Splat [NP, K], blur along every axis (in reverse for the transpose), slice: [NP, K]."""
         dtype = values.dtype
         table = values.new_zeros(len(self._keys) + 1, values.shape[1])  # last row: absent vertex
         table[:-1] = F.embedding_bag(
@@ -156,29 +159,33 @@ class PermutohedralLattice:
             mode="sum",
             per_sample_weights=self._splat_weights.to(dtype),
         )
-        # Two buffers for all axes: fresh memory would cost more time than the sums.
-        neighbours, others = torch.empty_like(table[:-1]), torch.empty_like(table[:-1])
-        for ahead, behind in reversed(self._neighbours) if transpose else self._neighbours:
-            torch.index_select(table, 0, ahead, out=neighbours)
+        # Two buffers for all axes, because fresh memory would take longer than the sums.
+        neighbors, others = torch.empty_like(table[:-1]), torch.empty_like(table[:-1])
+        for ahead, behind in reversed(self._neighbors) if transpose else self._neighbors:
+            torch.index_select(table, 0, ahead, out=neighbors)
             torch.index_select(table, 0, behind, out=others)
-            table[:-1].add_(neighbours.add_(others), alpha=0.5)
+            table[:-1].add_(neighbors.add_(others), alpha=0.5)
         # The published lattice's constant that undoes the blur's gain.
         scale = 1.0 / (1.0 + 2.0**-self.dim)
         weights = self._slice_weights.to(dtype) * scale
         return F.embedding_bag(self._slice_vertices, table, mode="sum", per_sample_weights=weights)
 
 
+class _LatticeContext(FunctionCtx):
+    lattice: PermutohedralLattice
+
+
 class _LatticeFilter(torch.autograd.Function):
     """Linear in the values, so the backward needs the lattice and no activation."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor, lattice: PermutohedralLattice) -> Tensor:
+    def forward(ctx: _LatticeContext, values: Tensor, lattice: PermutohedralLattice) -> Tensor:
         ctx.lattice = lattice
         return lattice._apply(values, transpose=False)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _LatticeContext, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.lattice._apply(grad, transpose=True), None
 
 
@@ -191,11 +198,12 @@ def _require(condition: Tensor, message: str) -> None:
 
 
 def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For points [d, n]: nearest remainder-0 vertex over d+1, order of coordinates, weights.
+    """Return where points [d, n] lie in the lattice (Adams et al., Section 3.1 and 3.2).
 
-    All three are [d+1, n] (float, int64, float). The second says where in a flattened [d+1, n] a
-    coordinate belongs that is to be sorted by descending rank. The weights are barycentric, that of
-    the remainder-0 vertex first; Adams et al., Section 3.1 and 3.2.
+    Returns:
+        All [d+1, n]: the nearest vertex of remainder 0, divided by d+1 (float); where in a
+        flattened [d+1, n] each coordinate belongs when sorted by descending rank (int64); the
+        barycentric weights of the simplex's vertices, that of remainder 0 first (float).
     """
     d = len(features)
     # Scaled so that the lattice's blur has unit standard deviation (Adams et al., p. 6).
@@ -220,7 +228,7 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     down += step
 
     residual = elevated.sub_(down, alpha=d + 1).div_(d + 1)
-    # Flat indices: along a short first dimension, scattering is three times slower.
+    # Flat indices, because scattering along a short first dimension is three times slower.
     place = (d - rank).long().mul_(features.shape[1])
     place += torch.arange(features.shape[1], device=features.device)
     weights = torch.empty_like(residual)
@@ -231,7 +239,7 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ascending_rank(residual: Tensor) -> Tensor:
-    """Of each coordinate [d+1, n] how many are larger, earlier ones also if equal: int8."""
+    """Return of each coordinate [d+1, n] how many are larger, earlier ones also if equal: int8."""
     # int8 is several times faster here than the int64 that indexing asks for.
     rank = torch.arange(len(residual), dtype=torch.int8, device=residual.device)[:, None]
     rank = rank.repeat(1, residual.shape[1])

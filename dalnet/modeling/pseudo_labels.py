@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dalnet.layers.argmax import fast_argmax
 from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.image_classes import ImageClasses
+from dalnet.modeling.resize import resize
 
 
 @torch.no_grad()
@@ -75,32 +75,25 @@ def refine_local(
     """
     size = images.shape[-2:]
     half = [max(side // 2, 1) for side in size]
-    scores = cams.float()
-    if cams.shape[1]:
-        scores = F.interpolate(scores, size=half, mode="bilinear", align_corners=False)
-    else:
-        scores = scores.new_empty(len(cams), 0, *half)
+    scores = resize(cams.float(), half)  # [N, K, h, w]
     scores = scores.masked_fill((valid <= 0)[:, :, None, None], -torch.inf)
-    masks = torch.cat([_with_background(scores, score) for score in (high, low)], dim=1)
-    small = F.interpolate(images.float(), size=half, mode="bilinear", align_corners=False)
-    # Both runs share the affinities: the refinement acts on every channel alike.
-    refined = par(small, masks)
-    refined = F.interpolate(refined, size=size, mode="bilinear", align_corners=False)
-    sure_foreground, sure_background = fast_argmax(refined.unflatten(1, (2, -1)), dim=2).unbind(1)
+    # Softmax over {background, classes}, once for each background score.
+    padding = (0, 0, 0, 0, 1, 0)
+    runs = [F.pad(scores, padding, value=score).softmax(dim=1) for score in (high, low)]
+    # Both runs share the affinities, because the refinement acts on every channel alike.
+    refined = par(resize(images.float(), half), torch.cat(runs, dim=1))  # [N, 2 (K + 1), h, w]
+    refined = resize(refined, size).unflatten(1, (2, -1))  # [N, 2, K + 1, H, W]
+    # On a CPU, argmax along another dimension than the last takes ten times as long.
+    sure_foreground, sure_background = refined.max(dim=2).indices.unbind(1)  # [N, H, W] each
     unsure = (sure_foreground == 0) & (sure_background != 0)
     return sure_foreground.masked_fill(unsure | ~box_mask(boxes, *size), ignore)
-
-
-def _with_background(scores: Tensor, background: float) -> Tensor:
-    """Softmax over {background, classes} of ``scores [N, K, h, w]``; returns ``[N, K+1, h, w]``."""
-    return F.pad(scores, (0, 0, 0, 0, 1, 0), value=background).softmax(dim=1)
 
 
 @torch.no_grad()
 def local_view_labels(
     label_map: Tensor, boxes: Tensor, num_classes: int, min_coverage: float
 ) -> Tensor:
-    """Return image labels of local views: the classes that cover enough of each view.
+    """Return the image labels of local views: the classes that cover enough of each view.
 
     Args:
         label_map: ``[N, H, W]`` integer labels of the main views' pixels; since they hold only
@@ -120,7 +113,7 @@ def local_view_labels(
     image = torch.arange(len(boxes), device=boxes.device)[:, None]
     result = torch.zeros(*boxes.shape[:2], num_classes, device=boxes.device)
     for value in range(1, num_classes + 1):
-        # Integral image: any box sum is four look-ups.
+        # The integral image [N, H + 1, W + 1] gives the sum over any box by four look-ups.
         area = F.pad((label_map == value).cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
         covered = area[image, y1, x1] - area[image, y0, x1] - area[image, y1, x0]
         covered = covered + area[image, y0, x0]

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dalnet.errors import UsageError
 from dalnet.layers import bilateral_filter
 from dalnet.layers.permutohedral import PermutohedralLattice
 
@@ -50,7 +49,7 @@ def test_gradient(make_pictures, method):
     )
 
 
-def test_lattice_uses_position_then_colour(make_pictures):
+def test_lattice_uses_position_then_color(make_pictures):
     """The features in the published order, x before y, since the blur order depends on it."""
     images, values = make_pictures(1, 6, 8).double(), torch.rand(1, 2, 6, 8, dtype=torch.float64)
     features = [
@@ -144,7 +143,7 @@ def test_gpu_agrees_with_the_cpu_without_waiting(make_pictures, method):
 
 def test_bad_arguments():
     images, values = torch.rand(1, 3, 4, 4), torch.rand(1, 2, 4, 4)
-    with pytest.raises(UsageError, match="'grid'"):
+    with pytest.raises(ValueError, match="'grid'"):
         bilateral_filter(images, values, 15, 50, method="grid")
     with pytest.raises(ValueError, match="number and size"):
         bilateral_filter(images, values[:, :, :3], 15, 50)
@@ -152,7 +151,7 @@ def test_bad_arguments():
         bilateral_filter(images.expand(2, -1, -1, -1), values, 15, 50)
     with pytest.raises(ValueError, match="RGB"):
         bilateral_filter(images[:, :1], values, 15, 50)
-    with pytest.raises(ValueError, match="colour standard deviation"):
+    with pytest.raises(ValueError, match="color standard deviation"):
         bilateral_filter(images, values, 0, 50)
     with pytest.raises(ValueError, match="position standard deviation"):
         bilateral_filter(images, values, 15, -1)

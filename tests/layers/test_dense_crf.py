@@ -78,14 +78,14 @@ def test_all_images_at_once_as_one_by_one(make_pictures, monkeypatch):
     probs = _smooth_probs(3, 4, 16, 21)
     one_by_one = dense_crf(images, probs, iters=5)
     built = []
-    monkeypatch.setattr(_MODULE, "_infer_together", lambda pixels: True)
+    monkeypatch.setattr(_MODULE, "_images_at_a_time", len)
     monkeypatch.setattr(
         _MODULE,
         "PermutohedralLattice",
         lambda features, **kw: built.append(len(features)) or PermutohedralLattice(features, **kw),
     )
     torch.testing.assert_close(dense_crf(images, probs, iters=5), one_by_one, rtol=0, atol=1e-6)
-    assert built == [3, 3]  # positions; positions and colours
+    assert built == [3, 3]  # positions; positions and colors
     assert dense_crf(images[:0], probs[:0]).shape == (0, 4, 16, 21)
 
 

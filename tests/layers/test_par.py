@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dalnet.layers import PixelAdaptiveRefinement
+from dalnet.layers import par as module
 
 
 def _softmax(terms: list[float]) -> list[float]:
@@ -103,6 +104,30 @@ def test_an_image_does_not_see_its_batch(make_pictures):
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(par(images[order], masks[order]), together[order])
     torch.testing.assert_close(par(images[1:2], masks[1:2]), together[1:2])
+
+
+def test_all_images_at_once_as_one_by_one(make_pictures, monkeypatch):
+    """What a GPU does, on the CPU: the same kernels on more rows, so the same numbers."""
+    images, masks = make_pictures(3, 30, 34).float() / 255, torch.rand(3, 2, 15, 17)
+    par = PixelAdaptiveRefinement(num_iters=4)
+    one_by_one = par(images, masks)
+    affinities, refined = par._affinity, []
+    par._affinity = lambda part: refined.append(len(part)) or affinities(part)
+    for at_a_time, parts in ((3, [3]), (2, [2, 1])):
+        monkeypatch.setattr(module, "_images_at_a_time", lambda images, n=at_a_time: n)
+        torch.testing.assert_close(par(images, masks), one_by_one, rtol=1e-6, atol=1e-7)
+        assert refined == parts
+        refined.clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_the_cpu(make_pictures):
+    images, masks = make_pictures(3, 40, 51).float() / 255, torch.rand(3, 4, 20, 26)
+    par = PixelAdaptiveRefinement()
+    expected = par(images, masks)
+    got = par.cuda()(images.cuda(), masks.cuda()).cpu()
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [2, 3])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dalnet.layers import PixelAdaptiveRefinement
+from dalnet.layers import par as par_module
 from dalnet.modeling.boxes import token_grid_boxes
 from dalnet.modeling.pseudo_labels import local_view_labels, refine
 
@@ -113,7 +114,17 @@ def test_refine_without_any_class_is_background_in_the_box(par, scene):
         assert torch.equal(result[n], expected)
 
 
-def test_token_grid_boxes_keep_patches_whose_centre_is_inside():
+def test_a_batch_refined_at_once_has_the_same_label_maps(scene, monkeypatch):
+    """What a GPU does, on the CPU."""
+    images, cams, labels, boxes = scene
+    thresholds = {"low": 0.25, "high": 0.7}
+    par = PixelAdaptiveRefinement()
+    one_by_one = refine(par, images, cams, labels, boxes, **thresholds)
+    monkeypatch.setattr(par_module, "_images_at_a_time", len)
+    assert torch.equal(refine(par, images, cams, labels, boxes, **thresholds), one_by_one)
+
+
+def test_token_grid_boxes_keep_patches_whose_center_is_inside():
     image_size, grid = (32, 48), (4, 6)
     boxes = torch.tensor([[0, 32, 0, 48], [4, 28, 5, 44], [12, 13, 20, 21], [3, 5, 0, 48]])
     result = token_grid_boxes(boxes, image_size, grid)
