@@ -37,37 +37,32 @@ def read_class_embeddings(weights: str, classes: Sequence[Sequence[str]]) -> Ten
     rows, names = _read_npy(path) if path.suffix == ".npy" else _read_safetensors(path)
     if rows.ndim != 2 or len(rows) != len(names):
         raise UsageError(
-            f"{path} ({KEY}) holds an array {list(rows.shape)} for {len(names)} names; it needs "
-            "one row for each name."
+            f"an array {list(rows.shape)} for {len(names)} names", path, "give each name one row"
         )
-    places = []
+    chosen = []
     for wanted in classes:
-        name = next((name for name in wanted if name in names), None)
-        if names.count(name) != 1:
-            looked_for = [name] if name else dict.fromkeys(wanted)
-            raise UsageError(
-                f"{path} ({KEY}) has {names.count(name)} rows for "
-                f"{' or '.join(map(repr, looked_for))}; it needs one."
-            )
-        places.append(names.index(name))
-        if not 0 < rows[places[-1]].norm() < float("inf"):  # a NaN is refused too
-            raise UsageError(
-                f"The row {name!r} of {path} ({KEY}) is zero or not finite: compute it anew."
-            )
-    return F.normalize(rows[places], dim=1)
+        named = [name for name in wanted if name in names][:1]
+        count = names.count(named[0]) if named else 0
+        if count != 1:
+            looked_for = " or ".join(map(repr, named or dict.fromkeys(wanted)))
+            raise UsageError(f"{count} rows for {looked_for}", path, "give each class one row")
+        chosen.append(names.index(named[0]))
+        if not 0 < rows[chosen[-1]].norm() < float("inf"):  # a NaN is refused too
+            raise UsageError(f"the row {named[0]!r} is zero or not finite", path, "compute it anew")
+    return F.normalize(rows[chosen], dim=1)
 
 
 def _read_npy(path: Path) -> tuple[Tensor, list[str]]:
-    with refused_with(f"{path} ({KEY}) must hold an array of numbers"):
+    with refused_with(f"{KEY} needs an array of numbers", path):
         rows = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
     path = path.with_suffix(".txt")
-    with refused_with(f"{path} must hold the names of the rows of {KEY}, one a line"):
+    with refused_with(f"it must hold the names of the rows of {KEY}, one a line", path):
         names = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
     return rows, [name.strip() for name in names]
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, list[str]]:
-    refusal = f'{path} ({KEY}) needs a tensor "embeddings" and a JSON list "names" as metadata'
-    with refused_with(refusal), safe_open(path, "pt") as file:
+    what = f'{KEY} needs a tensor "embeddings" and a JSON list "names" as metadata'
+    with refused_with(what, path), safe_open(path, "pt") as file:
         names = json.loads((file.metadata() or {})["names"])
         return file.get_tensor("embeddings").float(), [name.strip() for name in names]

@@ -62,14 +62,13 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
     elif clip.SOURCE == "tower":
         embeddings = _cached_embeddings(clip, words)
     else:
-        raise UsageError(
-            f"MODEL.CLIP.SOURCE is {clip.SOURCE!r}; it must be 'tower', 'embeddings', 'codes', "
-            "'untrained' or 'checkpoint'."
-        )
+        raise ValueError(f"MODEL.CLIP.SOURCE is {clip.SOURCE!r}")
     if embeddings.shape[1] != clip.EMBED_DIM:
         raise UsageError(
-            f"MODEL.CLIP.EMBED_DIM is {clip.EMBED_DIM}, but the text embeddings of {clip.NAME} "
-            f"({clip.WEIGHTS}) have the width {embeddings.shape[1]}; set EMBED_DIM to that."
+            f"it is {clip.EMBED_DIM}, but the texts of {clip.NAME} ({clip.WEIGHTS}) have the width "
+            f"{embeddings.shape[1]}",
+            where="MODEL.CLIP.EMBED_DIM",
+            hint="set it to that",
         )
     if clip.CENTER:
         embeddings = center(embeddings)
@@ -79,8 +78,8 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
 def center(embeddings: Tensor) -> Tensor:
     """Subtract the mean row of ``[K, d]`` and bring each row back to length one.
 
-    Sentences of one template share most of their direction. What is left of them is what tells
-    one class, or the background, from the others. A row that equals the mean becomes zero.
+    Sentences of one template share most of their direction. The rest of it distinguishes one class,
+    or the background, from the others. A row that equals the mean becomes zero.
     """
     return unit_vectors(embeddings - embeddings.mean(dim=0))
 
@@ -88,16 +87,17 @@ def center(embeddings: Tensor) -> Tensor:
 def class_codes(count: int, width: int, seed: int) -> Tensor:
     """Return ``[count, width]`` random orthonormal rows, the same for the same seed.
 
-    What alignment does with them owes nothing to language. The global random state is left as it
-    was.
+    They show what alignment does without any language. The global random state does not change.
 
     Raises:
         UsageError: more rows than there are dimensions.
     """
     if count > width:
         raise UsageError(
-            f"MODEL.CLIP.SOURCE 'codes' needs a dimension for each of the {count} classes "
-            f"(background included), but MODEL.CLIP.EMBED_DIM is {width}; raise it."
+            f"it is {width}, but MODEL.CLIP.SOURCE 'codes' needs a dimension for each of the "
+            f"{count} classes, background included",
+            where="MODEL.CLIP.EMBED_DIM",
+            hint="raise it",
         )
     generator = torch.Generator().manual_seed(seed)
     return nn.init.orthogonal_(torch.empty(count, width), generator=generator)
@@ -106,7 +106,7 @@ def class_codes(count: int, width: int, seed: int) -> Tensor:
 def untrained_text_tower(embed_dim: int, seed: int) -> TextTransformer:
     """Return a small random tower, the same for the same seed: fixed codes without meaning.
 
-    The global random state is left as it was.
+    The global random state does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA as well

@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from dalnet.errors import UsageError
 
-_BATCH = 16  # prompts encoded at a time: a step of the progress bar
+_BATCH = 16  # prompts encoded at a time, after which the progress bar moves
 
 
 @torch.no_grad()
 def embed_names(
     names: Sequence[str],
     templates: Sequence[str],
-    tokenize: Callable[[Sequence[str]], Tensor],
+    tokenize: Callable[[list[str]], Tensor],
     encode_text: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Return the mean over the templates of each name's embedding, rows of length one.
@@ -37,8 +37,9 @@ def embed_names(
     for template in templates:
         if template.count("{}") != 1:
             raise UsageError(
-                f"The prompt template {template!r} (MODEL.CLIP.TEMPLATE) needs one {{}} for the "
-                "class name, as in 'a photo of {}'."
+                f"{template!r} needs one {{}} for the class name",
+                where="MODEL.CLIP.TEMPLATE",
+                hint="write it as in 'a photo of {}'",
             )
     prompts = [template.replace("{}", name) for template in templates for name in names]
     batches = tqdm(tokenize(prompts).split(_BATCH), desc="Embedding the prompts", leave=False)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import open_clip
 import torch
+from open_clip import CLIP
 from open_clip.model import build_model_from_openai_state_dict
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
@@ -42,7 +43,9 @@ class FrozenCLIP(nn.Module):
         tokenize: from sentences to token ids ``[N, L]``; longer ones are cut at the tower's length.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, text_only: bool) -> None:
+    model: CLIP
+
+    def __init__(self, model: CLIP, tokenizer: Tokenizer, text_only: bool) -> None:
         """Freeze ``model``, whose image tower is not a trained one if ``text_only``."""
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -62,7 +65,7 @@ class FrozenCLIP(nn.Module):
             UsageError: the checkpoint held the text tower alone.
         """
         if self._text_only:
-            raise UsageError(f"{KEY} has CLIP's text tower alone; name a file with both towers.")
+            raise UsageError("it has CLIP's text tower alone", KEY, "name a file with both towers")
         return self.model.visual
 
     @property
@@ -85,11 +88,14 @@ class FrozenCLIP(nn.Module):
         return kwargs.get("destination", {})
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Embed normalized ``images [N, 3, H, W]`` of the tower's size: ``[N, d]``, any length."""
+        """Embed normalized ``images [N, 3, H, W]`` of the tower's size: ``[N, d]``, of any length.
+
+        :func:`dalnet.modeling.clip.passes.embed_images` takes images of other sizes.
+        """
         return self.visual(images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Embed token ids ``[N, L]``: ``[N, d]``, any length."""
+        """Embed token ids ``[N, L]``: ``[N, d]``, of any length."""
         return self.model.encode_text(tokens.to(self.model.positional_embedding.device))
 
 
@@ -108,24 +114,24 @@ def load_clip(name: str, weights: str, provider: str = "open_clip") -> FrozenCLI
         provider: "open_clip", or "clip", OpenAI's own package; the embeddings are the same.
 
     Raises:
-        UsageError: a provider that is unknown or not installed; weights that are missing,
-            unreadable or of another design.
+        UsageError: a provider that is not installed; weights that are missing, unreadable or of
+            another design.
+        KeyError: an unknown provider.
     """
-    if provider not in ("open_clip", "clip"):
-        raise UsageError(f"MODEL.CLIP.PROVIDER is {provider!r}; it must be 'open_clip' or 'clip'.")
+    build = {"open_clip": _build_open_clip, "clip": _build_openai_clip}[provider]
     config = open_clip.get_model_config(name.replace("/", "-")) or {}
     special = sorted(set(config.get("text_cfg", {})) - _TEXT_SIZES)
     if special:
         raise UsageError(
-            f"The text tower of MODEL.CLIP.NAME {name!r} is not CLIP's own ({', '.join(special)}); "
-            "choose one of OpenAI's or LAION's CLIP models."
+            f"the text tower of {name!r} is not CLIP's own ({', '.join(special)})",
+            where="MODEL.CLIP.NAME",
+            hint="choose one of OpenAI's or LAION's CLIP models",
         )
     path = find_weights(name, weights)
     state = read_checkpoint(path)
     quick_gelu = weights == "openai" or config.get("quick_gelu", False) or _NOT_TOWERS[0] in state
     logger.info("CLIP from %s, with %s.", path, "QuickGELU" if quick_gelu else "GELU")
-    build = _build_open_clip if provider == "open_clip" else _build_openai_clip
-    with refused_with(f"{path} ({KEY}) does not hold CLIP's towers"):
+    with refused_with("it does not hold CLIP's towers", path):
         state, text_only = _openai_layout(state)
         model, tokenizer = build(state, {} if text_only else config, quick_gelu)
         # Both packages' builders round to half precision: once more, as the file has it.
@@ -162,7 +168,7 @@ def _openai_layout(state: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
 
 def _build_open_clip(
     state: dict[str, Tensor], config: dict[str, Any], quick_gelu: bool
-) -> tuple[nn.Module, Tokenizer]:
+) -> tuple[CLIP, Tokenizer]:
     if set(config.get("vision_cfg", {})) <= _IMAGE_SIZES:
         model = build_model_from_openai_state_dict(dict(state), quick_gelu, torch.float32)
     else:  # ConvNeXt, or heads of another width: not to be told from the state
@@ -173,19 +179,22 @@ def _build_open_clip(
 
 def _build_openai_clip(
     state: dict[str, Tensor], config: dict[str, Any], quick_gelu: bool
-) -> tuple[nn.Module, Tokenizer]:
+) -> tuple[CLIP, Tokenizer]:
     try:
         from clip import tokenize
         from clip.model import build_model
     except ImportError as error:
         raise UsageError(
-            f"MODEL.CLIP.PROVIDER is 'clip', but OpenAI's package cannot be imported ({error}): "
-            "pip install clip-anytorch 'setuptools<81', or choose 'open_clip'."
+            f"it is 'clip', but OpenAI's package cannot be imported ({error})",
+            where="MODEL.CLIP.PROVIDER",
+            hint="pip install clip-anytorch 'setuptools<81', or choose 'open_clip'",
         ) from error
     if not quick_gelu or not set(config.get("vision_cfg", {})) <= _IMAGE_SIZES:
         raise UsageError(
-            "MODEL.CLIP.PROVIDER 'clip' has OpenAI's models alone, with QuickGELU: choose "
-            "'open_clip', or, if the weights are OpenAI's, a MODEL.CLIP.NAME in -quickgelu."
+            "it is 'clip', which has OpenAI's models alone, with QuickGELU",
+            where="MODEL.CLIP.PROVIDER",
+            hint="choose 'open_clip', or, if the weights are OpenAI's, a MODEL.CLIP.NAME that ends "
+            "in -quickgelu",
         )
     model = build_model(dict(state))
     return model, partial(tokenize, context_length=model.context_length, truncate=True)

@@ -36,8 +36,9 @@ def find_weights(name: str, weights: str) -> Path:
     published = open_clip.get_pretrained_cfg(name.replace("/", "-"), "openai")
     if not published:
         raise UsageError(
-            f"OpenAI published no CLIP named {name!r} (MODEL.CLIP.NAME); there are "
-            f"{', '.join(open_clip.list_openai_models())}."
+            f"OpenAI published no CLIP named {name!r}",
+            where="MODEL.CLIP.NAME",
+            hint=f"choose one of {', '.join(open_clip.list_openai_models())}",
         )
     return _download(published["url"], published.get("hf_hub", "").strip("/"))
 
@@ -60,9 +61,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _download(url: str, hub: str) -> Path:
-    # OpenAI's own server first: its failure is immediate and its files carry a checksum.
+    # OpenAI's own server first, because it fails at once and its files carry a checksum.
     try:
-        # One process per GPU gets here, and OpenCLIP downloads in place.
+        # One process per GPU gets here, and OpenCLIP downloads in place: one at a time.
         with file_lock(os.path.join(_CLIP_CACHE, os.path.basename(url))):
             return Path(open_clip.download_pretrained_from_url(url, _CLIP_CACHE))
     except (OSError, RuntimeError) as error:
@@ -71,12 +72,14 @@ def _download(url: str, hub: str) -> Path:
         return Path(download_pretrained_from_hf(hub, "open_clip_model.safetensors"))
     except (OSError, ValueError) as error:  # ValueError: the hub has no such repository name
         raise UsageError(
-            f"CLIP's weights {os.path.basename(url)} are neither here nor downloadable: fetch "
-            f"{url} on another machine and put it into {_CLIP_CACHE}, or set {KEY} to its path."
+            f"CLIP's weights {os.path.basename(url)} are neither here nor downloadable",
+            where=KEY,
+            hint=f"fetch {url} on another machine and put it into {_CLIP_CACHE}, or set the key to "
+            "its path",
         ) from error
 
 
 def _openai_archives() -> set[str]:
-    """SHA-256 of OpenAI's published files, which their addresses contain."""
+    """Return the SHA-256 of OpenAI's published files, which their addresses contain."""
     published = (open_clip.get_pretrained_cfg(n, "openai") for n in open_clip.list_openai_models())
     return {cfg["url"].split("/")[-2] for cfg in published}

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from safetensors.torch import save_file
 
-from dalnet.errors import UsageError
 from dalnet.modeling.clip.embedding_files import read_class_embeddings
 
 NAMES = ["background", "cat", "dining table", "diningtable", "Hütte"]
@@ -60,7 +60,7 @@ def test_rows_are_matched_by_class_then_by_word(save, suffix, dtype):
     ],
 )
 def test_missing_doubled_or_uncounted_names(save, suffix, names, named):
-    with pytest.raises(UsageError, match=rf"texts.v1.{suffix} .MODEL.CLIP.WEIGHTS.*{named}"):
+    with refused(f"texts.v1.{suffix}", named):
         read_class_embeddings(save(suffix, rows(), names), CLASSES)
 
 
@@ -70,7 +70,7 @@ def test_rows_without_a_direction(save, suffix, value):
     embeddings = rows()
     embeddings[1] = value
     path = save(suffix, embeddings)
-    with pytest.raises(UsageError, match=rf"'cat' .*texts.v1.{suffix} .MODEL.CLIP.WEIGHTS"):
+    with refused(f"texts.v1.{suffix}", "'cat'"):
         read_class_embeddings(path, CLASSES)
     read_class_embeddings(path, CLASSES[2:])  # nobody asks for that row
 
@@ -89,17 +89,17 @@ def test_windows_text_files(save):
 
 
 @pytest.mark.parametrize(
-    "harm, named",
+    "harm, where",
     [
-        ("no list", "texts.v1.txt .*MODEL.CLIP.WEIGHTS"),
-        ("latin", "texts.v1.txt .*MODEL.CLIP.WEIGHTS"),
-        ("cut", "texts.v1.npy .MODEL.CLIP.WEIGHTS"),
-        ("cube", "texts.v1.npy .MODEL.CLIP.WEIGHTS"),
-        ("suffix", "MODEL.CLIP.WEIGHTS .*texts.v1.npz"),
-        ("absent", "MODEL.CLIP.WEIGHTS .*texts.v1.npy"),
+        ("no list", "texts.v1.txt"),
+        ("latin", "texts.v1.txt"),
+        ("cut", "texts.v1.npy"),
+        ("cube", "texts.v1.npy"),
+        ("suffix", "MODEL.CLIP.WEIGHTS"),
+        ("absent", "MODEL.CLIP.WEIGHTS"),
     ],
 )
-def test_unreadable_arrays(save, tmp_path, harm, named):
+def test_unreadable_arrays(save, tmp_path, harm, where):
     path = tmp_path / "texts.v1.npy"
     save("npy", np.ones((5, 2, 3)) if harm == "cube" else rows())
     if harm == "no list":
@@ -112,7 +112,7 @@ def test_unreadable_arrays(save, tmp_path, harm, named):
         path = path.rename(path.with_suffix(".npz"))
     elif harm == "absent":
         path.unlink()
-    with pytest.raises(UsageError, match=named):
+    with refused(where):
         read_class_embeddings(str(path), CLASSES)
 
 
@@ -121,7 +121,7 @@ def test_pickles_are_not_run(save, tmp_path):
         def __reduce__(self):
             return (tmp_path.joinpath("mark").touch, ())
 
-    with pytest.raises(UsageError, match="texts.v1.npy .MODEL.CLIP.WEIGHTS"):
+    with refused("texts.v1.npy"):
         read_class_embeddings(save("npy", np.array([Mark()] * 5)), CLASSES)
     assert not (tmp_path / "mark").exists()
 
@@ -132,5 +132,5 @@ def test_unreadable_safetensors(tmp_path, harm):
     metadata = {"names": names.get(harm, json.dumps(NAMES))} if harm != "no metadata" else None
     tensors = {"rows" if harm == "key" else "embeddings": torch.from_numpy(rows())}
     save_file(tensors, tmp_path / "texts.safetensors", metadata)
-    with pytest.raises(UsageError, match="texts.safetensors .MODEL.CLIP.WEIGHTS"):
+    with refused("texts.safetensors"):
         read_class_embeddings(str(tmp_path / "texts.safetensors"), CLASSES)

@@ -9,10 +9,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from helpers import refused
 from open_clip import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 
-from dalnet.errors import UsageError
 from dalnet.modeling.clip import load_clip, towers
 
 SENTENCES = ["a photo of a cat", "tree", "a sentence of more than the nine tokens of this tower"]
@@ -127,7 +127,7 @@ def test_file_of_the_text_tower_alone(make_clip, images, tmp_path, prefix, provi
     # The name's image tower, whose heads no file tells, is not asked for.
     clip = load_clip("ViT-H-14-quickgelu", str(tmp_path / "text.safetensors"), provider)
     torch.testing.assert_close(clip.encode_text(TOKENS), model.encode_text(TOKENS))
-    with pytest.raises(UsageError, match="MODEL.CLIP.WEIGHTS"):
+    with refused("MODEL.CLIP.WEIGHTS"):
         clip.encode_image(images)
 
 
@@ -200,7 +200,7 @@ def test_both_packages_give_the_same_embeddings(tmp_path, images, layers):
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-H-14-quickgelu"])
 def test_openai_package_has_one_activation_and_head_width(file, name):
     pytest.importorskip("clip.model")
-    with pytest.raises(UsageError, match="MODEL.CLIP.PROVIDER.*MODEL.CLIP.NAME"):
+    with refused("MODEL.CLIP.PROVIDER", "MODEL.CLIP.NAME"):
         load_clip(name, file, "clip")
 
 
@@ -213,12 +213,12 @@ def test_openai_package_that_is_not_installed(file, monkeypatch):
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UsageError, match="MODEL.CLIP.PROVIDER .*clip-anytorch"):
+    with refused("MODEL.CLIP.PROVIDER", "clip-anytorch"):
         load_clip(QUICK, file, "clip")
 
 
 def test_unknown_provider(file):
-    with pytest.raises(UsageError, match="MODEL.CLIP.PROVIDER is 'openclip'"):
+    with pytest.raises(KeyError, match="openclip"):
         load_clip("ViT-B-16", file, "openclip")
 
 
@@ -238,10 +238,10 @@ def test_other_designs_are_refused(make_clip, tmp_path, key, value):
     state = {**make_clip().state_dict(), key: value}
     state = {key: value for key, value in state.items() if value is not None}
     save_file(state, tmp_path / "clip.safetensors")
-    with pytest.raises(UsageError, match=f"clip.safetensors .*{key}"):
+    with refused("clip.safetensors", key):
         load_clip("ViT-B-16", str(tmp_path / "clip.safetensors"))
 
 
 def test_model_names_with_another_text_design():
-    with pytest.raises(UsageError, match="MODEL.CLIP.NAME 'ViT-B-16-SigLIP'"):
+    with refused("MODEL.CLIP.NAME", "ViT-B-16-SigLIP"):
         load_clip("ViT-B-16-SigLIP", "unread.pt")
