@@ -37,8 +37,8 @@ class TrainingBatch:
     def collate(cls, inputs: list[dict], device: torch.device) -> Self:
         """Stack the mapper's dicts on ``device``; 8-bit images become float32.
 
-        The dicts' tensors are copied one by one: the loader has pinned them, so that no copy is
-        waited for, and their stack would not be.
+        The dicts' tensors are copied one by one, because the loader has pinned them, so that no
+        copy is waited for; their stack would not be pinned.
 
         Raises:
             UsageError: the mapper does not give what the system needs.
@@ -52,8 +52,9 @@ class TrainingBatch:
             key = _MAPPER_KEYS.get(field.name, field.name)
             if key not in inputs[0]:
                 raise UsageError(
-                    f"INPUT.DATASET_MAPPER_NAME names a mapper that gives no {key!r}, which the "
-                    "system needs; set it to the one in the system's recipes."
+                    f"this mapper gives no {key!r}, which the system needs",
+                    where="INPUT.DATASET_MAPPER_NAME",
+                    hint="set it to the one in the system's recipes",
                 )
             stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
             values[field.name] = stacked.float() if stacked.dtype == torch.uint8 else stacked

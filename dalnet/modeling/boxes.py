@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boxes of images inside their padded views, in pixels and on the token grid."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Rasterise one box per image.
+    """Return which pixels lie inside the box of each image.
 
     Args:
         boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in pixels, ends excluded.
-        height: H of the raster.
-        width: W of the raster.
+        height, width: H and W of the result.
 
     Returns:
         Boolean ``[N, H, W]``, true inside the box.
@@ -24,8 +25,8 @@ def box_mask(boxes: Tensor, height: int, width: int) -> Tensor:
     return inside_rows[:, :, None] & inside_columns[:, None, :]
 
 
-def token_grid_boxes(boxes: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Boxes on the token grid, for label maps at token resolution.
+def token_grid_boxes(boxes: Tensor, image_size: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """Return boxes on the token grid, for label maps at token resolution.
 
     A token belongs to the box if the center of its patch does: the pixel coordinates are divided
     by the stride and rounded, halves down.
@@ -43,7 +44,7 @@ def token_grid_boxes(boxes: Tensor, image_size: tuple[int, int], grid: tuple[int
     def scale(ends: Tensor, pixels: int, tokens: int) -> Tensor:
         return torch.div(2 * ends * tokens + pixels - 1, 2 * pixels, rounding_mode="floor")
 
-    # By numbers and not by a tensor of them, whose copy to a GPU would be waited for.
+    # Python numbers, because a GPU would wait for the copy of a tensor that holds them.
     return torch.cat(
         [scale(boxes[:, :2], height, rows), scale(boxes[:, 2:], width, columns)], dim=1
     )

@@ -12,20 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dalnet.errors import UsageError
 from dalnet.modeling.boxes import box_mask
+from dalnet.modeling.resize import resize_by
 
 _PEAK_EPS = 1e-5
 
 
 def normalize_cam(raw: Tensor) -> Tensor:
-    """CAM of the DALNet paper, Eq. 1: ReLU, then divide by the maximum per class and image.
+    """Return the CAM of the DALNet paper, Eq. 1: ReLU, then divided by its maximum.
 
     Args:
         raw: ``[N, C, h, w]`` raw CAMs.
 
     Returns:
-        ``[N, C, h, w]`` in 0..1; a map that is nowhere positive is zero.
+        ``[N, C, h, w]`` in 0..1, with maximum 1 per class and image; a map that is nowhere positive
+        is zero.
     """
     cam = raw.relu()
     peak = cam.amax(dim=(2, 3), keepdim=True)
@@ -34,18 +35,18 @@ def normalize_cam(raw: Tensor) -> Tensor:
 
 @torch.no_grad()
 def object_mask(raw_inter: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Object-aware mask M_obj of the DALNet paper (Sec. 3.3), binary and without gradient.
+    """Return the object-aware mask M_obj of the DALNet paper (Sec. 3.3), without gradient.
 
     Args:
         raw_inter: ``[N, C, h, w]`` raw CAMs of the intermediate classifier.
         labels: ``[N, C]`` multi-hot image labels.
-        threshold: beta; a patch is object where the largest CAM of a present class exceeds it.
+        threshold: beta; a patch is object where the largest CAM of the image's classes exceeds it.
 
     Returns:
         ``[N, h, w]`` of 0.0 and 1.0.
     """
-    present = normalize_cam(raw_inter.float()) * labels[:, :, None, None]
-    return (present.amax(dim=1) > threshold).float()
+    cams = normalize_cam(raw_inter.float()) * labels[:, :, None, None]
+    return (cams.amax(dim=1) > threshold).float()
 
 
 @torch.no_grad()
@@ -66,36 +67,22 @@ def multi_scale_cam(
         One ``[N, C, H, W]`` float tensor in 0..1 per map that ``cam_fn`` returns.
 
     Raises:
-        UsageError: no scale.
+        ValueError: no scale.
     """
     if not scales:
-        raise UsageError("a multi-scale CAM needs at least one scale, as (1.0,).")
-    size = tuple(images.shape[-2:])
-    per_scale = []
+        raise ValueError("a multi-scale CAM needs at least one scale, as (1.0,)")
+    per_scale = []  # of each scale, for each of the maps: [of the images, of their flipped copies]
     for scale in scales:
         scaled = resize_by(images, scale)
-        per_scale.append(cam_fn(torch.cat([scaled, scaled.flip(-1)])))
-    views = [[_both_views(raw) for raw in maps] for maps in zip(*per_scale, strict=True)]
-    return tuple(fuse_raw_cams(maps, size) for maps in views)
-
-
-def resize_by(images: Tensor, scale: float) -> Tensor:
-    """Resize images ``[N, 3, H, W]`` to ``int(scale * H)`` x ``int(scale * W)``, bilinearly."""
-    size = [max(int(scale * side), 1) for side in images.shape[-2:]]
-    if size == list(images.shape[-2:]):
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
-
-def _both_views(raw: Tensor) -> list[Tensor]:
-    """Split raw CAMs of images and, behind them, their flipped copies; turn the latter back."""
-    plain, flipped = raw.chunk(2)
-    return [plain, flipped.flip(-1)]
+        halves = (raw.chunk(2) for raw in cam_fn(torch.cat([scaled, scaled.flip(-1)])))
+        per_scale.append([[plain, flipped.flip(-1)] for plain, flipped in halves])
+    size = images.shape[-2:]
+    return tuple(fuse_raw_cams(views, size) for views in zip(*per_scale, strict=True))
 
 
 def fuse_raw_cams(
     per_scale: Iterable[Sequence[Tensor]],
-    size: tuple[int, int],
+    size: Sequence[int],
     flip: str = "max",
     normalize: str = "min_max",
     stride: int = 1,
@@ -103,8 +90,8 @@ def fuse_raw_cams(
     """Fuse raw CAMs of several scales into one in 0..1.
 
     Args:
-        per_scale: for each scale the raw maps ``[N, C, h, w]`` of its views, all the same way
-            round: the image's alone, or also its flipped copy's.
+        per_scale: for each scale, at least one, the raw maps ``[N, C, h, w]`` of its views, all the
+            same way round: the image's alone, or also its flipped copy's.
         size: (H, W) of the result.
         flip: how the views of a scale are joined: "max" of the enlarged and rectified maps (ToCo,
             CVPR 2023) or "sum" of the rectified maps, which are then enlarged (CLIMS, CVPR 2022).
@@ -119,22 +106,16 @@ def fuse_raw_cams(
     """
     grid = [stride * math.ceil(side / stride) for side in size]
 
+    def enlarge(maps: Tensor) -> Tensor:
+        return F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
+
     def join(views: Sequence[Tensor]) -> Tensor:
         if flip == "sum":
-            rectified = (raw.float().relu() for raw in views)
-            return _enlarge(functools.reduce(torch.add, rectified), grid)
-        return functools.reduce(torch.maximum, (_enlarge(raw, grid).relu_() for raw in views))
+            return enlarge(functools.reduce(torch.add, (raw.float().relu() for raw in views)))
+        return functools.reduce(torch.maximum, (enlarge(raw).relu_() for raw in views))
 
-    # In place: with many classes these are the largest tensors of a step.
-    total = functools.reduce(Tensor.add_, map(join, per_scale))
-    return _to_unit_range(total[..., : size[0], : size[1]], normalize)
-
-
-def _enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
-
-
-def _to_unit_range(cam: Tensor, normalize: str) -> Tensor:
+    # The sum is taken in place, because with many classes these are a step's largest tensors.
+    cam = functools.reduce(Tensor.add_, map(join, per_scale))[..., : size[0], : size[1]]
     if normalize == "min_max":
         cam = cam - cam.amin(dim=(2, 3), keepdim=True)
     return cam / (cam.amax(dim=(2, 3), keepdim=True) + _PEAK_EPS)
@@ -144,11 +125,11 @@ def _to_unit_range(cam: Tensor, normalize: str) -> Tensor:
 def cam_to_label(
     cams: Tensor, labels: Tensor, boxes: Tensor, low: float, high: float, ignore: int = 255
 ) -> Tensor:
-    """Label map of the CAMs of the present classes by two thresholds (ToCo, CVPR 2023).
+    """Return the label map of the CAMs of each image's classes by two thresholds (ToCo, CVPR 2023).
 
     Args:
         cams: ``[N, C, H, W]`` in 0..1.
-        labels: ``[N, C]`` multi-hot image labels; CAMs of absent classes are left out.
+        labels: ``[N, C]`` multi-hot image labels; CAMs of other classes are left out.
         boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in the pixels of ``cams``.
         low: up to this value a pixel is background.
         high: above this value a pixel has the class of the largest CAM.
@@ -165,23 +146,21 @@ def cam_to_label(
 
 @torch.no_grad()
 def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Scores over background and classes whose arg max is the CAM's label map.
+    """Return scores over background and classes whose arg max is the CAM's label map.
 
     Args:
         cams: ``[N, C, H, W]`` in 0..1.
-        labels: ``[N, C]`` multi-hot image labels; absent classes score 0.
+        labels: ``[N, C]`` multi-hot image labels; other classes score 0.
         threshold: score of the background, not negative; it wins ties.
 
     Returns:
         ``[N, C + 1, H, W]``, background first.
     """
-    present = cams * labels[:, :, None, None]
-    background = present.new_full((len(cams), 1, *cams.shape[-2:]), threshold)
-    return torch.cat([background, present], dim=1)
+    return F.pad(cams * labels[:, :, None, None], (0, 0, 0, 0, 1, 0), value=threshold)
 
 
 def cam_probabilities(cams: Tensor, threshold: float) -> Tensor:
-    """Scores over the background and the image's own classes that sum to 1, for a CRF.
+    """Return scores over background and an image's own classes that sum to 1, for a CRF.
 
     Args:
         cams: ``[K, H, W]`` in 0..1, of the K classes of one image.

@@ -2,6 +2,7 @@
 """What a model says about one image, for evaluation, prediction, figures and reports alike."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from dalnet.layers import dense_crf
 from dalnet.modeling.image_classes import ImageClasses
-from dalnet.modeling.multi_scale import Features, MultiScaleFlip, resize
+from dalnet.modeling.multi_scale import Features, MultiScaleFlip
+from dalnet.modeling.resize import resize
 
 
 class ImageInference:
@@ -58,11 +60,7 @@ class ImageInference:
 
     def cams(self, source: str, scales: Sequence[float], flip: bool) -> Tensor:
         """Return CAMs ``[P, H, W]`` in 0..1 of the image's classes."""
-        cams = self._cams_as_seen(source, tuple(scales), flip)
-        if not self.image_classes:
-            # Interpolation refuses tensors without channels.
-            return cams.new_zeros(0, *self.size)
-        return resize(cams, self.size)[0]
+        return resize(self._cams_as_seen(source, tuple(scales), flip), self.size)[0]
 
     def pseudo_label(self, scales: Sequence[float], flip: bool, source: str = "cam") -> Tensor:
         """Return the label map ``[H, W]``, long, that the image's CAMs are refined to.
@@ -75,15 +73,12 @@ class ImageInference:
             self._kept[key] = self._refine(self._cams_as_seen(source, tuple(scales), flip))
         return self._kept[key]
 
-    def refine_by_crf(self, probabilities: Tensor, **parameters: float) -> Tensor:
-        """Refine probabilities ``[K, H, W]`` by the dense CRF on the image.
+    def refine_by_crf(self, probabilities: Tensor, **parameters: Any) -> Tensor:
+        """Refine probabilities ``[K, H, W]`` over any K labels by the dense CRF on the image.
 
         Args:
-            probabilities: over any K labels.
+            probabilities: see above.
             parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
-
-        Returns:
-            ``[K, H, W]``, probabilities.
         """
         return dense_crf(self.crf_images(), probabilities[None], **parameters)[0]
 
@@ -96,14 +91,12 @@ class ImageInference:
         return ImageClasses.of_one_image(self.image_classes, self.images.device)
 
     def _cams_as_seen(self, source: str, scales: tuple[float, ...], flip: bool) -> Tensor:
-        """CAMs ``[1, P, h, w]`` at the size that the network sees."""
+        """Return CAMs ``[1, P, h, w]`` at the size that the network sees."""
+        if not self.image_classes:
+            return self.images.new_zeros(1, 0, *self.images.shape[-2:])
         key = source, scales, flip
         if key not in self._kept:
-            size = self.images.shape[-2:]
-            if self.image_classes:
-                self._kept[key] = self._passes.cams(source, scales, flip, self._local())
-            else:
-                self._kept[key] = self.images.new_zeros(1, 0, *size)
+            self._kept[key] = self._passes.cams(source, scales, flip, self._local())
         return self._kept[key]
 
     def _refine(self, cams: Tensor) -> Tensor:
@@ -112,6 +105,7 @@ class ImageInference:
         height, width = self.images.shape[-2:]
         boxes = torch.tensor([[0, height, 0, width]], device=cams.device)
         local = self._local()
-        labels = self._pseudo_labels(self.images, cams, local.valid, boxes)
-        labels = local.to_class_labels(labels, self._passes.settings.ignore_value)
-        return F.interpolate(labels[:, None].double(), size=self.size, mode="nearest")[0, 0].long()
+        label_map = self._pseudo_labels(self.images, cams, local.valid, boxes)  # [1, h, w]
+        label_map = local.to_class_labels(label_map, self._passes.settings.ignore_value)
+        # Interpolation takes floats; double holds every label exactly.
+        return F.interpolate(label_map[:, None].double(), size=self.size)[0, 0].long()

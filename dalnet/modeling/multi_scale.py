@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images through the encoder at several scales, plain and flipped."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from dalnet.modeling.cam import fuse_raw_cams, resize_by
+from dalnet.modeling.cam import fuse_raw_cams
 from dalnet.modeling.image_classes import ImageClasses
+from dalnet.modeling.resize import resize, resize_by
 
 Features = dict[str, Tensor]
 
@@ -162,11 +163,8 @@ class MultiScaleFlip:
         Returns:
             ``[N, K, *size]``, float32, that add up to 1 over K.
         """
-        total = None
-        for scale in scales:
-            for logits in self.views(source, scale, flip):
-                large = resize(logits, size)
-                total = large if total is None else total + large
+        views = (view for scale in scales for view in self.views(source, scale, flip))
+        total = functools.reduce(torch.add, (resize(view.float(), size) for view in views))
         return (total / (len(scales) * (1 + flip))).softmax(dim=1)
 
     def cams(
@@ -197,12 +195,4 @@ class MultiScaleFlip:
         fusion = self.settings.flip, self.settings.normalize
         if size is not None:
             return fuse_raw_cams(per_scale, size, *fusion)
-        height, width = self._images.shape[-2:]
-        return fuse_raw_cams(per_scale, (height, width), *fusion, self._stride)
-
-
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps ``[N, K, h, w]`` to ``[N, K, *size]``, float32, bilinearly."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps.float()
-    return F.interpolate(maps.float(), size=tuple(size), mode="bilinear", align_corners=False)
+        return fuse_raw_cams(per_scale, self._images.shape[-2:], *fusion, self._stride)

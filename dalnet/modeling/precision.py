@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full precision for losses and similarities, whatever autocast does around them."""
+"""Full precision for losses and similarities, also under autocast."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _DEAD_NORM = 1e-6  # below this length a vector has no direction
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make ``loss`` run outside autocast, with half-precision tensor arguments as float32.
+    """Return ``loss`` made to run outside autocast, half-precision arguments turned into float32.
 
     The device of its first tensor argument says which autocast is meant.
     """
@@ -38,7 +38,7 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     """Scale ``vectors [..., d]`` to length 1 along the last dimension.
 
     A vector shorter than 1e-6 has no direction: it becomes zero and gets a zero gradient, where a
-    plain normalisation would pass on one of size 1/eps.
+    plain normalization would pass on one of size 1/eps.
     """
     dead = vectors.detach().norm(dim=-1, keepdim=True) < _DEAD_NORM
     return F.normalize(vectors.masked_fill(dead, 0.0), dim=-1)

@@ -2,9 +2,10 @@
 """One image of a training step as a strip of four pictures, for TensorBoard."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import draw_segmentation_masks
+
+from dalnet.modeling.resize import resize
 
 _HEAT = (255.0, 0.0, 0.0)
 
@@ -23,7 +24,7 @@ def draw_training_image(image: Tensor, cams: Tensor, label_map: Tensor, logits: 
         uint8 ``[3, H, 4 W]`` on the CPU, as ``EventStorage.put_image`` takes it.
     """
     image, num_classes = image.detach().cpu(), len(logits) - 1
-    large = F.interpolate(logits[None].float(), size=image.shape[-2:], mode="bilinear")
+    large = resize(logits[None].float(), image.shape[-2:])
     heat = cams.float().cpu().amax(dim=0, keepdim=True)
     colored = image * (1 - heat) + torch.tensor(_HEAT).view(3, 1, 1) * heat
     pictures = [_to_bytes(image), _to_bytes(colored)]

@@ -29,14 +29,15 @@ def fetch(weights: str, key: str) -> Path:
         return Path(PathManager.get_local_path(weights))
     except (OSError, RuntimeError) as error:  # the latter of catalog://
         raise UsageError(
-            f"{key} names {weights}, which cannot be fetched ({error}); correct the address, or "
-            "fetch the file by other means and give its path."
+            f"{weights} cannot be fetched ({error})",
+            where=key,
+            hint="correct the address, or fetch the file by other means and give its path",
         ) from error
 
 
 @contextmanager
-def refused_with(refusal: str) -> Iterator[None]:
-    """Turn whatever a reader or builder raises into ``refusal``, a colon and its reason.
+def refused_with(what: str, where: object = "", hint: str = "") -> Iterator[None]:
+    """Turn whatever a reader or builder raises into a ``UsageError`` that ends with its reason.
 
     Raises:
         UsageError: it failed.
@@ -47,7 +48,7 @@ def refused_with(refusal: str) -> Iterator[None]:
         raise
     except Exception as error:  # each reader, and each family of timm, fails with its own types
         reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
-        raise UsageError(f"{refusal}: {reason}") from error
+        raise UsageError(f"{what}: {reason}", where, hint) from error
 
 
 def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
@@ -62,9 +63,9 @@ def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
     """
     path = fetch(weights, key)
     if not path.is_file():
-        raise UsageError(f"{key} names {weights}, which is not a file; correct the path.")
+        raise UsageError(f"{weights} is not a file", key, "correct the path")
     if path.suffix not in suffixes:
-        raise UsageError(f"{key} names {weights}; it must end in {', '.join(suffixes)}.")
+        raise UsageError(f"{weights} must end in {' or '.join(suffixes)}", key, "name such a file")
     return path
 
 
@@ -80,5 +81,5 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
     Raises:
         UsageError: damaged, or it holds objects other than tensors.
     """
-    with refused_with(f"{path} ({key}) cannot be read as a file of tensors"):
+    with refused_with(f"{key} names it, but it cannot be read as a file of tensors", path):
         return timm.models.load_state_dict(str(path), weights_only=True)

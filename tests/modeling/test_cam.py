@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dalnet.errors import UsageError
 from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.cam import (
     cam_probabilities,
@@ -133,7 +132,7 @@ def test_multi_scale_cam_without_any_activation_is_zero():
 
 
 def test_multi_scale_cam_without_scale_is_refused():
-    with pytest.raises(UsageError, match="at least one scale"):
+    with pytest.raises(ValueError, match="at least one scale"):
         multi_scale_cam(raw_maps, torch.zeros(1, 3, 8, 8), ())
 
 

@@ -4,10 +4,10 @@
 import pytest
 import torch
 from detectron2.utils.file_io import PathManager
+from helpers import refused
 from safetensors.torch import save_file
 
 from dalnet import assets
-from dalnet.errors import UsageError
 from dalnet.modeling.weight_files import local_file, read_state
 
 SUFFIXES = (".safetensors", ".pth")
@@ -26,7 +26,7 @@ class Harmful:
 def test_objects_are_never_unpickled(tmp_path):
     trace, path = tmp_path / "trace", tmp_path / "weights.pth"
     torch.save({"x": Harmful(str(trace))}, path)
-    with pytest.raises(UsageError, match=r"weights.pth \(SOME.KEY\) cannot be read as a file"):
+    with refused("weights.pth", "SOME.KEY"):
         read_state(path, "SOME.KEY")
     assert not trace.exists()
 
@@ -36,13 +36,13 @@ def test_objects_are_never_unpickled(tmp_path):
 def test_damaged_files(tmp_path, suffix, content):
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=f"cut{suffix} .* cannot be read"):
+    with refused(f"cut{suffix}", "SOME.KEY"):
         read_state(path, "SOME.KEY")
 
 
 def test_files_of_something_else(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(UsageError, match="list.pth .* cannot be read"):
+    with refused("list.pth", "SOME.KEY"):
         read_state(tmp_path / "list.pth", "SOME.KEY")
 
 
@@ -58,17 +58,17 @@ def test_local_file(tmp_path):
     path = tmp_path / "a.pth"
     path.touch()
     assert local_file(str(path), "SOME.KEY", SUFFIXES) == path
-    for name, words in (("b.pth", "is not a file"), (".", "is not a file")):
-        with pytest.raises(UsageError, match=f"SOME.KEY names .*{words}"):
+    for name in ("b.pth", "."):
+        with refused("SOME.KEY", tmp_path / name):
             local_file(str(tmp_path / name), "SOME.KEY", SUFFIXES)
-    with pytest.raises(UsageError, match="SOME.KEY names .*a.pth; it must end in .npz"):
+    with refused("SOME.KEY", "a.pth", ".npz"):
         local_file(str(path), "SOME.KEY", (".npz",))
 
 
 def test_addresses_with_nothing_behind_them(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     address = "http://127.0.0.1:1/x.pth"
-    with pytest.raises(UsageError, match=f"SOME.KEY names {address}, which cannot be fetched"):
+    with refused("SOME.KEY", address):
         local_file(address, "SOME.KEY", SUFFIXES)
 
 
@@ -84,7 +84,7 @@ def test_package_assets(tmp_path, monkeypatch):
     with PathManager.open("dalnet://small.pth", "rb") as stream:
         assert stream.read() == b"content"
     for name in ("absent.pth", "../outside.pth"):
-        with pytest.raises(UsageError, match="shipped are: dalnet://small.pth"):
+        with refused(f"dalnet://{name}", "dalnet://small.pth"):
             local_file(f"dalnet://{name}", "SOME.KEY", SUFFIXES)
-    with pytest.raises(UsageError, match="not written"):
+    with refused("dalnet://new.pth"):
         PathManager.open("dalnet://new.pth", "w")

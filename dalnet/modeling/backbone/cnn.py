@@ -117,8 +117,9 @@ def create_cnn(
         UsageError: not a CNN of timm that can have this stride.
     """
     with refused_with(
-        f"timm cannot build {key} {name!r} with a stride of {stride}; choose a CNN of "
-        "timm.list_models('*efficientnet*') or '*resnet*'"
+        f"timm cannot build {name!r} with a stride of {stride}",
+        where=key,
+        hint="choose a CNN of timm.list_models('*efficientnet*') or '*resnet*'",
     ):
         if not timm.is_model(name):
             raise ValueError(f"timm {timm.__version__} has no such model")
@@ -187,7 +188,9 @@ def load_cnn_weights(cnn: nn.Module, name: str, weights: str, key: str) -> None:
         if part.startswith(_IN_CHECKPOINT)
     }
     with refused_with(
-        f"{source} ({key}) does not fit {name} (name the matching model or another file)"
+        f"{key} names it, but it does not fit {name}",
+        where=source,
+        hint="name the matching model or another file",
     ):
         own = cnn.state_dict()
         if own.keys() <= trunk.keys() or own.keys() == state.keys():

@@ -2,7 +2,7 @@
 """A pre-trained CNN in place of the ViT's patch embedding.
 
 Dosovitskiy et al. (ICLR 2021, Sec. 3.1) call the result a hybrid. Its tokens mean something before
-the ViT has learned anything, which a small ViT needs many more photographs for.
+the ViT has learned anything, for which a small ViT would need many more images.
 """
 
 from timm.layers import freeze_batch_norm_2d
@@ -14,8 +14,8 @@ from dalnet.modeling.backbone.cnn import create_cnn, load_cnn_weights
 def build_stem(name: str, weights: str, stride: int) -> nn.Module:
     """Return the convolutions of a timm classifier, dilated where they would shrink the map.
 
-    Batch norms stay as they were pre-trained: training batches are small, and an image's tokens
-    must not depend on its neighbors in the batch.
+    Batch norms stay as they were pre-trained, because training batches are small, and because an
+    image's tokens must not depend on the other images of its batch.
 
     Args:
         name: timm's name of a CNN.

@@ -7,7 +7,6 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -19,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from dalnet.errors import UsageError
 from dalnet.modeling.backbone.stem import build_stem
 from dalnet.modeling.backbone.weights import load_vit_weights
+from dalnet.modeling.resize import resize
 from dalnet.modeling.weight_files import refused_with
 
 _STEM_STRIDE = 16  # pixels of a token behind a stem, where PATCH_SIZE does not say
@@ -72,24 +72,26 @@ class TimmViT(Backbone):
         super().__init__()
         if stem and weights == "timm":
             raise UsageError(
-                'MODEL.VIT.WEIGHTS is "timm", which has none for a ViT behind MODEL.VIT.STEM '
-                f'{stem}; set it to "", or to a checkpoint of the same two.'
+                f'it is "timm", which has no weights for a ViT behind MODEL.VIT.STEM {stem}',
+                where="MODEL.VIT.WEIGHTS",
+                hint='set it to "", or to a checkpoint of the same two',
             )
         self.vit, self.patch_size = _create_encoder(name, overrides or {}, stem, stem_weights)
         depth = len(self.vit.blocks)
         if not 1 <= intermediate_block <= depth:
             raise UsageError(
-                f"MODEL.VIT.INTERMEDIATE_BLOCK is {intermediate_block}, but {name} has the blocks "
-                f"1 to {depth}; choose one of them."
+                f"it is {intermediate_block}, but {name} has the blocks 1 to {depth}",
+                where="MODEL.VIT.INTERMEDIATE_BLOCK",
+                hint="choose one of them",
             )
         load_vit_weights(self.vit, name, weights)
         self.pos_embed = pos_embed
         if compile_mode:
-            # Block by block, which all run the same code: it is compiled once per kind of shape.
-            # Names of parameters stay as they are.
+            # Block by block, because all run the same code, which is compiled once per kind of
+            # shape. Names of parameters stay as they are.
             for block in self.vit.blocks:
                 block.compile(mode=compile_mode)
-        # A CUDA graph's output is overwritten by its next run, and a step has several passes.
+        # A CUDA graph overwrites its output in its next run, and a step has several: copies stay.
         self._copies_outputs = compile_mode in ("reduce-overhead", "max-autotune")
         self.intermediate_block = intermediate_block
         self.grad_checkpointing = grad_checkpointing
@@ -115,22 +117,22 @@ class TimmViT(Backbone):
         }
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Encode normalised images of any size.
+        """Encode normalized images of any size.
 
         The grid is h = round(H / patch), w = round(W / patch), at least 1. Where a side is not a
         multiple of the patch, the image is resized (bilinear) to h*patch x w*patch first, so that
         the grid always covers exactly the picture and maps on it need no shift or padding.
 
         Args:
-            images: [N, 3, H, W], normalised with ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD``.
+            images: [N, 3, H, W], normalized with ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD``.
 
         Returns:
             ``cls_token`` [N, D] and ``patch_tokens`` [N, D, h, w], after the last block and its
             norm (which timm's models that pool before it, as EVA, lack); ``inter_tokens``
             [N, D, h, w], after the intermediate block, before any norm.
         """
-        embedded, grid = self._embed(self._fit_to_patches(images))
-        tokens = inter = embedded
+        tokens, grid = self._embed(images)
+        inter = tokens
         for number, block in enumerate(self.vit.blocks, start=1):
             if self.grad_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
@@ -146,7 +148,7 @@ class TimmViT(Backbone):
         }
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and strides of what :meth:`forward` returns."""
+        """Return channels and strides of what :meth:`forward` returns."""
         grid = ShapeSpec(channels=self.embed_dim, stride=self.patch_size)
         return {
             "cls_token": ShapeSpec(channels=self.embed_dim),
@@ -154,20 +156,15 @@ class TimmViT(Backbone):
             "inter_tokens": grid,
         }
 
-    def _fit_to_patches(self, images: torch.Tensor) -> torch.Tensor:
-        size = images.shape[-2:]
-        # floor(x + 0.5) and not round(), which would send 1.5 up and 2.5 down.
-        fitted = [max(1, math.floor(s / self.patch_size + 0.5)) * self.patch_size for s in size]
-        if list(size) == fitted:
-            return images
-        return F.interpolate(images, fitted, mode="bilinear", align_corners=False)
-
     def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        """Do as timm's ``_pos_embed``, which has no switch for how the embedding is resized.
+        """Return the tokens before the first block, [N, prefix + h*w, D], and (h, w).
 
-        Returns the tokens before the first block, [N, prefix + h*w, D], and (h, w).
+        This is timm's ``_pos_embed``, which has no switch for how the embedding is resized.
         """
-        vit = self.vit
+        vit, side = self.vit, self.patch_size
+        # floor(x + 0.5) and not round(), which would send 1.5 up and 2.5 down.
+        fitted = [max(1, math.floor(s / side + 0.5)) * side for s in images.shape[-2:]]
+        images = resize(images, fitted)
         patches = vit.patch_embed(images)
         grid = (patches.shape[1], patches.shape[2])
         patches = patches.flatten(1, 2)
@@ -198,7 +195,7 @@ class TimmViT(Backbone):
 def _create_encoder(
     name: str, overrides: dict[str, int], stem: str, stem_weights: str
 ) -> tuple[VisionTransformer, int]:
-    """The ViT without classifier and weights, and the side of a token's patch in pixels."""
+    """Return the ViT without classifier and weights, and the side of a token's patch in pixels."""
     options: dict[str, Any] = dict(overrides)
     stride = options.pop("patch_size", _STEM_STRIDE) if stem else 0
     if stem:
@@ -207,20 +204,18 @@ def _create_encoder(
         options |= {"embed_layer": embedding, "patch_size": 1}
     changed = ", ".join(f"{key}={value}" for key, value in overrides.items())
     with refused_with(
-        f"timm cannot build MODEL.VIT.NAME {name!r} with {changed or 'its own sizes'}"
+        f"timm cannot build {name!r} with {changed or 'its own sizes'}",
+        where="MODEL.VIT.NAME",
+        hint="choose a ViT, DeiT or DINOv2 of timm.list_models('*vit*'), and sizes that fit it",
     ):
         if not timm.is_model(name):
-            raise ValueError(
-                f"timm {timm.__version__} has none such; timm.list_models('*vit*') lists them"
-            )
+            raise ValueError(f"timm {timm.__version__} has no such model")
         vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
         plain = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
         if not plain or vit.cls_token is None:
-            raise ValueError(
-                "it is not a plain vision transformer with a class token; choose a ViT, DeiT or "
-                "DINOv2 of timm"
-            )
-    # What follows the tokens has no part in the loss, and DDP refuses parameters without gradient.
+            raise ValueError("it is not a plain vision transformer with a class token")
+    # What follows the tokens has no part in the loss, so its parameters would get no gradient,
+    # which DistributedDataParallel refuses.
     vit.reset_classifier(0, "")
     vit.fc_norm = nn.Identity()
     return vit, stride or vit.patch_embed.feat_ratio()

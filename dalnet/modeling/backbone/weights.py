@@ -33,7 +33,7 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
         name: its timm name (tells the hub's file).
         weights: "timm" (the hub's file for ``name``, downloaded once), a path to ``.safetensors``,
             ``.pth``/``.pt`` (read with ``weights_only=True``) or ``.npz`` (the original format of
-            ViT and AugReg), ``dalnet://NAME``, or "" to keep the random initialisation. Of a
+            ViT and AugReg), ``dalnet://NAME``, or "" to keep the random initialization. Of a
             checkpoint of ``train_net.py`` only the encoder is taken.
 
     Raises:
@@ -41,16 +41,18 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
     """
     if not weights:
         return
+    path = Path()
     if weights == "timm":
         source, state = load_from_hub(name, _KEY)
     else:
-        source = path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt", ".npz"))
-        state = None if path.suffix == ".npz" else read_state(path, _KEY)
+        path = local_file(weights, _KEY, (".safetensors", ".pth", ".pt", ".npz"))
+        source, state = str(path), {} if path.suffix == ".npz" else read_state(path, _KEY)
     with refused_with(
-        f"{source} does not fit the model of MODEL.VIT (name the matching model and sizes, or "
-        "another file)"
+        "it does not fit the model of MODEL.VIT",
+        source,
+        "name the matching model and sizes, or another file",
     ):
-        if state is None:
+        if path.suffix == ".npz":
             _load_npz(vit, path)
         else:
             _load_state(vit, state)
@@ -73,8 +75,9 @@ def load_from_hub(name: str, key: str) -> tuple[str, dict[str, Any]]:
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id:
         raise UsageError(
-            f'timm publishes no weights for {name}; set {key} to a local file or to "" for random '
-            "weights."
+            f"timm publishes no weights for {name}",
+            where=key,
+            hint='set it to a local file, or to "" for random weights',
         )
     file = published.hf_hub_filename or "model.safetensors"
     source = f"{published.hf_hub_id}/{file}"
@@ -85,9 +88,10 @@ def load_from_hub(name: str, key: str) -> tuple[str, dict[str, Any]]:
         )
     except OSError as error:
         raise UsageError(
-            f"The weights of {name} are neither in the local cache nor downloadable: fetch {file} "
-            f"from https://huggingface.co/{published.hf_hub_id} on another machine and set {key} "
-            "to its path here."
+            f"the weights of {name} are neither in the local cache nor downloadable",
+            where=key,
+            hint=f"fetch {file} from https://huggingface.co/{published.hf_hub_id} on another "
+            "machine and set the key to its path here",
         ) from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class LargeFOVHead(nn.Module):
     """Two dilated 3x3 convolutions with ReLU and a 1x1 prediction layer.
 
-    The "LargeFOV" head of DeepLab (Chen et al., ICLR 2015) with ToCo's widths. Initialised as
+    The "LargeFOV" head of DeepLab (Chen et al., ICLR 2015) with ToCo's widths. Initialized as
     Detectron2's own semantic heads: MSRA for the convolutions before a ReLU, and, as in its
     DeepLab project, a normal of deviation 0.001 and zero bias for the prediction layer.
     """

@@ -3,8 +3,6 @@
 
 from torch import nn
 
-from dalnet.errors import UsageError
-
 
 class AlignmentProjections(nn.Module):
     """Linear maps of visual tokens and of text embeddings into the common space.
@@ -26,14 +24,11 @@ class AlignmentProjections(nn.Module):
                 keep all cosines; or "linear", learned, with bias.
 
         Raises:
-            UsageError: unknown ``text_projection``.
+            ValueError: unknown ``text_projection``.
         """
         super().__init__()
         if text_projection not in ("orthogonal", "linear"):
-            raise UsageError(
-                f"MODEL.DALNET.TEXT_PROJECTION is '{text_projection}'; set it to 'orthogonal' or "
-                "'linear'."
-            )
+            raise ValueError(f"text_projection {text_projection!r}: choose orthogonal or linear")
         fixed = text_projection == "orthogonal"
         self.visual = nn.Linear(visual_dim, dim)
         self.text = nn.Linear(text_dim, dim, bias=not fixed)

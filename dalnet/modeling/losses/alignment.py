@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dalnet.errors import UsageError
 from dalnet.modeling.precision import full_precision, unit_vectors
 
 _CLAMP_MARGIN = 1e-4  # CLIMS (CVPR 2022) keeps cosines this far from 0 and 1
@@ -23,9 +22,9 @@ def global_implicit_alignment(
     labels: Tensor,
     cross: bool = True,
     similarity: str = "affine",
-    counted: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Global Implicit Alignment L_im (DALNet paper, Eq. 3).
+    """Return the Global Implicit Alignment loss L_im (DALNet paper, Eq. 3).
 
     ``- sum_c y_c log(sim(v_cls, t_c)) - log(1 - sim(v_cls, t_bg))``, mean over the images. A cosine
     may be negative, so the logarithm's argument is ``(1 + cos) / 2`` ("affine") or the cosine
@@ -38,24 +37,24 @@ def global_implicit_alignment(
         labels: ``[N, C]`` multi-hot labels of the views.
         cross: keep the second term, the contrast with the background text.
         similarity: "affine" or "clamp".
-        counted: ``[N]``, 1 for the tokens that the mean is taken over and 0 for the others; all
-            where not given.
+        sample_weight: ``[N]``, 1 for the tokens that the mean is taken over and 0 for the others;
+            all where not given.
 
     Returns:
         Scalar; 0 with zero gradient if no token counts.
 
     Raises:
-        UsageError: unknown ``similarity``.
+        ValueError: unknown ``similarity``.
     """
-    tokens = unit_vectors(cls_tokens)
-    positive = _positive(tokens @ unit_vectors(text_fg).T, similarity)
-    per_image = -(labels * _safe_log(positive)).sum(dim=1)
+    tokens = unit_vectors(cls_tokens)  # [N, d]
+    positive = _positive(tokens @ unit_vectors(text_fg).T, similarity)  # [N, C]
+    per_image = -(labels * _safe_log(positive)).sum(dim=1)  # [N]
     if cross:
-        background = _positive(tokens @ unit_vectors(text_bg).T, similarity)
+        background = _positive(tokens @ unit_vectors(text_bg).T, similarity)  # [N, 1]
         per_image = per_image - _safe_log(1 - background).sum(dim=1)
-    if counted is None:
+    if sample_weight is None:
         return _batch_mean(per_image)
-    return (per_image * counted).sum() / counted.sum().clamp(min=1)
+    return (per_image * sample_weight).sum() / sample_weight.sum().clamp(min=1)
 
 
 @full_precision
@@ -71,9 +70,9 @@ def local_explicit_alignment(
     normalize: str = "all",
     similarity: str = "affine",
 ) -> Tensor:
-    """Local Explicit Alignment L_ex (DALNet paper, Eq. 2 and 4 to 6).
+    """Return the Local Explicit Alignment loss L_ex (DALNet paper, Eq. 2 and 4 to 6).
 
-    With ``m`` the summed cosine to the present classes minus the cosine to the background text,
+    With ``m`` the summed cosine to the image's classes minus the cosine to the background text,
     Eq. 6's two-way softmax is ``softplus(-m / tau)`` for an object patch and ``softplus(m / tau)``
     for a background patch. A patch masked out by Eq. 2 has both similarities 0: it adds log 2 and
     no gradient.
@@ -96,17 +95,17 @@ def local_explicit_alignment(
         Scalar; 0 with zero gradient for N = 0.
 
     Raises:
-        UsageError: unknown ``normalize`` or ``similarity``.
+        ValueError: unknown ``normalize`` or ``similarity``.
     """
-    tokens = unit_vectors(patch_tokens)
+    tokens = unit_vectors(patch_tokens)  # [N, P, d]
     mask = mask.to(tokens.dtype)
-    # The sum over present classes commutes with the product: [N, d] instead of [N, P, C].
-    present = labels.to(tokens.dtype) @ unit_vectors(text_fg)
-    to_classes = torch.einsum("npd,nd->np", tokens, present)
+    # First the sum over the image's classes, then the product: [N, d] instead of [N, P, C].
+    summed_texts = labels.to(tokens.dtype) @ unit_vectors(text_fg)
+    to_classes = torch.einsum("npd,nd->np", tokens, summed_texts)
     if not cross:
         loss = -_safe_log(_positive(to_classes, similarity)) * mask
         return _batch_mean(_patch_mean(loss, mask, normalize))
-    margin = (to_classes - tokens @ unit_vectors(text_bg)[0]) / temperature
+    margin = (to_classes - tokens @ unit_vectors(text_bg)[0]) / temperature  # [N, P]
     foreground = _patch_mean(F.softplus(-margin * mask), mask, normalize)
     background = _patch_mean(F.softplus(margin * (1 - mask)), 1 - mask, normalize)
     return _batch_mean(foreground + bg_weight * background)
@@ -114,7 +113,7 @@ def local_explicit_alignment(
 
 @full_precision
 def text_similarity(patch_tokens: Tensor, texts: Tensor) -> Tensor:
-    """Cosine of every patch token with every text (DALNet paper, Fig. 6).
+    """Return the cosine of every patch token with every text (DALNet paper, Fig. 6).
 
     Args:
         patch_tokens: ``[N, P, d]`` projected patch tokens.
@@ -132,25 +131,23 @@ def _positive(cosine: Tensor, similarity: str) -> Tensor:
         return (1 + cosine) / 2
     if similarity == "clamp":
         return cosine.clamp(_CLAMP_MARGIN, 1 - _CLAMP_MARGIN)
-    raise UsageError(
-        f"MODEL.DALNET.GIA_SIMILARITY is '{similarity}'; set it to 'affine' or 'clamp'."
-    )
+    raise ValueError(f"similarity {similarity!r}: choose affine or clamp")
 
 
 def _safe_log(value: Tensor) -> Tensor:
-    # Only from below: the sum of several cosines may exceed 1, and its logarithm 0.
+    # Clamped from below only, because the sum of several cosines may exceed 1.
     return value.clamp(min=torch.finfo(value.dtype).eps).log()
 
 
 def _patch_mean(values: Tensor, region: Tensor, normalize: str) -> Tensor:
-    """Mean of ``values [N, P]`` per image over all patches, or over those of ``region``."""
+    """Return the mean of ``values [N, P]`` over all patches, or over those of ``region``."""
     if normalize == "all":
         return values.mean(dim=1)
     if normalize == "region":
         return (values * region).sum(dim=1) / region.sum(dim=1).clamp(min=1)
-    raise UsageError(f"MODEL.DALNET.LEA_NORMALIZE is '{normalize}'; set it to 'all' or 'region'.")
+    raise ValueError(f"normalize {normalize!r}: choose all or region")
 
 
 def _batch_mean(per_image: Tensor) -> Tensor:
-    # A batch may have no local view at all, and the mean of nothing is NaN.
+    # A batch may have no local view at all, and the mean of nothing would be NaN.
     return per_image.sum() / max(len(per_image), 1)

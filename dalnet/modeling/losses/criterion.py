@@ -2,19 +2,21 @@
 """The weighted sum of losses of Eq. 7 and 8: which terms act, and how much."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from dalnet.modeling.multi_scale import resize
+from dalnet.modeling.resize import resize
 
 from .alignment import global_implicit_alignment, local_explicit_alignment
 from .patch_contrast import patch_token_contrast
 from .segmentation import balanced_cross_entropy, dense_energy
 
 Tensors = Mapping[str, Tensor]
+Loss = Callable[[Tensors, Tensors], Tensor]
 
 
 class DALNetCriterion(nn.Module):
@@ -22,42 +24,22 @@ class DALNetCriterion(nn.Module):
 
     A weight of 0 switches its loss off. The classification losses are always computed: they keep
     the classifiers in the graph, which DistributedDataParallel asks of every parameter.
-
-    Attributes:
-        weights: factor per loss, by name.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        weights: dict[str, float],
-        cross_contrastive: bool,
-        similarity: str,
-        lea_temperature: float,
-        lea_background_weight: float,
-        lea_normalize: str,
-        energy: dict[str, float | str],
-        ignore_value: int,
+        self, *, weights: dict[str, float], options: dict[str, dict[str, Any]], ignore_value: int
     ) -> None:
         """
         Args:
             weights: factor per loss; keys cls, inter, gia, lea, ptc, seg, reg.
-            cross_contrastive: False keeps only the foreground positives (Table 4, w/o CCL).
-            similarity: "affine" or "clamp", how a cosine becomes a logarithm's argument.
-            lea_temperature, lea_background_weight: tau and lambda of Eq. 6.
-            lea_normalize: "all" or "region".
-            energy: keyword arguments of :func:`~dalnet.modeling.losses.dense_energy`.
+            options: keyword arguments of the functions in :mod:`dalnet.modeling.losses` that
+                compute gia, lea and reg, by these names.
             ignore_value: label of pixels that supervise nothing.
         """
         super().__init__()
         self.weights = weights
-        self.cross_contrastive = cross_contrastive
-        self.similarity = similarity
-        self.lea_temperature = lea_temperature
-        self.lea_background_weight = lea_background_weight
-        self.lea_normalize = lea_normalize
-        self.energy = energy
+        self.options = options
         self.ignore_value = ignore_value
 
     @classmethod
@@ -69,19 +51,16 @@ class DALNetCriterion(nn.Module):
         # The switches of Table 4.
         weights["gia"] *= dalnet.GIA
         weights["lea"] *= dalnet.LEA
+        shared = {"cross": dalnet.CROSS_CONTRASTIVE, "similarity": dalnet.GIA_SIMILARITY}
+        lea = {
+            "temperature": dalnet.LEA_TEMPERATURE,
+            "bg_weight": dalnet.LEA_BACKGROUND_WEIGHT,
+            "normalize": dalnet.LEA_NORMALIZE,
+        }
+        reg = {key.lower(): value for key, value in dalnet.REG.items()}
         return {
             "weights": weights,
-            "cross_contrastive": dalnet.CROSS_CONTRASTIVE,
-            "similarity": dalnet.GIA_SIMILARITY,
-            "lea_temperature": dalnet.LEA_TEMPERATURE,
-            "lea_background_weight": dalnet.LEA_BACKGROUND_WEIGHT,
-            "lea_normalize": dalnet.LEA_NORMALIZE,
-            "energy": {
-                "sigma_rgb": dalnet.REG.SIGMA_RGB,
-                "sigma_xy": dalnet.REG.SIGMA_XY,
-                "scale": dalnet.REG.SCALE,
-                "method": dalnet.REG.METHOD,
-            },
+            "options": {"gia": shared, "lea": {**shared, **lea}, "reg": reg},
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
@@ -90,7 +69,7 @@ class DALNetCriterion(nn.Module):
         return any(self.weights[name] > 0 for name in names)
 
     def forward(self, outputs: Tensors, targets: Tensors) -> dict[str, Tensor]:
-        """Compute every loss that has a weight and a target.
+        """Return every loss that has a weight and a target.
 
         Args:
             outputs: of the network; each loss says which it reads.
@@ -103,7 +82,7 @@ class DALNetCriterion(nn.Module):
         outputs = dict(outputs)
         if "pseudo_labels" in targets:
             size = targets["pseudo_labels"].shape[-2:]
-            outputs["large_logits"] = resize(outputs["seg_logits"], size)
+            outputs["large_logits"] = resize(outputs["seg_logits"].float(), size)
         losses = {}
         for name, (loss, target) in self.terms().items():
             always = name in ("cls", "inter")
@@ -114,11 +93,11 @@ class DALNetCriterion(nn.Module):
             losses["loss_seg"] = 0.0 * outputs["seg_logits"].sum()
         return losses
 
-    def terms(self) -> dict[str, tuple[Callable[[Tensors, Tensors], Tensor], str]]:
+    def terms(self) -> dict[str, tuple[Loss, str]]:
         """Return each loss by name, and the target without which it cannot be computed."""
         return {
-            "cls": (self.classification, "image_labels"),
-            "inter": (self.intermediate_classification, "image_labels"),
+            "cls": (partial(self.classification, "cls_logits"), "image_labels"),
+            "inter": (partial(self.classification, "inter_logits"), "image_labels"),
             "gia": (self.implicit_alignment, "view_labels"),
             "lea": (self.explicit_alignment, "object_mask"),
             "ptc": (self.patch_contrast, "token_labels"),
@@ -126,14 +105,9 @@ class DALNetCriterion(nn.Module):
             "reg": (self.regularization, "pseudo_labels"),
         }
 
-    def classification(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_cls: multi-label soft margin on ``cls_logits [N, C]`` of the last block."""
-        return F.multilabel_soft_margin_loss(outputs["cls_logits"].float(), targets["image_labels"])
-
-    def intermediate_classification(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_inter: multi-label soft margin on ``inter_logits [N, C]``."""
-        logits = outputs["inter_logits"].float()
-        return F.multilabel_soft_margin_loss(logits, targets["image_labels"])
+    def classification(self, name: str, outputs: Tensors, targets: Tensors) -> Tensor:
+        """L_cls and L_inter: multi-label soft margin on ``outputs[name]``, logits ``[N, C]``."""
+        return F.multilabel_soft_margin_loss(outputs[name].float(), targets["image_labels"])
 
     def implicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """L_im, Eq. 3: ``view_tokens [V, d]``, ``view_labels [V, C]``, ``view_weights [V]``."""
@@ -142,9 +116,8 @@ class DALNetCriterion(nn.Module):
             outputs["text_fg"],
             outputs["text_bg"],
             targets["view_labels"],
-            self.cross_contrastive,
-            self.similarity,
-            targets["view_weights"],
+            sample_weight=targets["view_weights"],
+            **self.options["gia"],
         )
 
     def explicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
@@ -155,11 +128,7 @@ class DALNetCriterion(nn.Module):
             outputs["text_fg"],
             outputs["text_bg"],
             targets["image_labels"],
-            cross=self.cross_contrastive,
-            temperature=self.lea_temperature,
-            bg_weight=self.lea_background_weight,
-            normalize=self.lea_normalize,
-            similarity=self.similarity,
+            **self.options["lea"],
         )
 
     def patch_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
@@ -180,5 +149,5 @@ class DALNetCriterion(nn.Module):
             targets["boxes"],
             targets["pseudo_labels"],
             ignore=self.ignore_value,
-            **self.energy,
+            **self.options["reg"],
         )

@@ -3,7 +3,7 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 
 from dalnet.modeling.precision import full_precision, unit_vectors
 
@@ -12,7 +12,9 @@ _PAIRS_AT_A_TIME = 1 << 20  # cosines of token pairs: 4 MB, what a CPU's cache h
 
 @full_precision
 def patch_token_contrast(tokens: Tensor, labels: Tensor, ignore: int = 255) -> Tensor:
-    """Patch-token contrast L_ptc (ToCo, CVPR 2023, Eq. 3): alike within a label, unlike across.
+    """Return the patch-token contrast L_ptc (ToCo, CVPR 2023, Eq. 3).
+
+    It makes tokens of one label alike and tokens of different labels unlike.
 
     With ``c = |cos|`` of two tokens of one image, ``0.5 (1 - sum_pos c / (n_pos + 1)) +
     0.5 sum_neg c / (n_neg + 1)``; the sums run over the ordered pairs of the whole batch. A token
@@ -26,11 +28,12 @@ def patch_token_contrast(tokens: Tensor, labels: Tensor, ignore: int = 255) -> T
     Returns:
         Scalar in 0..1; 0.5 without gradient if no pair counts.
     """
-    flat = labels.flatten(1)
+    flat = labels.flatten(1)  # [N, P]
     valid = flat != ignore
     # A zero vector is at right angles to all, so pairs with an ignored token add nothing.
     vectors = tokens.flatten(2).transpose(1, 2).masked_fill(~valid[:, :, None], 0.0)
     ordered = flat.sort(dim=1).values
+    # [N, P], of each token how many of its image have its label, itself included
     alike = torch.searchsorted(ordered, flat, right=True) - torch.searchsorted(ordered, flat)
     num_alike = (alike * valid).sum()
     num_positive = num_alike - valid.sum()
@@ -69,6 +72,6 @@ class _PairwiseCosines(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return grad * gradient, None, None, None

@@ -11,13 +11,14 @@ from torch import Tensor
 from dalnet.layers import bilateral_filter
 from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.precision import full_precision
+from dalnet.modeling.resize import resize
 
 _ENERGY_UNIT = 1e-7  # brings the sum over all pixel pairs to the size of the other losses
 
 
 @full_precision
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, ignore: int = 255) -> Tensor:
-    """Segmentation loss L_seg: cross-entropy in which background weighs as much as foreground.
+    """Return L_seg: cross-entropy in which background weighs as much as foreground.
 
     Half the mean over background pixels plus half the mean over foreground pixels, each over the
     whole batch (ToCo, CVPR 2023). A kind without a pixel adds 0, where the mean of nothing would
@@ -31,7 +32,8 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, ignore: int = 255) ->
     Returns:
         Scalar; 0 with zero gradient if every pixel is ignored.
     """
-    per_pixel = F.cross_entropy(logits, labels.long(), ignore_index=ignore, reduction="none")
+    labels = labels.long()
+    per_pixel = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")  # [N, H, W]
     background = labels == 0
     foreground = ~background & (labels != ignore)
 
@@ -53,11 +55,11 @@ def dense_energy(
     method: str = "lattice",
     ignore: int = 255,
 ) -> Tensor:
-    """Dense energy loss L_reg (Tang et al., ECCV 2018), gated as in its public implementations.
+    """Return the dense energy loss L_reg (Tang et al., ECCV 2018), gated as in public code.
 
     ``-1e-7 / N * sum_k sum_p gate_p S_kp (A S_k)_p`` with A the Gaussian kernel over position and
     color. Everything is first shrunk by ``scale`` (scores bilinearly, the rest to the nearest
-    pixel) and ``sigma_xy`` with it. Scores outside the photograph's box are zero. The gate is 1 at
+    pixel) and ``sigma_xy`` with it. Scores outside the image's box are zero. The gate is 1 at
     unlabeled pixels and 1 minus the top score elsewhere, and is a constant to the gradient.
 
     The gradient is that of the value, ``gate A S + A^T (gate S)`` per pixel. The published code
@@ -67,11 +69,11 @@ def dense_energy(
     Args:
         images: ``[N, 3, H, W]`` RGB in 0..255.
         probs: ``[N, K, H, W]`` softmax scores.
-        boxes: ``[N, 4]`` integers (y0, y1, x0, x1), the photograph inside the padded view.
+        boxes: ``[N, 4]`` integers (y0, y1, x0, x1), the image inside the padded view.
         labels: ``[N, H, W]`` pseudo labels.
-        sigma_rgb: width of the kernel in color, in grey levels of 0..255.
+        sigma_rgb: width of the kernel in color, in 0..255.
         sigma_xy: width of the kernel in position, in pixels of the full-size view.
-        scale: share of the side length to which everything is shrunk.
+        scale: fraction of the side length to which everything is shrunk.
         method: form of the Gaussian sum, see ``dalnet.layers.bilateral_filter``.
         ignore: label of the unlabeled pixels.
 
@@ -85,7 +87,8 @@ def dense_energy(
         F.interpolate(x.to(probs.dtype), size=size)
         for x in (images, inside[:, None], labels[:, None])
     )
-    probs = F.interpolate(probs, size=size, mode="bilinear", align_corners=False)
+    probs = resize(probs, size)  # [N, K, h, w]
+    # [N, 1, h, w]: a labeled pixel counts the less the surer its score is.
     gate = (1 - probs.detach().amax(dim=1, keepdim=True)).masked_fill(labels == ignore, 1.0)
     probs = probs * inside
     filtered = bilateral_filter(images, probs, sigma_rgb, sigma_xy * scale, method=method)

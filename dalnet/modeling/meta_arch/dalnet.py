@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """DALNet's meta-architecture: the paper's Figure 2, from images to losses or maps."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, build_sem_seg_head
 from detectron2.utils.comm import is_main_process
@@ -20,6 +20,7 @@ from dalnet.modeling.heads import AlignmentProjections, CAMClassifier
 from dalnet.modeling.losses.criterion import DALNetCriterion
 from dalnet.modeling.multi_scale import Features
 from dalnet.modeling.pseudo_labels import local_view_labels
+from dalnet.modeling.resize import resize
 from dalnet.modeling.training_image import draw_training_image
 
 from .segmentor import Source, WeakSegmentor
@@ -33,13 +34,13 @@ class CAMs(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class DALNet(WeakSegmentor):
+class DALNet(WeakSegmentor[MultiCropBatch]):
     """Weakly supervised semantic segmentation by dense image-text alignment (DIAL, ECCV 2024)."""
 
     batch_type = MultiCropBatch
     required = ("backbone.", "text_")
     rebuilt = ("text_fg", "text_bg")
-    # The losses whose targets are made of multi-scale CAMs, beside those of the head.
+    # The losses whose targets are made of multi-scale CAMs; those of the head are too.
     cam_losses: ClassVar[tuple[str, ...]] = ("gia", "ptc")
     sources = {
         "sem_seg": Source("segmentation head", "probabilities"),
@@ -135,13 +136,20 @@ class DALNet(WeakSegmentor):
         return self.inter_classifier.cam(features["inter_tokens"])
 
     def losses(self, batch: MultiCropBatch) -> dict[str, Tensor]:
-        """Return the losses of a training step: Figure 2, top to bottom."""
-        features = self.encode(self.normalize(batch.images))
-        outputs = self.heads(features)
-        cams = self.multi_scale_cams(batch, features)
+        """Return the losses of a training step: Figure 2, top to bottom.
+
+        All that is known of an image are its classes. From them the two classifiers learn. Their
+        CAMs show roughly where each class is, and all other targets are made of them: which
+        patches are object (L_ex), which classes a small view shows (L_im), which patches are alike
+        (L_ptc), and pseudo labels of pixels, from which the segmentation head learns (L_seg,
+        L_reg).
+        """
+        features = self.encode(self.normalize(batch.images))  # class, patch, intermediate tokens
+        outputs = self.heads(features)  # image logits, segmentation logits
+        cams = self.multi_scale_cams(batch, features)  # no gradient; the expensive line
         targets = self.make_targets(batch, outputs, cams)
-        outputs |= self.align(batch, features)
-        return self.criterion(outputs, targets)
+        outputs |= self.align(batch, features)  # tokens and texts in the common space
+        return self.criterion(outputs, targets)  # Eq. 7 and 8
 
     def heads(self, features: Features) -> dict[str, Tensor]:
         """Return what the classifiers and the segmentation head make of the tokens."""
@@ -190,9 +198,9 @@ class DALNet(WeakSegmentor):
             targets["view_labels"], targets["view_weights"] = self.view_labels(batch, cams.final)
         if self.criterion.acts("ptc"):
             grid = outputs["patch_tokens"].shape[-2:]
-            targets["token_labels"] = self.token_labels(batch, cams.intermediate, grid)
+            targets["token_labels"] = self.token_labels(batch, cams.intermediate, grid)  # [N, h, w]
         if self.trains_head():
-            targets["pseudo_labels"] = self.segmentation_targets(batch, cams.final)
+            targets["pseudo_labels"] = self.segmentation_targets(batch, cams.final)  # [N, H, W]
             self._draw(batch, cams.final, targets["pseudo_labels"], outputs["seg_logits"])
         return targets
 
@@ -258,17 +266,16 @@ class DALNet(WeakSegmentor):
             weights.append(labels[-1].amax(dim=1))
         return torch.cat(labels), torch.cat(weights)
 
-    def token_labels(self, batch: MultiCropBatch, cams: Tensor, grid: tuple[int, int]) -> Tensor:
+    def token_labels(self, batch: MultiCropBatch, cams: Tensor, grid: Sequence[int]) -> Tensor:
         """Return the label map ``[N, h, w]`` of CAMs on the token grid, for L_ptc.
 
         Its values are local indices: L_ptc only asks which tokens of one image are alike.
         """
         boxes = token_grid_boxes(batch.boxes, batch.images.shape[-2:], grid)
-        small = F.interpolate(cams, size=grid, mode="bilinear", align_corners=False)
-        return self._label_map(batch, small, boxes)
+        return self._label_map(batch, resize(cams, grid), boxes)
 
     def _label_map(self, batch: MultiCropBatch, cams: Tensor, boxes: Tensor) -> Tensor:
-        """Label map ``[N, h, w]`` over the local indices of CAMs ``[N, K, h, w]``."""
+        """Return the label map ``[N, h, w]`` over the local indices of CAMs ``[N, K, h, w]``."""
         thresholds = self.cam_settings.label_thresholds
         return cam_to_label(cams, batch.image_classes.valid, boxes, **thresholds)
 

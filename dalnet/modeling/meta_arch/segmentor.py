@@ -4,7 +4,7 @@
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +17,8 @@ from dalnet.modeling.batch import TrainingBatch
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
 from dalnet.modeling.pseudo_labels import refine_local
+
+Batch = TypeVar("Batch", bound=TrainingBatch)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class InferenceSettings:
 
     scales: tuple[float, ...]
     flip: bool
-    crf: dict[str, float] | None
+    crf: dict[str, Any] | None
     cams: bool
 
     @classmethod
@@ -65,13 +67,13 @@ class InferenceSettings:
         )
 
 
-def crf_parameters(cfg: CfgNode) -> dict[str, float]:
+def crf_parameters(cfg: CfgNode) -> dict[str, Any]:
     """Return the keyword arguments of :func:`dalnet.layers.dense_crf` in ``TEST.CRF``."""
     other = ("ENABLED", "BACKEND")
     return {key.lower(): value for key, value in cfg.TEST.CRF.items() if key not in other}
 
 
-class WeakSegmentor(nn.Module, metaclass=ABCMeta):
+class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     """A network that learns to outline classes from image-level labels.
 
     A system brings ``sources``, :meth:`encode`, :meth:`maps`, :meth:`losses` and a ``backbone``,
@@ -85,7 +87,7 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
         inference_settings: what ``forward`` computes in evaluation.
     """
 
-    # What a training batch consists of.
+    # What a training batch consists of; the same type as the parameter Batch.
     batch_type: ClassVar[type[TrainingBatch]] = TrainingBatch
     # Prefixes of the parameters that a checkpoint must hold for another training to start from it.
     required: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -97,6 +99,8 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
     map_stride: int = 1
 
     sources: Mapping[str, Source]
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -149,7 +153,7 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
         """Return the raw maps ``[N, K, h, w]`` of a source that is not a pseudo label."""
 
     @abstractmethod
-    def losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted scalar losses of a batch, by name."""
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
@@ -160,8 +164,9 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
         """
         if tuple(names) != self.class_names[1:]:
             raise UsageError(
-                f"{type(self).__name__} knows the classes it was trained on and no others: "
-                f"{', '.join(self.class_names[1:])}."
+                f"{type(self).__name__} knows the classes it was trained on and no others",
+                where="names",
+                hint=f"these are {', '.join(self.class_names[1:])}",
             )
 
     def withheld_parameters(self) -> Iterable[nn.Parameter]:
@@ -241,7 +246,7 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
         kind = self.device.type
         enabled = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, dtype=self.amp_dtype, enabled=enabled):
-            return self.losses(batch)
+            return self.losses(cast(Batch, batch))
 
     @torch.no_grad()
     def _predict(self, record: dict) -> dict[str, Tensor]:
@@ -276,14 +281,5 @@ class WeakSegmentor(nn.Module, metaclass=ABCMeta):
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype:
-    """Return the data type that ``SOLVER.AMP.DTYPE`` names.
-
-    Raises:
-        UsageError: neither of the two half precisions.
-    """
-    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    if cfg.SOLVER.AMP.DTYPE not in dtypes:
-        raise UsageError(
-            f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}; set it to 'bfloat16' or 'float16'."
-        )
-    return dtypes[cfg.SOLVER.AMP.DTYPE]
+    """Return the data type that ``SOLVER.AMP.DTYPE`` names."""
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.SOLVER.AMP.DTYPE]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ToCo's meta-architecture: DALNet's network without texts, and class-token contrast."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from dalnet.modeling.batch import TrainingBatch
-from dalnet.modeling.losses.criterion import DALNetCriterion
+from dalnet.modeling.losses.criterion import DALNetCriterion, Loss, Tensors
 from dalnet.modeling.meta_arch import DALNet
 
 from .class_token_contrast import ClassTokenContrast, ProjectionHead, class_token_contrast
@@ -34,33 +33,23 @@ class ToCoBatch(TrainingBatch):
 class ToCoCriterion(DALNetCriterion):
     """DALNet's losses and L_ctc."""
 
-    @configurable
-    def __init__(self, *, temperature: float, **dalnet: Any) -> None:
-        """Take the temperature of L_ctc, and DALNet's arguments with a weight ``ctc``."""
-        super().__init__(**dalnet)
-        self.temperature = temperature
-
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read ``MODEL.DALNET`` and ``MODEL.TOCO``."""
         arguments = super().from_config(cfg)
         arguments["weights"]["ctc"] = float(cfg.MODEL.TOCO.CTC_WEIGHT)
-        return {**arguments, "temperature": cfg.MODEL.TOCO.TEMPERATURE}
+        arguments["options"]["ctc"] = {"temperature": cfg.MODEL.TOCO.TEMPERATURE}
+        return arguments
 
-    def terms(self) -> dict[str, tuple[Callable[[Mapping, Mapping], Tensor], str]]:
+    def terms(self) -> dict[str, tuple[Loss, str]]:
         """Return DALNet's losses and L_ctc, with the target that each needs."""
         return {**super().terms(), "ctc": (self.class_token_contrast, "positive_views")}
 
-    def class_token_contrast(
-        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
-    ) -> Tensor:
+    def class_token_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """L_ctc: ``student_views [N, V, K]`` against ``teacher_views [N, G, K]``."""
-        return class_token_contrast(
-            outputs["teacher_views"],
-            outputs["student_views"],
-            targets["positive_views"],
-            self.temperature,
-        )
+        teacher, student = outputs["teacher_views"], outputs["student_views"]
+        positive = targets["positive_views"]
+        return class_token_contrast(teacher, student, positive, **self.options["ctc"])
 
 
 @META_ARCH_REGISTRY.register()

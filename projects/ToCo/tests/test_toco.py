@@ -127,7 +127,7 @@ def test_every_key_reaches_its_part(tiny_cfg):
     )
     model = build_model(tiny_cfg)
     assert model.class_contrast.momentum == 0.8
-    assert model.criterion.temperature == 0.6
+    assert model.criterion.options["ctc"] == {"temperature": 0.6}
     assert model.criterion.weights["ctc"] == 0.7
     assert model.crops == UncertainCrops(number=3, size=16, low=0.21, high=0.81, max_background=0.3)
     shapes = [tuple(p.shape) for p in model.class_contrast.student.parameters() if p.dim() > 1]
