@@ -8,19 +8,13 @@ does, and its data set names the classes. Both published encoders, DeiT-B and Vi
 with ImageNet's pixel statistics: they fit ``voc_toco_deit``, and ``coco_toco`` with its statistics.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from detectron2.modeling import build_model
 from torch import Tensor
 
-import dalnet.data  # noqa: F401  registers the data sets
-from dalnet.checkpoint import Checkpointer, CheckpointInfo, expect_checkpoint
-from dalnet.config import load_config
-from dalnet.errors import UsageError, one_sentence_errors
-from dalnet.modeling.weight_files import local_file, read_state
+from dalnet.checkpoint.convert import run_converter
+from dalnet.errors import UsageError
 
 # What the published network calls its parts, and what they are called here.
 _PARTS = {
@@ -75,53 +69,9 @@ def convert_state(state: dict[str, Any]) -> dict[str, Tensor]:
     return converted
 
 
-def convert(source: str, target: Path, config: str, opts: Sequence[str] = ()) -> None:
-    """Read a published checkpoint and write one that holds its classes and config too.
-
-    Args:
-        source: the published file, read without unpickling.
-        target: ends in ``.pth``.
-        config: the recipe that it was trained by.
-        opts: ``KEY, VALUE, ...`` that change it.
-
-    Raises:
-        UsageError: a file that cannot be read, or that does not fit the config.
-    """
-    if target.suffix != ".pth":
-        raise UsageError(f"{target} is not the name of a checkpoint; let it end in .pth.")
-    state = convert_state(read_state(local_file(source, "IN", (".pth", ".pt")), "IN"))
-    cfg = load_config(config, opts)
-    cfg.MODEL.DEVICE = "cpu"
-    info = CheckpointInfo.of_training(cfg)
-    expect_checkpoint(cfg)
-    model = build_model(cfg)
-    own = model.state_dict()
-    wrong = [key for key in {*own, *state} if key not in own or key not in state]
-    wrong += [key for key in own if key in state and own[key].shape != state[key].shape]
-    if wrong:
-        raise UsageError(
-            f"{source} does not fit {config}: {len(wrong)} weight(s) differ, as {min(wrong)}; name "
-            "the config of its data set and encoder."
-        )
-    model.load_state_dict(state)
-    Checkpointer(model, str(target.parent), info=info).save(target.stem)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dalnet_toco.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", metavar="IN", help="the published .pth")
-    parser.add_argument("target", metavar="OUT", type=Path, help="the .pth to write")
-    parser.add_argument("--config", required=True, help="the recipe that it was trained by")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys and values")
-    args = parser.parse_intermixed_args(argv)
-    with one_sentence_errors():
-        convert(args.source, args.target, args.config, args.opts)
-        print(f"Written: {args.target}")
+    run_converter("python -m dalnet_toco.convert", __doc__, convert_state, argv)
 
 
 if __name__ == "__main__":

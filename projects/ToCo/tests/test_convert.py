@@ -4,11 +4,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import make_model
+from helpers import make_model, refused
 
 from dalnet.checkpoint import config_of_checkpoint, load_model
+from dalnet.checkpoint.convert import convert_checkpoint
 from dalnet.errors import UsageError
-from dalnet_toco.convert import convert, convert_state
+from dalnet_toco.convert import convert_state, main
 
 
 def published_state(model):
@@ -43,7 +44,8 @@ def case(tiny_cfg, tmp_path):
 
 def test_a_converted_checkpoint_is_the_same_network(case):
     folder, model = case
-    convert(str(folder / "published.pth"), folder / "ours.pth", str(folder / "toco.yaml"))
+    paths = [str(folder / name) for name in ("published.pth", "ours.pth", "toco.yaml")]
+    main([*paths[:2], "--config", paths[2]])
     loaded = load_model(config_of_checkpoint(folder / "ours.pth")).eval()
     assert type(loaded).__name__ == "ToCo" and loaded.class_names[1] == "goldfish"
     for key, value in model.state_dict().items():
@@ -74,6 +76,7 @@ def test_a_weight_of_another_network_is_named(case):
 @pytest.mark.parametrize("opts", [("MODEL.VIT.DEPTH", 1), ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 8)])
 def test_another_config_is_refused_and_nothing_is_written(case, opts):
     folder, _ = case
-    with pytest.raises(UsageError, match="published.pth does not fit"):
-        convert(str(folder / "published.pth"), folder / "ours.pth", str(folder / "toco.yaml"), opts)
+    source, config = str(folder / "published.pth"), str(folder / "toco.yaml")
+    with refused("published.pth", "toco.yaml"):
+        convert_checkpoint(source, folder / "ours.pth", config, convert_state, opts)
     assert not (folder / "ours.pth").exists()
