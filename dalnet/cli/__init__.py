@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a model with a recipe or a config file",
     "evaluate": "measure a checkpoint: sources and protocols in one pass over a split",
     "predict": "segment your own images and videos",
+    "label": "write label maps of tagged images, from their own tags",
     "figures": "draw the paper's figures for a trained model",
     "report": "show a run as one HTML page",
     "sweep": "train several configs with several seeds and compare them",

@@ -130,6 +130,51 @@ class Predictor:
             named_cams = dict(zip(names, cams, strict=True))
             return Prediction(pixels, labels, scores.cpu().numpy(), named_cams, self.class_names)
 
+    @torch.no_grad()
+    def label(
+        self, image: ImageLike, image_classes: Sequence[str], source: str = "sem_seg"
+    ) -> Prediction:
+        """Label one image whose classes are known: no other class takes part.
+
+        Args:
+            image: as for a prediction.
+            image_classes: the classes that the image shows; none of them leaves the background.
+            source: "sem_seg", the segmentation head, or "cam", the CAMs; a system without head
+                uses its CAMs in any case.
+
+        Returns:
+            The prediction; its scores add up to 1 over background and the image's classes and are
+            0 for all others. It has no CAMs.
+
+        Raises:
+            UsageError: as for a prediction, or an unknown source.
+        """
+        if source not in ("sem_seg", "cam"):
+            raise UsageError(f"there is no source {source!r}", "source", "use sem_seg or cam")
+        values = label_values(self.class_names, image_classes)
+        pixels = _read(image)
+        with _memory_errors(pixels):
+            inference = self._infer(pixels, values)
+            local = self._local_scores(inference, values, source)
+            if self._crf is not None and values:
+                local = inference.refine_by_crf(local, **self._crf)
+            scores = local.new_zeros(len(self.class_names), *inference.size)
+            scores[[0, *values]] = local
+            labels = fast_argmax(scores, dim=0).to(torch.uint8).cpu().numpy()
+            return Prediction(pixels, labels, scores.cpu().numpy(), {}, self.class_names)
+
+    def _local_scores(
+        self, inference: ImageInference, values: Sequence[int], source: str
+    ) -> Tensor:
+        """Return probabilities ``[K + 1, H, W]`` of the background and of the image's classes."""
+        if not values:
+            return torch.ones(1, *inference.size, device=self._model.device)
+        if source == "sem_seg" and not self.needs_image_classes:
+            local = inference.probabilities(self._scales, self._flip)[[0, *values]]
+            return local / local.sum(dim=0).clamp_min(1e-8)
+        cams = inference.cams("cam", self._cam_scales, self._flip)
+        return cam_probabilities(cams, self._model.cam_settings.background)
+
     def _infer(self, pixels: np.ndarray, values: Sequence[int]) -> ImageInference:
         resized = resize_image(pixels, self._resize)
         images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]

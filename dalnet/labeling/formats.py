@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label maps in the forms that annotation and training tools read.
+
+Polygons follow the outline of each connected region; holes in it are lost, which run lengths keep.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from dalnet.io import atomic_write
+
+_MIN_AREA = 4.0  # pixels; smaller polygons are dropped
+_TOLERANCE = 1.0  # pixels that a simplified outline may be off
+
+
+@dataclass(frozen=True)
+class LabeledImage:
+    """One image with its label map.
+
+    Attributes:
+        file: its path below the folder of the images, POSIX.
+        label_map: uint8 ``[H, W]``, 0 background, 1..C the classes.
+    """
+
+    file: str
+    label_map: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.label_map.shape[1], self.label_map.shape[0]
+
+    def polygons(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the class, 1..C, and the outline of each region.
+
+        An outline is float32 ``[P, 2]``, x and y, where pixel i reaches from i to i + 1.
+        """
+        for value in np.unique(self.label_map[self.label_map > 0]).tolist():
+            region = (self.label_map == value).astype(np.uint8)
+            # OpenCV's outline runs through the centers of pixels, which makes regions half a pixel
+            # too small on each side; at twice the size that is a quarter.
+            region = cv2.resize(region, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+            outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            for outline in outlines:
+                points = cv2.approxPolyDP(outline, 2 * _TOLERANCE, True)[:, 0]
+                points = (points.astype(np.float32) + 0.5) / 2
+                if len(points) > 2 and cv2.contourArea(points) >= _MIN_AREA:
+                    yield value, points
+
+
+Writer = Callable[[Iterable[LabeledImage], Sequence[str], Path], None]
+
+
+def write_coco(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
+    """Write ``annotations.json``: one annotation, as run lengths, for each image and class.
+
+    Args:
+        images: in the order of their ids, 1 on.
+        class_names: C + 1 names, background first; class i has the category id i.
+        folder: where the file goes.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    for number, image in enumerate(images, start=1):
+        width, height = image.size
+        one = {"id": number, "file_name": image.file, "width": width, "height": height}
+        content["images"].append(one)
+        for value in np.unique(image.label_map[image.label_map > 0]).tolist():
+            region = rle.encode(np.asfortranarray(image.label_map == value, dtype=np.uint8))
+            annotation = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": number,
+                "category_id": value,
+                "segmentation": {**region, "counts": region["counts"].decode("ascii")},
+                "bbox": rle.toBbox(region).tolist(),
+                "area": int(rle.area(region)),
+                "iscrowd": 1,  # what COCO calls regions in run lengths
+            }
+            content["annotations"].append(annotation)
+    content["categories"] = _categories(class_names)
+    _write_json(folder / "annotations.json", content)
+
+
+def write_coco_polygons(
+    images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path
+) -> None:
+    """Write ``annotations_polygons.json``, an annotation a region; as :func:`write_coco`."""
+    content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    for number, image in enumerate(images, start=1):
+        width, height = image.size
+        one = {"id": number, "file_name": image.file, "width": width, "height": height}
+        content["images"].append(one)
+        for value, points in image.polygons():
+            corner, end = points.min(axis=0), points.max(axis=0)
+            annotation = {
+                "id": len(content["annotations"]) + 1,
+                "image_id": number,
+                "category_id": value,
+                "segmentation": [points.flatten().tolist()],
+                "bbox": [*corner.tolist(), *(end - corner).tolist()],
+                "area": cv2.contourArea(points),
+                "iscrowd": 0,
+            }
+            content["annotations"].append(annotation)
+    content["categories"] = _categories(class_names)
+    _write_json(folder / "annotations_polygons.json", content)
+
+
+def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
+    """Write ``labels/NAME.txt``, a polygon a line, and ``data.yaml``; as :func:`write_coco`.
+
+    A line is the class, counted from 0 without background, and x y pairs in 0..1.
+    """
+    for image in images:
+        lines = []
+        for value, points in image.polygons():
+            relative = points / np.array(image.size)
+            numbers = " ".join(f"{number:.6f}" for number in relative.flatten())
+            lines.append(f"{value - 1} {numbers}\n")
+        path = folder / "labels" / PurePosixPath(image.file).with_suffix(".txt")
+        with atomic_write(path) as unfinished:
+            unfinished.write_text("".join(lines), encoding="utf-8")
+    names = "".join(f"  {i}: {json.dumps(n)}\n" for i, n in enumerate(class_names[1:]))
+    with atomic_write(folder / "data.yaml") as unfinished:
+        text = f"path: .\ntrain: images\nval: images\nnames:\n{names}"
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_label_studio(
+    images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path
+) -> None:
+    """Write ``label_studio.json``, tasks with predictions, and ``label_studio.xml``, the interface.
+
+    The tasks name images as Label Studio's local storage does; as :func:`write_coco`.
+    """
+    tasks = []
+    for image in images:
+        result = []
+        for number, (value, points) in enumerate(image.polygons()):
+            percent = (points * 100 / np.array(image.size)).round(4).tolist()
+            width, height = image.size
+            result.append(
+                {
+                    "id": f"region{number}",
+                    "type": "polygonlabels",
+                    "from_name": "label",
+                    "to_name": "image",
+                    "original_width": width,
+                    "original_height": height,
+                    "value": {"points": percent, "polygonlabels": [class_names[value]]},
+                }
+            )
+        address = f"/data/local-files/?d=images/{image.file}"
+        predictions = [{"model_version": "dalnet", "result": result}]
+        tasks.append({"data": {"image": address}, "predictions": predictions})
+    _write_json(folder / "label_studio.json", tasks)
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    labels = ElementTree.SubElement(view, "PolygonLabels", name="label", toName="image")
+    for name in class_names[1:]:
+        ElementTree.SubElement(labels, "Label", value=name)
+    _write_xml(folder / "label_studio.xml", view)
+
+
+def write_cvat(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
+    """Write ``cvat.xml``, the format "CVAT for images 1.1" with polygons; as :func:`write_coco`."""
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    labels = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "labels")
+    for name in class_names[1:]:
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
+    for number, image in enumerate(images):
+        width, height = (str(side) for side in image.size)
+        node = ElementTree.SubElement(
+            root, "image", id=str(number), name=image.file, width=width, height=height
+        )
+        for value, points in image.polygons():
+            text = ";".join(f"{x:.2f},{y:.2f}" for x, y in points.tolist())
+            ElementTree.SubElement(
+                node, "polygon", label=class_names[value], points=text, occluded="0", z_order="0"
+            )
+    _write_xml(folder / "cvat.xml", root)
+
+
+WRITERS: dict[str, Writer] = {
+    "coco": write_coco,
+    "coco-polygons": write_coco_polygons,
+    "yolo": write_yolo,
+    "label-studio": write_label_studio,
+    "cvat": write_cvat,
+}
+
+
+def mask_names(files: Sequence[str]) -> dict[str, str]:
+    """Return the name of each image's PNG: without its suffix, unless another is called alike."""
+    bare = {file: str(PurePosixPath(file).with_suffix("")) for file in files}
+    counts = Counter(name.casefold() for name in bare.values())
+    return {f: f"{f if counts[n.casefold()] > 1 else n}.png" for f, n in bare.items()}
+
+
+def _categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"id": i, "name": name} for i, name in enumerate(class_names) if i]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_xml(path: Path, root: ElementTree.Element) -> None:
+    with atomic_write(path) as unfinished:
+        ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)

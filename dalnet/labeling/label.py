@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label maps of tagged images: the network may choose among an image's own tags only."""
+
+import csv
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dalnet.data.datasets.tagged import TaggedImages
+from dalnet.data.image_io import read_mask, write_mask
+from dalnet.data.palette import voc_palette
+from dalnet.errors import UsageError
+from dalnet.io import atomic_write
+from dalnet.prediction import Predictor
+from dalnet.prediction.prediction import Prediction
+
+from .formats import WRITERS, LabeledImage, mask_names
+from .manifest import Finished, Manifest
+
+IMAGES, MASKS, CONFIDENCE, OVERLAYS = "images", "masks", "confidence", "overlays"
+META_FILE, UNCERTAIN_FILE = "dataset_meta.json", "uncertain.csv"
+_FEW_PIXELS = 0.002  # a tag that covers less of an image was as good as not found
+_MANY_PIXELS = 0.95
+_LOW_CONFIDENCE = 0.7
+_MANY_REGIONS = 10  # for each tag
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaggedImage:
+    """One image to be labeled.
+
+    Attributes:
+        path: the image.
+        file: its path below the folder of the images, POSIX.
+        tags: the names of the classes that it shows; empty for background only.
+    """
+
+    path: Path
+    file: str
+    tags: list[str]
+
+
+def tagged_images(described: TaggedImages) -> tuple[list[TaggedImage], int]:
+    """Return the images of a description, held-out ones too, and how many have no known tags.
+
+    Raises:
+        UsageError: see :meth:`TaggedImages.records`.
+    """
+    names = list(described.classes)
+    images, unknown = [], 0
+    for record in [*described.records("train"), *described.records("val")]:
+        tags = [names[label] for label in record["image_labels"]]
+        if not tags and record.get("unknown_labels"):
+            unknown += 1
+            continue
+        images.append(TaggedImage(Path(record["file_name"]), record["image_id"], tags))
+    return sorted(images, key=lambda image: image.file), unknown
+
+
+def label_images(
+    predictor: Predictor,
+    images: Sequence[TaggedImage],
+    output: Path,
+    settings: Mapping[str, Any],
+    *,
+    source: str = "sem_seg",
+    overlays: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Write label maps, confidence maps and the list of uncertain images; go on where it stopped.
+
+    ``output`` gets ``images/`` (links, or copies where the disk has none), ``masks/`` (PNG with a
+    palette, 0 background, 1..C the classes), ``dataset_meta.json``, ``confidence/``,
+    ``uncertain.csv`` and ``manifest.jsonl``. An image that cannot be read is left out and named.
+
+    Args:
+        predictor: the model.
+        images: each with its tags.
+        output: the folder.
+        settings: what else the label maps depend on, as the hash of the weights; plain values.
+        source: "sem_seg" or "cam", what decides among an image's tags.
+        overlays: also write ``overlays/``.
+        overwrite: replace label maps of other settings.
+
+    Returns:
+        How many images were labeled now.
+
+    Raises:
+        UsageError: the folder cannot be used, a tag that the model does not know, or no image
+            could be labeled.
+    """
+    _require_known_tags(predictor.class_names, images)
+    manifest = Manifest(output, {**settings, "source": source}, overwrite)
+    names = mask_names([image.file for image in images])
+    failed, done = [], 0
+    try:
+        for image, key in tqdm(_unfinished(manifest, images, output), unit="image", disable=None):
+            try:
+                prediction = predictor.label(image.path, image.tags, source)
+            except UsageError as error:
+                failed.append(f"{image.file}: {error}")
+                continue
+            entry = _write_result(output, image, names[image.file], key, prediction, overlays)
+            manifest.add(entry)
+            done += 1
+    finally:
+        manifest.close()
+    for line in failed:
+        logger.warning("left out: %s", line)
+    if failed and not manifest.finished:
+        raise UsageError(f"none of {len(images)} images could be labeled; {failed[0]}")
+    _write_meta(output / META_FILE, predictor.class_names)
+    finished = [manifest.finished[i.file] for i in images if i.file in manifest.finished]
+    _write_uncertain(output / UNCERTAIN_FILE, finished)
+    return done
+
+
+def write_formats(
+    output: Path, images: Sequence[TaggedImage], class_names: Sequence[str], formats: Sequence[str]
+) -> None:
+    """Write the label maps of a folder in other forms, see :data:`.formats.WRITERS`.
+
+    Raises:
+        UsageError: there is no such form, or a label map cannot be read.
+    """
+    if unknown := set(formats) - WRITERS.keys():
+        what, hint = f"there is no form {min(unknown)!r}", f"there are {', '.join(WRITERS)}"
+        raise UsageError(what, "format", hint)
+    names = mask_names([image.file for image in images])
+    for name in formats:
+        labeled = _read_labeled(output / MASKS, names, len(class_names))
+        WRITERS[name](labeled, class_names, output)
+
+
+def _read_labeled(
+    masks: Path, names: Mapping[str, str], num_classes: int
+) -> Iterator[LabeledImage]:
+    for file, name in names.items():
+        path = masks / name
+        if path.is_file():
+            with Image.open(path) as mask:
+                size = mask.height, mask.width
+            yield LabeledImage(file, read_mask(str(path), size, num_classes, 255))
+
+
+def _require_known_tags(class_names: Sequence[str], images: Sequence[TaggedImage]) -> None:
+    for image in images:
+        if unknown := set(image.tags) - {*class_names[1:]}:
+            hint = f"the model knows {', '.join(class_names[1:])}"
+            raise UsageError(f"the tag {min(unknown)!r} is no class", image.file, hint)
+
+
+def _unfinished(
+    manifest: Manifest, images: Sequence[TaggedImage], output: Path
+) -> list[tuple[TaggedImage, str]]:
+    keys = [(image, manifest.key(image.path, image.tags)) for image in images]
+    return [(i, k) for i, k in keys if not manifest.is_finished(i.file, k, output / MASKS)]
+
+
+def _write_result(
+    output: Path,
+    image: TaggedImage,
+    mask_name: str,
+    key: str,
+    prediction: Prediction,
+    overlays: bool,
+) -> Finished:
+    confidence = prediction.scores.max(axis=0)
+    _link(image.path, output / IMAGES / image.file)
+    if overlays:
+        with atomic_write(output / OVERLAYS / f"{mask_name[:-4]}.jpg") as unfinished:
+            Image.fromarray(prediction.overlay()).save(unfinished, "JPEG", quality=90)
+    with atomic_write(output / CONFIDENCE / mask_name) as unfinished:
+        levels = np.round(255 * confidence).astype(np.uint8)
+        Image.fromarray(levels).save(unfinished, "PNG")
+    write_mask(output / MASKS / mask_name, prediction.labels)
+    mean = float(confidence.mean())
+    reason = find_doubt(prediction.labels, prediction.class_names, image.tags, mean)
+    return Finished(image.file, key, mask_name, round(mean, 4), reason)
+
+
+def find_doubt(
+    label_map: np.ndarray, class_names: Sequence[str], tags: Sequence[str], confidence: float
+) -> str:
+    """Return why a person should look at a label map; empty if nothing speaks for it.
+
+    Args:
+        label_map: ``[H, W]``, 0 background, i for ``class_names[i]``.
+        class_names: C + 1 names, background first.
+        tags: the classes that the image shows.
+        confidence: mean of the largest probability, 0..1.
+    """
+    fractions = np.bincount(label_map.ravel(), minlength=len(class_names)) / label_map.size
+    for tag in tags:
+        if fractions[class_names.index(tag)] < _FEW_PIXELS:
+            return f"{tag} is tagged, but hardly a pixel is labeled with it"
+    largest = int(fractions[1:].argmax()) + 1
+    if fractions[largest] > _MANY_PIXELS:
+        return f"nearly the whole image is labeled {class_names[largest]}"
+    if confidence < _LOW_CONFIDENCE:
+        return f"the network is unsure, its mean confidence is {confidence:.2f}"
+    values = [class_names.index(tag) for tag in tags]
+    regions = sum(cv2.connectedComponents((label_map == v).astype(np.uint8))[0] - 1 for v in values)
+    if regions > _MANY_REGIONS * len(tags):
+        return f"it falls into {regions} regions"
+    return ""
+
+
+def _write_uncertain(path: Path, finished: Sequence[Finished]) -> None:
+    """Write the images with a reason to look at them, those with the least confidence first."""
+    doubtful = sorted((e for e in finished if e.reason), key=lambda e: (e.confidence, e.file))
+    with atomic_write(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["file", "mask", "confidence", "reason"])
+        writer.writerows([e.file, e.mask, f"{e.confidence:.3f}", e.reason] for e in doubtful)
+
+
+def _write_meta(path: Path, class_names: Sequence[str]) -> None:
+    """Write the classes and colors as Datumaro and other tools read them."""
+    content = {
+        "label_map": {str(value): name for value, name in enumerate(class_names)},
+        "segmentation_colors": [list(color) for color in voc_palette(len(class_names))],
+        "background_label": "0",
+    }
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a file appear at another place, without a copy where the disk can."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label maps written for other tools, read back."""
+
+import json
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from pycocotools.coco import COCO
+
+from dalnet.data.tags import read_tags
+from dalnet.labeling.formats import WRITERS, LabeledImage, mask_names
+
+NAMES = ("background", "cat", "guinea pig")
+
+
+@pytest.fixture
+def images():
+    """Two images; in the first a rectangle of class 1 and a disk of class 2, in the second none."""
+    first = np.zeros((60, 80), np.uint8)
+    first[10:30, 5:45] = 1
+    cv2.circle(first, (60, 40), 12, 2, -1)
+    return [LabeledImage("sub/a b.jpg", first), LabeledImage("c.png", np.zeros((20, 30), np.uint8))]
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "least"),
+    [("coco", "annotations.json", 1.0), ("coco-polygons", "annotations_polygons.json", 0.9)],
+)
+def test_coco_reads_the_same_label_maps(images, tmp_path, capsys, name, file, least):
+    WRITERS[name](images, NAMES, tmp_path)
+    coco = COCO(str(tmp_path / file))
+    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == list(NAMES[1:])
+    (number,) = [one["id"] for one in coco.imgs.values() if one["file_name"] == "sub/a b.jpg"]
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=number)):
+        truth = images[0].label_map == annotation["category_id"]
+        assert iou(coco.annToMask(annotation) > 0, truth) >= least
+    assert len(coco.anns) == 2  # none in the second image
+
+
+def test_yolo_polygons_cover_the_regions(images, tmp_path):
+    WRITERS["yolo"](images, NAMES, tmp_path)
+    data = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert data["names"] == {0: "cat", 1: "guinea pig"}
+    assert (tmp_path / "labels/c.txt").read_text() == ""
+    for line in (tmp_path / "labels/sub/a b.txt").read_text().splitlines():
+        label, *numbers = line.split()
+        points = np.array(numbers, float).reshape(-1, 2)
+        assert (points >= 0).all() and (points <= 1).all()
+        drawn = np.zeros((60, 80), np.uint8)
+        cv2.fillPoly(drawn, [(points * (80, 60) - 0.5).round().astype(np.int32)], 1)
+        assert iou(drawn > 0, images[0].label_map == int(label) + 1) > 0.9
+
+
+def test_label_studio_tasks_have_polygons_in_percent(images, tmp_path):
+    WRITERS["label-studio"](images, NAMES, tmp_path)
+    first, second = json.loads((tmp_path / "label_studio.json").read_text())
+    assert second["predictions"][0]["result"] == []
+    result = first["predictions"][0]["result"]
+    assert {r["value"]["polygonlabels"][0] for r in result} == {"cat", "guinea pig"}
+    (cat,) = [r["value"]["points"] for r in result if r["value"]["polygonlabels"] == ["cat"]]
+    assert np.allclose(np.min(cat, axis=0), (100 * 5.25 / 80, 100 * 10.25 / 60), atol=1e-3)
+    view = ElementTree.parse(tmp_path / "label_studio.xml").getroot()
+    assert [node.get("value") for node in view.iter("Label")] == list(NAMES[1:])
+
+
+def test_cvat_is_read_as_tags(images, tmp_path):
+    WRITERS["cvat"](images, NAMES, tmp_path)
+    table = read_tags(tmp_path / "cvat.xml")
+    assert table.shown == {"sub/a b.jpg": ["cat", "guinea pig"], "c.png": []}
+
+
+def test_images_of_one_stem_get_masks_of_their_own():
+    assert mask_names(["a.jpg", "sub/a.jpg", "b.jpg", "b.png", "C.jpg", "c.png"]) == {
+        "a.jpg": "a.png",
+        "sub/a.jpg": "sub/a.png",
+        "b.jpg": "b.jpg.png",
+        "b.png": "b.png.png",
+        "C.jpg": "C.jpg.png",
+        "c.png": "c.png.png",
+    }

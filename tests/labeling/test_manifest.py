@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a labeling remembers of an earlier run."""
+
+import os
+
+import pytest
+from helpers import refused
+
+from dalnet.labeling.manifest import FILE, Finished, Manifest
+
+SETTINGS = {"weights": "abc"}
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"1")
+    return path
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out"
+
+
+def finish(output, image, settings=SETTINGS, **options):
+    """Open the manifest and finish one image, if it is not finished."""
+    manifest = Manifest(output, settings, **options)
+    masks = output / "masks"
+    masks.mkdir(exist_ok=True)
+    key = manifest.key(image, ["cat"])
+    was_finished = manifest.is_finished("a.jpg", key, masks)
+    if not was_finished:
+        (masks / "a.png").touch()
+        manifest.add(Finished("a.jpg", key, "a.png", 0.5, "reason"))
+    manifest.close()
+    return was_finished
+
+
+def test_image_is_finished_until_it_its_tags_or_its_mask_change(output, image):
+    assert [finish(output, image) for _ in range(2)] == [False, True]
+    manifest = Manifest(output, SETTINGS)
+    assert manifest.finished["a.jpg"].reason == "reason"
+    assert not manifest.is_finished("a.jpg", manifest.key(image, ["dog"]), output / "masks")
+    manifest.close()
+    os.utime(image, ns=(1, 1))
+    assert [finish(output, image) for _ in range(2)] == [False, True]
+    (output / "masks/a.png").unlink()
+    assert not finish(output, image)
+
+
+def test_other_settings_are_refused_or_overwrite(output, image):
+    finish(output, image)
+    with refused(output):
+        Manifest(output, {"weights": "other"})
+    assert not finish(output, image, {"weights": "other"}, overwrite=True)
+    assert finish(output, image, {"weights": "other"})
+
+
+def test_folder_of_something_else_is_refused(output):
+    output.mkdir()
+    (output / "file").touch()
+    with refused(output):
+        Manifest(output, SETTINGS)
+    Manifest(output, SETTINGS, overwrite=True).close()
+
+
+def test_line_that_was_cut_off_is_done_again(output, image):
+    finish(output, image)
+    path = output / FILE
+    path.write_bytes(path.read_bytes()[:-9])
+    assert not finish(output, image)
+    assert finish(output, image)
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_damaged_line_is_named(output, image):
+    finish(output, image)
+    with (output / FILE).open("a") as stream:
+        stream.write("nothing\n{}\n")
+    with refused("line 3"):
+        Manifest(output, SETTINGS)

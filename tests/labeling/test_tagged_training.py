@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From tagged images to a training: what is described, held out and chosen; and the whole way."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+from helpers import refused
+from PIL import Image
+
+from dalnet.cli import main
+from dalnet.data.datasets.tagged import TaggedImages
+from dalnet.labeling.tagged_training import (
+    ClassWords,
+    describe_images,
+    prepare_run,
+    read_class_words,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten images; seven are tagged red, blue or both, two have an empty cell, one is not named."""
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    lines = ["file,tags"]
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 60, (40, 56, 3), np.uint8)
+        mask = np.zeros((40, 56), np.uint8)
+        tags = []
+        if number % 3 != 2:
+            tags.append("red")
+            pixels[5:25, 5:25, 0], mask[5:25, 5:25] = 250, 2
+        if number % 2:
+            tags.append("blue")
+            pixels[20:38, 30:50, 2], mask[20:38, 30:50] = 250, 1
+        Image.fromarray(pixels).save(images / f"{number}.png")
+        Image.fromarray(mask).save(masks / f"{number}.png")
+        if number != 9:
+            lines.append(f"{number}.png,{';'.join(tags)}")
+    (tmp_path / "tags.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_classes_are_those_of_the_tags(folder):
+    described = describe_images(folder / "images", folder / "tags.csv")
+    assert described.classes == {"blue": "blue", "red": "red"} and not described.held_out
+
+
+def test_part_of_the_images_with_masks_is_held_out(folder):
+    for number in range(4):
+        (folder / "masks" / f"{number}.png").unlink()
+    paths = folder / "images", folder / "tags.csv"
+    described = describe_images(*paths, masks=folder / "masks", val="0.5")
+    assert len(described.held_out) == 3
+    assert all(int(name.removesuffix(".png")) > 3 for name in described.held_out)
+    assert describe_images(*paths, masks=folder / "masks", val="0.5") == described
+    (folder / "val.txt").write_text("1.png\n2.png\n")
+    described = describe_images(*paths, val=str(folder / "val.txt"))
+    assert described.held_out == ("1.png", "2.png")
+    (folder / "val.txt").write_text("gone.png\n")
+    with refused("val.txt", "gone.png"):
+        describe_images(*paths, val=str(folder / "val.txt"))
+    with refused("val"):
+        describe_images(*paths, val="1.5")
+
+
+def test_class_in_every_image_is_warned_of_and_one_in_none_refused(folder, caplog):
+    (folder / "tags.csv").write_text("".join(f"{i}.png,red\n" for i in range(10)))
+    text = (folder / "tags.csv").read_text()
+    (folder / "tags.csv").write_text(f"file,tags\n{text}")
+    describe_images(folder / "images", folder / "tags.csv")
+    assert "every image shows red" in caplog.text
+    words = ClassWords({"red": "red", "green": "green"})
+    with refused("tags.csv", "green"):
+        describe_images(folder / "images", folder / "tags.csv", words=words)
+
+
+def test_words_of_classes(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: {tv: tv monitor}\nsynonyms: {television: tv}\nbackground: room\n")
+    assert read_class_words(path) == ClassWords({"tv": "tv monitor"}, {"television": "tv"}, "room")
+    path.write_text("classes: [cat, dog]\n")
+    assert read_class_words(path).classes == {"cat": "cat", "dog": "dog"}
+    for text in ("cat", "classes: [cat]\nsynonym: {}", "classes: [a]\nsynonyms: {b: c}", "- ["):
+        path.write_text(text)
+        with refused("classes.yaml"):
+            read_class_words(path)
+
+
+def test_run_that_goes_on_needs_the_same_images(folder):
+    output = str(folder / "run")
+    arguments = {"tags": folder / "tags.csv", "align": False}
+    recipe = prepare_run(folder / "images", output, **arguments)
+    assert recipe.config == "deit_tiny/baseline_ptc"
+    assert TaggedImages.load(folder / "run/dataset.yaml").tags == folder / "tags.csv"
+    prepare_run(folder / "images", output, resume=True, **arguments)
+    with refused("dataset.yaml"):
+        prepare_run(folder / "images", output, resume=True, untagged="none", **arguments)
+    with refused("output"):
+        prepare_run(folder / "images", None, **arguments)
+    with refused("images"):
+        prepare_run(folder / "nowhere", output, **arguments)
+
+
+TINY = """MODEL.DEVICE cpu MODEL.VIT.NAME vit_tiny_patch16_224 MODEL.VIT.WEIGHTS ""
+MODEL.VIT.IMG_SIZE 32 MODEL.VIT.PATCH_SIZE 8 MODEL.VIT.EMBED_DIM 24 MODEL.VIT.DEPTH 2
+MODEL.VIT.NUM_HEADS 2 MODEL.VIT.INTERMEDIATE_BLOCK 1 MODEL.SEM_SEG_HEAD.CONVS_DIM 16
+MODEL.DALNET.SEG_START_ITER 0 INPUT.CROP.SIZE [32,32] INPUT.MIN_SIZE_TEST 32
+SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2"""
+
+
+def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
+    run = folder / "run"
+    common = ["--images", folder / "images", "--tags", folder / "tags.csv"]
+    train = ["train", *common, "--masks", folder / "masks", "--val", "0.4", "--output", run]
+    main([str(word) for word in [*train, "--no-alignment", *shlex.split(TINY)]])
+    assert "DeiT-Tiny" in capsys.readouterr().out
+    (results,) = run.rglob("results.json")
+    content = json.loads(results.read_text())
+    assert content["split"] == "tagged_val" and content["num_images"] == 4
+    main(["label", "--weights", str(run), "--output", str(folder / "labeled"), "--protocol", "ss"])
+    # Of the ten images one is not named, and two have no tags.
+    assert len(list((folder / "labeled/masks").glob("*.png"))) == 7
