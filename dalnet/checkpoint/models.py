@@ -18,8 +18,8 @@ from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .checkpointer import Checkpointer
-from .files import HINT, KEY, find_checkpoint
-from .info import read_info
+from .files import HINT, KEY, find_checkpoint, read_file
+from .info import INFO, read_info
 
 # A config says where and how its training ran, which need not suit this machine.
 _MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
@@ -42,14 +42,17 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
     return model
 
 
-def config_for(weights: str | Path = "", config: str = "", opts: Sequence[str] = ()) -> CfgNode:
+def config_for(
+    weights: str | Path | None = None, config: str | None = None, opts: Sequence[str] = ()
+) -> CfgNode:
     """Return the config to use a trained model with, from a file or from its checkpoint.
 
     Args:
         weights: a checkpoint or a run folder; where not given, the ``MODEL.WEIGHTS`` of ``opts`` or
             of the config.
         config: a config file or the name of a recipe; where not given, the config in the
-            checkpoint, see :func:`config_of_checkpoint`.
+            checkpoint, see :func:`config_of_checkpoint`. Where neither it nor its data set names
+            classes, they are the checkpoint's.
         opts: ``KEY, VALUE, ...`` that go before those of the config.
 
     Returns:
@@ -61,10 +64,8 @@ def config_for(weights: str | Path = "", config: str = "", opts: Sequence[str] =
         UsageError: no model is named, or a file, key or value cannot be used.
     """
     options = dict(zip(opts[::2], opts[1::2], strict=False))
-    named = str(weights or "") or options.get(KEY, "")
     cfg = load_config(config, opts) if config else None
-    if cfg is not None:
-        named = named or cfg.MODEL.WEIGHTS
+    named = str(weights or options.get(KEY) or (cfg.MODEL.WEIGHTS if cfg else ""))
     if not named:
         raise UsageError("no model is named", "weights", "give a checkpoint or a run folder")
     if cfg is None:
@@ -72,8 +73,14 @@ def config_for(weights: str | Path = "", config: str = "", opts: Sequence[str] =
         if "OUTPUT_DIR" not in options:
             cfg.OUTPUT_DIR = str(Path(cfg.MODEL.WEIGHTS).parent)
         return cfg
-    cfg.MODEL.WEIGHTS = str(find_checkpoint(named))
+    file = find_checkpoint(named)
+    cfg.MODEL.WEIGHTS = str(file)
     fill_class_names(cfg)
+    if not cfg.MODEL.CLASS_NAMES and INFO in read_file(str(file)):
+        # The data set that it was trained on is not here.
+        info = read_info(file)
+        cfg.MODEL.CLASS_NAMES = tuple(info.class_names)
+        cfg.MODEL.PROMPT_NAMES = tuple(info.prompt_names)
     expect_checkpoint(cfg)
     use_cpu_without_cuda(cfg)
     return cfg

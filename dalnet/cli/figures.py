@@ -19,11 +19,10 @@ from dalnet.checkpoint import config_for, load_model
 from dalnet.engine.setup import check_config
 from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
-from dalnet.figures.cams import draw_cams, draw_comparison
+from dalnet.figures.heat_maps import draw_cams, draw_comparison, draw_similarities
 from dalnet.figures.images import choose_images, predict_images
 from dalnet.figures.layout import check_format, save_figure
-from dalnet.figures.sheet import draw_segmentations
-from dalnet.figures.similarity import draw_similarities
+from dalnet.figures.sheet import draw_sheet
 
 from .arguments import add_config, add_keys, add_weights
 
@@ -89,29 +88,33 @@ def _add_figure_arguments(parser: argparse.ArgumentParser, figure: str) -> None:
 
 
 def _draw(args: argparse.Namespace) -> Figure:
-    """Choose images, run the model, draw."""
+    """Load the models, choose images and draw what the models say of them."""
     configs = _read_configs(args)
+    models = {label: load_model(cfg) for label, cfg in configs.items()}
+    needs_cams = args.figure != "segmentations"
+    # A system without segmentation head labels pixels by image-level labels.
+    needs_labels = needs_cams or any("sem_seg" not in one.sources for one in models.values())
     records = choose_images(
         args.split,
         [name.strip() for name in args.images.split(",") if name.strip()],
         args.count,
         args.seed,
         class_name=getattr(args, "class_name", None),
-        needs_labels=args.figure != "segmentations",
+        needs_labels=needs_labels,
     )
     if args.figure == "similarity":
-        (cfg,) = configs.values()
         style = args.stretch, args.colorblind
-        return draw_similarities(cfg, load_model(cfg), records, args.split, *style)
-    needs_cams = args.figure != "segmentations"
+        return draw_similarities(configs[""], models[""], records, args.split, *style)
     results = {
-        label: list(predict_images(cfg, load_model(cfg), args.split, records, needs_cams))
-        for label, cfg in configs.items()
+        label: list(predict_images(configs[label], model, args.split, records, needs_cams))
+        for label, model in models.items()
     }
     if args.figure == "compare":
         return draw_comparison(results, args.split, args.class_name, args.colorblind)
-    draw_one = draw_cams if args.figure == "cams" else draw_segmentations
-    return draw_one(*results.values(), args.split, args.colorblind)
+    if args.figure == "cams":
+        return draw_cams(results[""], args.split, args.colorblind)
+    columns = ("image", "truth", "prediction")
+    return draw_sheet(results[""], args.split, titles=columns, colorblind=args.colorblind)
 
 
 def _read_configs(args: argparse.Namespace) -> dict[str, CfgNode]:

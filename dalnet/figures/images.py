@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every figure starts from: the images of a split and what a model says about them."""
+"""Chooses images of a split and collects what a model says about them, for every figure."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,32 +31,22 @@ class ImageResult:
         name: file name without suffix.
         image: uint8 ``[H, W, 3]``, RGB.
         image_classes: classes 0..C-1 of its image-level labels.
-        truth: label map ``[H, W]``, 255 for ignored; None without a mask.
+        label_maps: uint8 ``[H, W]``, 255 for ignored, those that there are of ``"truth"``,
+            ``"pseudo label"`` and ``"prediction"``: of the segmentation head or, of a system
+            without one, of the CAMs.
         cams: by class of ``image_classes``, float32 ``[H, W]`` in 0..1; may be empty.
-        pseudo_label: label map ``[H, W]``, 255 for ignored, or None.
-        prediction: label map ``[H, W]`` of the segmentation head; of a system without one, of the
-            CAMs; None where that has no image-level labels.
     """
 
     name: str
     image: np.ndarray
     image_classes: tuple[int, ...] = ()
-    truth: np.ndarray | None = None
+    label_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     cams: Mapping[int, np.ndarray] = field(default_factory=dict)
-    pseudo_label: np.ndarray | None = None
-    prediction: np.ndarray | None = None
-
-    @property
-    def label_maps(self) -> dict[str, np.ndarray]:
-        """Truth, pseudo label and prediction by title, those that there are."""
-        maps = (self.truth, self.pseudo_label, self.prediction)
-        titled = zip(("truth", "pseudo label", "prediction"), maps, strict=True)
-        return {title: label_map for title, label_map in titled if label_map is not None}
 
 
 def choose_images(
     split: str,
-    names: Sequence[str],
+    images: Sequence[str],
     count: int,
     seed: int = 0,
     *,
@@ -67,7 +57,7 @@ def choose_images(
 
     Args:
         split: a registered data set.
-        names: file names without suffix; where there are none, images are drawn at random.
+        images: file names without suffix; where there are none, images are drawn at random.
         count, seed: how many, and of which draw.
         class_name: what every image has to be labeled.
         needs_labels: whether every image has to have image-level labels.
@@ -77,35 +67,28 @@ def choose_images(
     """
     _, *classes = MetadataCatalog.get(split).stuff_classes
     if class_name not in (None, *classes):
-        raise UsageError(
-            f"{split} has no class {class_name!r}; its classes are {', '.join(classes)}."
-        )
-
-    def is_suitable(record: Record) -> bool:
-        labels = record["image_labels"]
-        if class_name is not None:
-            return classes.index(class_name) in labels
-        return bool(labels) or not needs_labels
-
+        hint = f"choose of {', '.join(classes)}"
+        raise UsageError(f"{split} has no class {class_name!r}", "class_name", hint)
+    wanted = {*range(len(classes))} if class_name is None else {classes.index(class_name)}
     records = {Path(record["file_name"]).stem: record for record in DatasetCatalog.get(split)}
-    for name in names:
+    suitable = {
+        name: record
+        for name, record in sorted(records.items())
+        if wanted & {*record["image_labels"]} or (class_name is None and not needs_labels)
+    }
+    for name in images:
         if name not in records:
-            example = min(records, default="none: the split is empty")
-            raise UsageError(
-                f"{split} has no image {name!r}: name files without suffix, as {example}."
-            )
-        if not is_suitable(records[name]):
-            shortcoming = f"is not labeled {class_name!r}" if class_name else "has no labels"
-            raise UsageError(f"The image {name} {shortcoming}; name another.")
-    if names:
-        return [records[name] for name in dict.fromkeys(names)]
-    suitable = sorted(name for name, record in records.items() if is_suitable(record))
+            hint = f"name files without suffix, as {min(records, default='none: it is empty')}"
+            raise UsageError(f"{split} has no image {name!r}", "images", hint)
+        if name not in suitable:
+            what = f"{name} has no labels" if class_name is None else f"{name} is no {class_name}"
+            raise UsageError(what, "images", "name another")
+    if images:
+        return [records[name] for name in dict.fromkeys(images)]
     if not 0 < count <= len(suitable):
-        raise UsageError(
-            f"{count} images cannot be drawn: {split} has {len(records)}, {len(suitable)} of them "
-            "fit for this figure; choose from 1 to that."
-        )
-    return [records[name] for name in sorted(random.Random(seed).sample(suitable, count))]
+        what = f"{split} has {len(records)} images, of which {len(suitable)} fit for this figure"
+        raise UsageError(f"{count} cannot be drawn: {what}", "count", "choose from 1 to that")
+    return [suitable[name] for name in sorted(random.Random(seed).sample([*suitable], count))]
 
 
 def predict_images(
@@ -137,25 +120,21 @@ def predict_images(
 
 
 def _predict_image(model: WeakSegmentor, item: Record) -> ImageResult:
-    image, truth = read_image(item["file_name"]), None
-    if "sem_seg_file_name" in item:
-        truth = read_mask(item["sem_seg_file_name"], image.shape[:2], len(model.class_names))
-    labels = item.get("image_labels")
+    image, labels = read_image(item["file_name"]), item.get("image_labels")
     image_classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
+    label_maps, cams = {}, {}
+    if "sem_seg_file_name" in item:
+        size, num_classes = image.shape[:2], len(model.class_names)
+        label_maps["truth"] = read_mask(item["sem_seg_file_name"], size, num_classes)
     (output,) = model([item])
     all_cams, scores = output.get("cam"), output.get("sem_seg")
-    cams, pseudo_label = {}, output.get("pseudo_label")
     if all_cams is not None:
         cams = {c: all_cams[c].float().cpu().numpy() for c in image_classes}
         if scores is None:
             threshold = model.cam_settings.background
             scores = cam_scores(all_cams[None], all_cams.new_ones(1, len(all_cams)), threshold)[0]
-    return ImageResult(
-        name=Path(item["file_name"]).stem,
-        image=image,
-        image_classes=image_classes,
-        truth=truth,
-        cams=cams,
-        pseudo_label=None if pseudo_label is None else label_map_of(pseudo_label),
-        prediction=None if scores is None else label_map_of(scores),
-    )
+    if "pseudo_label" in output:
+        label_maps["pseudo label"] = label_map_of(output["pseudo_label"])
+    if scores is not None:
+        label_maps["prediction"] = label_map_of(scores)
+    return ImageResult(Path(item["file_name"]).stem, image, image_classes, label_maps, cams)

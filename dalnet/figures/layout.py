@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in rows and columns on one page, laid out by matplotlib."""
+"""Lays out pictures in rows and columns on one page, by matplotlib."""
 
 import math
 import textwrap
@@ -18,14 +18,14 @@ from matplotlib.text import Text
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 
-from .overlay import HEAT_WEIGHT, find_labels, heat_colormap, make_legend
+from .fonts import DEFAULT_FONT, find_font
+from .overlay import HEAT_COLORMAPS, HEAT_WEIGHT, Color, find_labels, make_legend
 
 # A picture, uint8 [H, W, 3], with the text below it, or an empty place.
 Cell = tuple[np.ndarray, str] | None
 
 _WIDTH, _LINE = 2.5, 0.25  # of a picture and of a line of text, in inches
 _TITLE_LETTERS, _CAPTION_LETTERS = 28, 34  # that fit above and below a picture
-_MAPS_PER_ROW = 4
 _FORMATS = ("png", "pdf")
 
 
@@ -46,9 +46,9 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
     if headline:
         figure.suptitle(headline, weight="bold")
     bare = {"xticks": [], "yticks": [], "frameon": False}
-    shape = {"squeeze": False, "height_ratios": ratios}
-    grid = figure.subplots(len(rows), columns, subplot_kw=bare, **shape)
-    for title, axes in zip_longest(titles, grid[0], fillvalue=titles[-1]):
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=ratios, subplot_kw=bare)
+    for column, axes in enumerate(grid[0]):
+        title = titles[min(column, len(titles) - 1)]
         axes.set_title(textwrap.fill(title, _TITLE_LETTERS), size=10.5)
     for row, places, ratio in zip(rows, grid, ratios, strict=True):
         for cell, axes in zip_longest(row, places):
@@ -61,18 +61,11 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
     return figure
 
 
-def wrap_maps(lead: Sequence[Cell], maps: Sequence[Cell]) -> list[list[Cell]]:
-    """Return the rows of one image: ``lead`` and its maps, of which the fifth goes on below."""
-    starts = range(0, max(len(maps), 1), _MAPS_PER_ROW)
-    empty = [None] * len(lead)
-    return [[*(empty if i else lead), *maps[i : i + _MAPS_PER_ROW]] for i in starts]
-
-
 def add_legend(
     figure: Figure,
     label_maps: Sequence[np.ndarray],
     class_names: Sequence[str],
-    colors: Sequence[Sequence[int]],
+    colors: Sequence[Color],
 ) -> None:
     """Name the colors of the labels that occur in ``label_maps`` below all pictures."""
     entries = make_legend(find_labels(label_maps), class_names, colors)
@@ -92,10 +85,12 @@ def add_colorbar(
     figure: Figure, label: str, colorblind: bool, ends: tuple[float, float] | None = (0.0, 1.0)
 ) -> None:
     """Add a bar that says what the colors of heat maps mean; without numbers for ``ends`` None."""
-    colors = ScalarMappable(Normalize(*(ends or (0.0, 1.0))), heat_colormap(colorblind))
+    colors = ScalarMappable(Normalize(*(ends or (0.0, 1.0))), HEAT_COLORMAPS[colorblind])
     _add_height(figure, 3 * _LINE)
-    shape = {"location": "bottom", "fraction": 0.05, "pad": 0.02, "aspect": 40, "shrink": 0.6}
-    bar = figure.colorbar(colors, ax=figure.axes, alpha=HEAT_WEIGHT, label=label, **shape)
+    where = figure.axes
+    bar = figure.colorbar(
+        colors, ax=where, location="bottom", label=label, alpha=HEAT_WEIGHT, aspect=40, shrink=0.6
+    )
     # Heat maps lie over faint gray images: so do the colors of the bar.
     bar.ax.set_facecolor("0.5")
     if ends is None:
@@ -115,7 +110,7 @@ def check_format(path: Path) -> str:
     """
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in _FORMATS:
-        raise UsageError(f"{path} is neither .png nor .pdf; name the picture so.")
+        raise UsageError("it is neither .png nor .pdf", path, "name the picture so")
     return suffix
 
 
@@ -131,12 +126,17 @@ def save_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
         UsageError: another suffix, or a folder that cannot be written.
     """
     kind = check_format(path)
-    for text in figure.findobj(Text):
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    font = find_font("".join(sorted({*"".join(text.get_text() for text in texts)})))
+    for text in texts:
         # Names may contain dollar signs, which are no formulas.
         text.set_parse_math(False)
+        if font != DEFAULT_FONT:
+            text.get_fontproperties().set_file(font)
     # The same picture is the same file.
     metadata = {"CreationDate": None} if kind == "pdf" else None
-    options = {"format": kind, "dpi": dpi, "metadata": metadata}
     # Fonts of type 42: the default's are what publishers refuse.
     with matplotlib.rc_context({"pdf.fonttype": 42}), atomic_write(path) as unfinished:
-        figure.savefig(unfinished, bbox_inches="tight", pad_inches=0.1, **options)
+        figure.savefig(
+            unfinished, format=kind, dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.1
+        )

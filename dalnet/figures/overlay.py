@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colors of labels and heat maps, and both over their image.
+"""Draws label maps and heat maps over their image, and chooses their colors.
 
 Images are RGB, uint8 ``[H, W, 3]``. In a label map background is 0, class c of 0..C-1 is c + 1 and
 255 is ignored; ``colors`` are C + 1 RGB triples in 0..255, background first. Detectron2's
@@ -12,13 +12,15 @@ from itertools import cycle
 import cv2
 import matplotlib
 import numpy as np
-from PIL import ImageColor
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
+
+Color = Sequence[int]  # RGB in 0..255
 
 # What the VOC palette gives index 255; no class of it is as light.
 IGNORE_COLOR = (224, 224, 192)
 HEAT_WEIGHT = 0.5
+HEAT_COLORMAPS = ("jet", "cividis")  # the second for color-blind readers
 _OUTLINE_COLOR = (240, 240, 240)
 # Each as far as possible from all before it, from black and from the color of ignored pixels, for
 # whoever sees the least difference: without color blindness, or with one of its three kinds as
@@ -34,18 +36,18 @@ _COLORBLIND_COLORS = (
 def blend_labels(
     image: np.ndarray,
     label_map: np.ndarray,
-    colors: Sequence[Sequence[int]],
+    colors: Sequence[Color],
     alpha: float = 0.7,
+    plain_background: bool = False,
 ) -> np.ndarray:
     """Return the image under its label map, uint8 ``[H, W, 3]``, with light outlines.
-
-    A black background, as in the VOC palette, darkens the image there.
 
     Args:
         image: uint8 ``[H, W, 3]``.
         label_map: integers ``[H, W]``.
         colors: one RGB triple per label, background first.
         alpha: weight of the label's color, in 0..1.
+        plain_background: leave the image as it is there; if not, the palette's black darkens it.
 
     Raises:
         ValueError: a label without a color.
@@ -57,6 +59,8 @@ def blend_labels(
     palette[: len(colors)] = colors
     palette[IGNORE_LABEL] = IGNORE_COLOR
     blend = cv2.addWeighted(image, 1 - alpha, palette[label_map], alpha, 0)
+    if plain_background:
+        blend = np.where(label_map[..., None] == 0, image, blend)
     # Dark classes (VOC's cat, sofa) would be lost against a dark background.
     edges = cv2.morphologyEx(label_map.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2)))
     blend[edges > 0] = _OUTLINE_COLOR
@@ -78,18 +82,13 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, colorblind: bool = False) -> 
         colorblind: draw from blue (0) to yellow (1), not over green to red.
     """
     # The color map clips.
-    colors = matplotlib.colormaps[heat_colormap(colorblind)](heat, bytes=True)[..., :3]
+    colors = matplotlib.colormaps[HEAT_COLORMAPS[colorblind]](heat, bytes=True)[..., :3]
     return cv2.addWeighted(image, 1 - HEAT_WEIGHT, colors, HEAT_WEIGHT, 0)
 
 
-def heat_colormap(colorblind: bool) -> str:
-    """Return the name of matplotlib's color map for heat maps."""
-    return "cividis" if colorblind else "jet"
-
-
 def choose_colors(
-    class_colors: Sequence[Sequence[int]], labels: Sequence[int], colorblind: bool
-) -> list[Sequence[int]]:
+    class_colors: Sequence[Color], labels: Sequence[int], colorblind: bool
+) -> list[Color]:
     """Return an RGB triple in 0..255 for each of the C + 1 labels, background first.
 
     Args:
@@ -102,9 +101,9 @@ def choose_colors(
         return list(class_colors)
     # Sorting is stable: those that occur first, both in ascending order.
     ranked = sorted(range(1, len(class_colors)), key=lambda label: label not in labels)
-    colors = [(0, 0, 0)] * len(class_colors)
+    colors: list[Color] = [(0, 0, 0)] * len(class_colors)
     for label, color in zip(ranked, cycle(_COLORBLIND_COLORS), strict=False):
-        colors[label] = ImageColor.getrgb(color)
+        colors[label] = tuple(bytes.fromhex(color[1:]))
     return colors
 
 
@@ -114,8 +113,8 @@ def find_labels(label_maps: Iterable[np.ndarray]) -> list[int]:
 
 
 def make_legend(
-    labels: Sequence[int], class_names: Sequence[str], colors: Sequence[Sequence[int]]
-) -> list[tuple[str, Sequence[int]]]:
+    labels: Sequence[int], class_names: Sequence[str], colors: Sequence[Color]
+) -> list[tuple[str, Color]]:
     """Return name and RGB of labels: 0..C, background first, or 255 for ignored."""
     ignored = ("ignored", IGNORE_COLOR)
     return [ignored if i == IGNORE_LABEL else (class_names[i], colors[i]) for i in labels]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contact sheets, of which Figure 4 is one: image, truth, CAM, pseudo label and prediction."""
+"""Draws contact sheets, of which Figure 4 is one: image, truth, CAM, pseudo label, prediction."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dalnet.data.datasets.catalog import class_table
-from dalnet.errors import UsageError
 
 from .images import ImageResult
 from .layout import add_legend, draw_page
-from .overlay import blend_labels, choose_colors, draw_heat, find_labels
+from .overlay import Color, blend_labels, choose_colors, draw_heat, find_labels
 
 _TITLES = ("image", "truth", "CAM", "pseudo label", "prediction")
 
@@ -32,9 +31,9 @@ def draw_sheet(
         titles: of the columns that are wanted.
         colorblind: use colors that color-blind readers can tell apart.
     """
-    names, colors = class_table(split)
+    names, class_colors = class_table(split)
     label_maps = [one for r in results for title, one in r.label_maps.items() if title in titles]
-    colors = choose_colors(colors, find_labels(label_maps), colorblind)
+    colors = choose_colors(class_colors, find_labels(label_maps), colorblind)
     pictures = [draw_pictures(result, colors, colorblind) for result in results]
     titles = [title for title in titles if any(title in one for one in pictures)]
     rows = []
@@ -47,26 +46,8 @@ def draw_sheet(
     return figure
 
 
-def draw_segmentations(
-    results: Sequence[ImageResult], split: str, colorblind: bool = False
-) -> Figure:
-    """Return Figure 4: image, truth and prediction; arguments as for ``draw_sheet``.
-
-    Raises:
-        UsageError: an image without a prediction.
-    """
-    for result in results:
-        if result.prediction is None:
-            raise UsageError(
-                f"The model labels pixels by image-level labels, and {result.name} has none; name "
-                "an image that has some."
-            )
-    columns = ("image", "truth", "prediction")
-    return draw_sheet(results, split, titles=columns, colorblind=colorblind)
-
-
 def draw_pictures(
-    result: ImageResult, colors: Sequence[Sequence[int]], colorblind: bool = False
+    result: ImageResult, colors: Sequence[Color], colorblind: bool = False
 ) -> dict[str, np.ndarray]:
     """Return what there is to see of an image: uint8 ``[H, W, 3]`` by title.
 

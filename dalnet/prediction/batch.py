@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicting images and videos from disk, one after the other, into a folder."""
+"""Predicts images and videos from disk, one after the other, into a folder."""
 
 import contextlib
 import errno
@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from dalnet.errors import UsageError
+from dalnet.io import atomic_write
 
-from .files import PredictionInput, ResultPaths, save_picture
+from .files import PredictionInput, ResultPaths
 from .prediction import label_values
 from .predictor import Predictor
 from .video import VideoReader, write_video
@@ -63,8 +66,10 @@ def predict_files(
     """
     unknown = set(options.save or ()) - set(KINDS)
     if unknown:
-        raise UsageError(f"{min(unknown)!r} cannot be saved; choose of {', '.join(KINDS)}.")
-    label_values(predictor.class_names, [*(options.classes or ()), *(options.image_classes or ())])
+        hint = f"choose of {', '.join(KINDS)}"
+        raise UsageError(f"{min(unknown)!r} cannot be saved", "save", hint)
+    label_values(predictor.class_names, options.classes or (), "classes")
+    label_values(predictor.class_names, options.image_classes or ())
     paths = ResultPaths(output, inputs, predictor.class_names)
     failed: list[str] = []
     try:
@@ -77,9 +82,8 @@ def predict_files(
                     raise
                 failed.append(_reason(item, error))
     except KeyboardInterrupt:
-        raise UsageError(
-            f"interrupted; what is in {output} by now is complete, the rest is missing."
-        ) from None
+        what = f"interrupted; what is in {output} by now is complete, the rest is missing"
+        raise UsageError(what) from None
     for reason in failed:
         logger.warning("left out: %s", reason)
     done = len(inputs) - len(failed)
@@ -101,16 +105,16 @@ def _predict_image(
     save = options.save or ("overlay", "mask")
     wants_cams = "cam" in save or bool(options.image_classes)
     needed = wants_cams or predictor.needs_image_classes
-    prediction = predictor(item.source, options.image_classes if needed else ())
+    prediction = predictor(Path(str(item.source)), options.image_classes if needed else ())
     if "overlay" in save:
-        save_picture(paths.overlay(item), prediction.overlay(options.classes))
+        _save_picture(paths.overlay(item), prediction.overlay(options.classes))
     if "mask" in save:
         prediction.save(paths.mask(item))
     # CAMs of classes that were only found are shown as overlays show them.
     shown = options.image_classes or options.classes or prediction.cams
     for name in prediction.cams if wants_cams else ():
         if name in shown:
-            save_picture(paths.cam(item, name), prediction.cam_overlay(name))
+            _save_picture(paths.cam(item, name), prediction.cam_overlay(name))
 
 
 def _predict_video(
@@ -118,7 +122,7 @@ def _predict_video(
 ) -> None:
     save = options.save or ("overlay",)
     if not {"overlay", "mask"} & set(save):
-        raise UsageError("Videos have no CAMs; save their overlay or mask.")
+        raise UsageError("videos have no CAMs", "save", "save their overlay or mask")
     image_classes = options.image_classes if predictor.needs_image_classes else ()
     reader = VideoReader(item.source)
     with contextlib.ExitStack() as stack:
@@ -136,3 +140,10 @@ def _predict_video(
                 prediction.save(paths.mask(item, number))
             if write is not None:
                 write(prediction.overlay(options.classes))
+
+
+def _save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 [H, W, 3], as its suffix says, whole or not at all."""
+    with atomic_write(path) as unfinished:
+        kind = "JPEG" if path.suffix == ".jpg" else "PNG"
+        Image.fromarray(picture).save(unfinished, format=kind, quality=95)

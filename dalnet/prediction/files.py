@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images and videos that are to be predicted, and where their results are written."""
+"""Finds the images and videos that are to be predicted, and names their results."""
 
 import glob
+import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
 
-_JPEG_SUFFIXES = (".jpg", ".jpeg")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
-_OTHER_IMAGES = ".avif .bmp .gif .heic .heif .jp2 .pgm .png .ppm .tif .tiff .webp"
+_OTHER_IMAGES = ".avif .bmp .gif .heic .heif .jp2 .mpo .pgm .png .ppm .tif .tiff .webp"
 _VIDEOS = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
-IMAGE_SUFFIXES = (*_JPEG_SUFFIXES, *_OTHER_IMAGES.split())
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, *_OTHER_IMAGES.split())
 VIDEO_SUFFIXES = tuple(_VIDEOS.split())
+_CLASS_LETTERS = 40  # of a class name in a file name, which has 255 bytes at most
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,18 @@ def find_inputs(texts: Sequence[str], output: Path) -> list[PredictionInput]:
     Raises:
         UsageError: something that does not exist, or in which nothing can be predicted.
     """
-    roots, files = [], {}
+    roots: list[str] = []
+    files: dict[Path, Path] = {}
     for text in texts:
         root, found = _expand(text, output)
         roots.append(os.path.abspath(root))
         for path in found:
             files.setdefault(path.resolve(), Path(os.path.abspath(path)))
     shared = os.path.commonpath(roots)
-    paths = list(files.values())
-    names = _distinct_names([path.relative_to(shared) for path in paths])
+    names = _distinct_names([path.relative_to(shared) for path in files.values()])
     return [
         PredictionInput(path, name, path.suffix.lower() in VIDEO_SUFFIXES)
-        for path, name in zip(paths, names, strict=True)
+        for path, name in zip(files.values(), names, strict=True)
     ]
 
 
@@ -75,7 +76,7 @@ class ResultPaths:
 
     ``<name>_overlay.jpg`` (of JPEG) or ``.png``, ``<name>_mask.png``, ``<name>_cam_<class>.png``;
     of a video ``<name>_overlay.mp4`` and ``<name>_mask/<frame>.png``. Each method raises a
-    ``UsageError`` where the path is that of an input.
+    ``UsageError`` where the path is that of an input, or of a result of another input.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class ResultPaths:
         """Take the folder, all inputs and the names of all classes."""
         self._output = output
         self._inputs = {item.source.resolve() for item in inputs if isinstance(item.source, Path)}
-        slugs = [re.sub(r"[^\w.-]+", "_", name) for name in class_names]
+        self._owners: dict[Path, PredictionInput] = {}
+        slugs = [re.sub(r"[^\w.-]+", "_", name)[:_CLASS_LETTERS] for name in class_names]
         counts = Counter(slug.lower() for slug in slugs)
         # Where only such signs tell two names apart, their labels do.
         self._cam_names = {
@@ -94,9 +96,9 @@ class ResultPaths:
 
     def overlay(self, item: PredictionInput) -> Path:
         """Return the path of an overlay."""
-        if item.is_video:
+        if not isinstance(item.source, Path) or item.is_video:
             return self._path(item, "overlay.mp4")
-        is_jpeg = item.source.suffix.lower() in _JPEG_SUFFIXES
+        is_jpeg = item.source.suffix.lower() in JPEG_SUFFIXES
         return self._path(item, "overlay.jpg" if is_jpeg else "overlay.png")
 
     def mask(self, item: PredictionInput, frame: int = 0) -> Path:
@@ -109,54 +111,69 @@ class ResultPaths:
 
     def _path(self, item: PredictionInput, ending: str) -> Path:
         path = self._output / item.name.parent / f"{item.name.name}_{ending}"
-        if path.resolve() in self._inputs:
-            raise UsageError(
-                f"{item.source}: its result {path} would overwrite an input; choose another folder."
-            )
+        owner = self._owners.setdefault(path, item)
+        if path.resolve() in self._inputs or owner is not item:
+            what = "an input" if owner is item else f"that of {owner.source}"
+            hint = "choose another folder" if owner is item else "rename one of them"
+            raise UsageError(f"its result {path} would overwrite {what}", item.source, hint)
         return path
 
 
-def save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 [H, W, 3], as its suffix says, whole or not at all.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    with atomic_write(path) as unfinished:
-        kind = "JPEG" if path.suffix == ".jpg" else "PNG"
-        Image.fromarray(picture).save(unfinished, format=kind, quality=95)
-
-
 def _expand(text: str, output: Path) -> tuple[Path, list[Path]]:
-    """The folder that a text is about, and the files it stands for, sorted."""
-    path = Path(text).expanduser()
-    if path.is_file():
+    """Return the folder that a text is about, and the files it stands for, sorted."""
+    # As text: pathlib refuses a name such as ~x.jpg, and raises where a folder cannot be entered.
+    path = Path(os.path.expanduser(text))
+    if os.path.isfile(path):
         return path.parent, [path]
-    if path.is_dir():
-        root, found, suffixes = path, _walk(path), IMAGE_SUFFIXES
+    if os.path.isdir(path):
+        root, found, suffixes = path, [*_walk(path)], IMAGE_SUFFIXES
     elif glob.has_magic(text):
-        root = next(folder for folder in path.parents if not glob.has_magic(str(folder)))
-        found = map(Path, glob.iglob(str(path), recursive=True))
-        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+        # Folders that exist are no part of the pattern, whatever their names.
+        root = next(folder for folder in path.parents if os.path.isdir(folder))
+        found, suffixes = _match(root, path), IMAGE_SUFFIXES + VIDEO_SUFFIXES
     else:
-        raise UsageError(f"{text} does not exist: give a file, a folder or a quoted pattern.")
-    kept = sorted(file for file in found if file.suffix.lower() in suffixes and file.is_file())
+        raise UsageError("it does not exist", text, "give a file, a folder or a quoted pattern")
+    # A link to nothing is kept, so that it is named as unreadable rather than passed over.
+    kept = [f for f in found if f.suffix.lower() in suffixes and (f.is_file() or not f.exists())]
     # Results of an earlier run, where the output folder lies among the inputs.
     earlier = output.resolve()
     if earlier != root.resolve() and earlier.is_relative_to(root.resolve()):
         kept = [file for file in kept if not file.resolve().is_relative_to(earlier)]
     if not kept:
         raise UsageError(
-            f"{text} holds no file to predict ({', '.join(suffixes)}; hidden ones and those in the "
-            "output folder do not count): give another folder or pattern."
+            f"it holds no file to predict ({', '.join(suffixes)}; hidden ones and those in the "
+            "output folder do not count)",
+            text,
+            "give another folder or pattern",
         )
-    return root, kept
+    return root, sorted(kept)
+
+
+def _match(root: Path, path: Path) -> list[Path]:
+    """Return the files that match a path with patterns below a folder that exists."""
+    pattern = path.relative_to(root).parts
+    if "**" not in pattern:
+        return [root / found for found in glob.iglob(os.path.join(*pattern), root_dir=root)]
+
+    def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+        if not parts or not pattern:
+            return not parts and set(pattern) <= {"**"}
+        if pattern[0] == "**":
+            return fits(parts, pattern[1:]) or fits(parts[1:], pattern)
+        return fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
+
+    # Not by glob, which follows links that lead in a circle as long as a path can be.
+    return [file for file in _walk(root) if fits(file.relative_to(root).parts, pattern)]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder, without hidden ones; linked folders are entered, each once."""
+    """Yield the files below a folder, but for hidden ones; linked folders are entered once."""
     entered = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+
+    def warn(error: OSError) -> None:
+        logger.warning("left out: %s: %s", error.filename, error.strerror)
+
+    for parent, folders, files in os.walk(folder, onerror=warn, followlinks=True):
         place = os.path.realpath(parent)
         folders[:] = [] if place in entered else [f for f in folders if not f.startswith(".")]
         entered.add(place)
@@ -164,7 +181,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[Path]:
-    """Paths without suffix; with it where others are called alike without or with theirs."""
+    """Return paths without suffix; with it where others are called alike without or with theirs."""
     bare = [path.with_suffix("") for path in paths]
     counts = Counter([*bare, *(path for path in paths if path.suffix)])
     return [path if counts[name] > 1 else name for path, name in zip(paths, bare, strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained model for images on disk or in memory."""
+"""Predicts images on disk or in memory with a trained model."""
 
 import contextlib
 import os
@@ -110,10 +110,9 @@ class Predictor:
             UsageError: the image cannot be read or used, a class is unknown, or memory ran out.
         """
         if image_classes is None and self.needs_image_classes:
-            raise UsageError(
-                f"{type(self._model).__name__} finds only classes that it is told of: name those "
-                f"that the image shows, of {', '.join(self.class_names[1:])}."
-            )
+            what = f"{type(self._model).__name__} finds only classes that it is told of"
+            hint = f"name those that the image shows, of {', '.join(self.class_names[1:])}"
+            raise UsageError(what, "image_classes", hint)
         values = label_values(self.class_names, image_classes or ())
         pixels = _read(image)
         with _memory_errors(pixels):
@@ -205,9 +204,8 @@ def _read(image: ImageLike) -> np.ndarray:
         return to_rgb(image)
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UsageError(
-            f"An image is {image.dtype} {list(image.shape)}; give RGB, uint8 [H, W, 3]."
-        )
+        what = f"it is {image.dtype} {list(image.shape)}"
+        raise UsageError(what, "image", "give RGB, uint8 [H, W, 3]")
     return image
 
 
@@ -221,7 +219,5 @@ def _memory_errors(pixels: np.ndarray) -> Iterator[None]:
         known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
         if not known and "DefaultCPUAllocator" not in str(error):
             raise
-        raise UsageError(
-            f"The image of {pixels.shape[1]} x {pixels.shape[0]} pixels does not fit into memory; "
-            "make it smaller."
-        ) from error
+        what = f"{pixels.shape[1]} x {pixels.shape[0]} pixels do not fit into memory"
+        raise UsageError(what, "image", "make it smaller") from error

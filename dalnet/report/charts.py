@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Line charts as inline SVG, in the colors of the page so that they follow its theme."""
+"""Draws line charts as inline SVG, in the colors of the page so that they follow its theme."""
 
 import io
 import re
@@ -28,10 +28,12 @@ _STYLE = {
 }
 _FEW_POINTS = 40  # up to so many are shown as dots
 
+Line = Mapping[float, float | None]  # y over x; None and what is not finite interrupt it
+
 
 def draw_chart(
     title: str,
-    lines: Mapping[str, Mapping[float, float | None]],
+    lines: Mapping[str, Line],
     x_title: str,
     marked: Mapping[str, tuple[float, float]] | None = None,
     vertical: float | None = None,
@@ -40,7 +42,7 @@ def draw_chart(
 
     Args:
         title: what the vertical axis shows.
-        lines: by name y over x; a y that is None or not finite interrupts the line.
+        lines: by name.
         x_title: what the horizontal axis shows.
         marked: by name of a line a point (x, y) to be ringed.
         vertical: x of a dashed vertical line.
@@ -59,20 +61,20 @@ def draw_chart(
             dots = "o" if len(line) <= _FEW_POINTS else ""
             (drawn,) = axes.plot(*points, marker=dots, label=name)
             if marked and name in marked:
-                ring = {"linestyle": "", "marker": "o", "markersize": 8, "fillstyle": "none"}
-                axes.plot(*marked[name], color=drawn.get_color(), **ring)
+                x, y = marked[name]
+                axes.plot([x], [y], "o", color=drawn.get_color(), markersize=8, fillstyle="none")
         if vertical is not None:
             axes.axvline(vertical, color=_INK, linestyle="--", linewidth=1)
         if has_legend:
             figure.legend(loc="outside right upper", frameon=False)
-        return _to_svg(figure, f"{title} over {x_title}")
+        stream = io.StringIO()
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+    return _to_markup(stream.getvalue(), f"{title} over {x_title}")
 
 
-def _to_svg(figure: Figure, description: str) -> Markup:
-    stream = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
-    svg = stream.getvalue()
+def _to_markup(svg: str, description: str) -> Markup:
+    """Return matplotlib's SVG in the page's colors, as one element."""
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     for number, color in enumerate(_COLORS, 1):
         svg = svg.replace(color, f"var(--c{number})")

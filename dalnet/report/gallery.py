@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gallery of a report: images chosen by the scores of their predictions, as small pictures."""
+"""Makes a report's gallery: images chosen by the scores of their predictions, as small pictures."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.evaluation.counts import class_ious, confusion_matrix
 from dalnet.figures.images import ImageResult, Record, predict_images
-from dalnet.figures.overlay import find_labels
+from dalnet.figures.overlay import Color, find_labels
 from dalnet.figures.sheet import draw_pictures
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -57,7 +57,7 @@ def make_gallery(
     split: str,
     records: list[Record],
     count: int,
-    colors: Sequence[Sequence[int]],
+    colors: Sequence[Color],
     colorblind: bool = False,
 ) -> list[Card]:
     """Score all images, keeping only the numbers; then predict the chosen ones once more.
@@ -91,9 +91,10 @@ def score_image(result: ImageResult, num_classes: int) -> dict[int, float]:
         result: of an image; without truth or prediction it has no scores.
         num_classes: C + 1, with background.
     """
-    if result.truth is None or result.prediction is None:
+    maps = result.label_maps
+    if not {"truth", "prediction"} <= maps.keys():
         return {}
-    ious = class_ious(confusion_matrix(result.truth, result.prediction, num_classes))
+    ious = class_ious(confusion_matrix(maps["truth"], maps["prediction"], num_classes))
     return {int(label): float(ious[label]) for label in np.flatnonzero(np.isfinite(ious))}
 
 
@@ -120,25 +121,20 @@ def choose_groups(scores: Sequence[float], count: int) -> dict[str, list[int]]:
 
 
 def make_card(
-    result: ImageResult,
-    groups: Sequence[str],
-    colors: Sequence[Sequence[int]],
-    colorblind: bool = False,
+    result: ImageResult, groups: Sequence[str], colors: Sequence[Color], colorblind: bool = False
 ) -> Card:
     """Draw an image and keep only its small pictures; arguments as for ``make_gallery``."""
-    pictures = draw_pictures(result, colors, colorblind)
+    pictures = {}
+    for title, picture in draw_pictures(result, colors, colorblind).items():
+        image, stream = Image.fromarray(picture), io.BytesIO()
+        image.thumbnail((_WIDTH, 10 * _WIDTH))
+        image.save(stream, "JPEG", quality=82)
+        pictures[title] = base64.b64encode(stream.getvalue()).decode("ascii")
     return Card(
         name=result.name,
         groups=groups,
         image_classes=result.image_classes,
         ious=score_image(result, len(colors)),
         labels=find_labels(result.label_maps.values()),
-        pictures={title: _to_jpeg(picture) for title, picture in pictures.items()},
+        pictures=pictures,
     )
-
-
-def _to_jpeg(picture: np.ndarray) -> str:
-    image, stream = Image.fromarray(picture), io.BytesIO()
-    image.thumbnail((_WIDTH, 10 * _WIDTH))
-    image.save(stream, "JPEG", quality=82)
-    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as HTML: ``page.html.j2`` with the numbers, charts and pictures that it shows."""
+"""Fills ``page.html.j2`` with the numbers, charts and pictures of a report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,43 +7,51 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dalnet.figures.overlay import make_legend
+from dalnet.evaluation.results import Result
+from dalnet.evaluation.sources import Measurement
+from dalnet.figures.overlay import Color, make_legend
 from dalnet.numbers import percent, threshold_text
 
-from .charts import draw_chart
+from .charts import Line, draw_chart
 from .gallery import Card
 
-Metrics = Mapping[str, Mapping[int, float]]
+Metrics = Mapping[str, Line]
 
 
 def render_page(
     *,
-    results: Mapping[str, Mapping[str, Any]],
-    source_titles: Mapping[str, str],
+    results: Mapping[str, Result],
+    measured: Sequence[Measurement],
     metrics: Metrics,
     cards: Sequence[Card],
     class_names: Sequence[str],
-    colors: Sequence[Sequence[int]],
-    **texts: str | Sequence[str] | Mapping[str, str],
+    colors: Sequence[Color],
+    **others: object,
 ) -> str:
-    """Return the page, which needs nothing else; what is empty is left out.
+    """Return the page, which needs nothing else; what is empty is left out, and that is said.
 
     Args:
         results: contents of ``results.json`` files by the files' names.
-        source_titles: what the sources of their measurements are called.
+        measured: how the gallery's images were predicted.
         metrics: of the training, by key its values by iteration.
         cards: the gallery.
         class_names: C + 1, background first.
         colors: as many RGB triples in 0..255.
-        texts: ``title``; ``facts``, what was run, by name; ``notes``, sentences on what is missing
-            and what the reader has to know; ``gallery_text``, how the images were predicted.
+        others: ``title``; ``split`` and ``records``, the data set and its images; ``facts``, what
+            was run, by name; ``usual_results``, the file where results are expected.
     """
-    loader = PackageLoader("dalnet", "report")
-    strict = {"autoescape": True, "undefined": StrictUndefined}
-    pages = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **strict)
+    pages = Environment(
+        loader=PackageLoader("dalnet", "report"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
     pages.filters |= {"percent": percent, "threshold": threshold_text}
+    source_titles = {one.source: one.title for one in measured}
     return pages.get_template("page.html.j2").render(
         results=results,
+        measured=measured,
         source_titles=source_titles,
         draw_threshold_charts=draw_threshold_charts,
         miou_charts=draw_miou_charts(metrics, source_titles),
@@ -51,7 +59,7 @@ def render_page(
         cards=cards,
         legend=make_legend(sorted({i for card in cards for i in card.labels}), class_names, colors),
         class_names=class_names,
-        **texts,
+        **others,
     )
 
 

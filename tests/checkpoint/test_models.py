@@ -47,9 +47,14 @@ def test_a_model_is_used_with_its_own_config_or_that_of_a_file(
     assert str(run) == config_for(run).OUTPUT_DIR
     assert config_for(run, opts=["OUTPUT_DIR", "here"]).OUTPUT_DIR == "here"
     assert config_for(run, str(file)).OUTPUT_DIR == tiny_cfg.OUTPUT_DIR
-    for config in ("", str(file)):
+    for config in (None, str(file)):
         with refused("weights"):
             config_for(config=config)
+    # A config whose data set is not here takes the checkpoint's classes.
+    elsewhere = ["DATASETS.TRAIN", "('elsewhere_train',)"]
+    cfg = config_for(run, str(file), elsewhere)
+    assert list(cfg.MODEL.CLASS_NAMES) == info_of(tiny_cfg).class_names
+    assert list(cfg.MODEL.PROMPT_NAMES) == info_of(tiny_cfg).prompt_names
 
 
 def test_checkpoints_of_before_are_taken_with_a_warning(make, saved, caplog):

@@ -2,8 +2,10 @@
 """Drawing figures from the command line."""
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
+from helpers import refused
 
 from dalnet.cli import figures
 from dalnet.errors import UsageError
@@ -61,3 +63,14 @@ def test_an_unknown_image_is_refused(command, voc_model, tmp_path):
     with pytest.raises(UsageError, match="'mss'"):
         wrong = ("--protocol", "mss", "--weights", voc_model.weights)
         command("segmentations", tmp_path / "a.png", *wrong)
+
+
+def test_without_a_head_only_labeled_images_are_segmented(
+    command, voc_tree, voc_model, tmp_path, monkeypatch
+):
+    (voc_tree.voc / "image_tags.json").write_text('{"2007_000001": ["cat"]}')
+    arguments = ("segmentations", tmp_path / "a.png", "--weights", voc_model.weights)
+    command(*arguments, "--images", "2007_000000")
+    monkeypatch.setattr(figures, "load_model", lambda cfg: SimpleNamespace(sources=["cam"]))
+    with refused("images", "2007_000000"):
+        command(*arguments, "--images", "2007_000000")

@@ -68,7 +68,7 @@ def test_protocol(program):
         (["--input", "a.png", "--weights", "gone.pth"], "gone.pth"),
         (["--input", "a.png", "--weights", "old.pth"], "old.pth"),
         (["--input", "config.yaml", "--weights", "run"], "config.yaml"),
-        (["--webcam", "99", "--weights", "run"], "Camera 99"),
+        (["--webcam", "99", "--weights", "run"], "camera 99"),
         (["--input", "a.png", "--weights", "run", "--protocol", "best"], "'best'"),
         (["--input", "a.png", "--weights", "run", "INPUT.NO_KEY", "1"], "INPUT.NO_KEY"),
     ],

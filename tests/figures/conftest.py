@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the figures' tests share: results of a model, made up, and what a figure shows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -28,11 +30,24 @@ def result():
         name="beast",
         image=image,
         image_classes=(0,),
-        truth=left,
+        label_maps={
+            "truth": left,
+            "pseudo label": np.where(left, 1, 255).astype(np.uint8),
+            "prediction": 2 * np.roll(left, 1, axis=1),
+        },
         cams={0: 0.9 * left.astype(np.float32)},
-        pseudo_label=np.where(left, 1, 255).astype(np.uint8),
-        prediction=2 * np.roll(left, 1, axis=1),
     )
+
+
+@pytest.fixture
+def without():
+    """Returns a result without some of its label maps, and with other changes."""
+
+    def change(result, *titles, **others):
+        left = {title: one for title, one in result.label_maps.items() if title not in titles}
+        return dataclasses.replace(result, label_maps=left, **others)
+
+    return change
 
 
 class Shown:

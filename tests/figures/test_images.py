@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 from PIL import Image
 from torch import nn
 
 from dalnet.engine.trainer import load_model
-from dalnet.errors import UsageError
 from dalnet.figures.images import choose_images, predict_images
 from dalnet.modeling.multi_scale import CAMSettings
 
@@ -38,21 +38,22 @@ def test_draw_is_the_same_for_a_seed_and_keeps_to_what_suits(voc_tree):
 
 
 @pytest.mark.parametrize(
-    ("choice", "words"),
+    ("choice", "where", "word"),
     [
-        ({"names": ("2007_000001", "nope")}, "'nope'.*as 2007_000000"),
-        ({"names": ("2007_000001",), "class_name": "dog"}, "2007_000001"),
-        ({"class_name": "background"}, "'background'"),
-        ({"count": 3, "class_name": "dog"}, "has 4, 2 of them"),
-        ({"count": 0}, "0 images"),
-        ({"count": 2, "tags": '{"2007_000001": ["cat"]}'}, "has 4, 1 of them"),
+        ({"images": ("2007_000001", "nope")}, "images", "'nope'"),
+        ({"images": ("2007_000001", "nope")}, "images", "as 2007_000000"),
+        ({"images": ("2007_000001",), "class_name": "dog"}, "images", "2007_000001"),
+        ({"class_name": "background"}, "class_name", "'background'"),
+        ({"count": 3, "class_name": "dog"}, "count", "4 images, of which 2"),
+        ({"count": 0}, "count", "0"),
+        ({"count": 2, "tags": '{"2007_000001": ["cat"]}'}, "count", "4 images, of which 1"),
     ],
 )
-def test_images_that_cannot_be_had_are_named(voc_tree, choice, words):
+def test_images_that_cannot_be_had_are_named(voc_tree, choice, where, word):
     if "tags" in choice:
         (voc_tree.voc / "image_tags.json").write_text(choice["tags"])
-    wanted = {"names": (), "count": 1} | {k: v for k, v in choice.items() if k != "tags"}
-    with pytest.raises(UsageError, match=words):
+    wanted = {"images": (), "count": 1} | {k: v for k, v in choice.items() if k != "tags"}
+    with refused(where, word):
         choose_images(SPLIT, **wanted)
     assert len(choose_images(SPLIT, (), 4, needs_labels=False)) == 4
 
@@ -87,20 +88,20 @@ def test_system_without_a_head_labels_by_its_cams(voc_model):
     assert model.training
     for result, label in zip(results, (DOG, CAT), strict=True):
         assert result.image_classes == (label,)
-        assert result.pseudo_label is None
+        assert "pseudo label" not in result.label_maps
         np.testing.assert_allclose(result.cams[label][:, :25], 0.8, rtol=1e-6)
-        assert (result.prediction[:, :25] == label + 1).all()
-        assert not result.prediction[:, 25:].any()
+        assert (result.label_maps["prediction"][:, :25] == label + 1).all()
+        assert not result.label_maps["prediction"][:, 25:].any()
     records[0]["image_labels"] = []
     (result,) = predict_images(cfg, model, SPLIT, records[:1])
-    assert (result.prediction, result.cams) == (None, {})
+    assert (result.label_maps.keys(), result.cams) == ({"truth"}, {})
 
 
 def test_system_with_a_head_is_given_labels_only_for_cams(voc_model):
     records = DatasetCatalog.get(SPLIT)[:1]
     model = LeftHalf("sem_seg", "cam")
     (result,) = predict_images(voc_model.cfg, model, SPLIT, records, needs_cams=False)
-    assert (result.prediction[:, :25] == DOG + 1).all()
+    assert (result.label_maps["prediction"][:, :25] == DOG + 1).all()
     assert not result.cams
     (result,) = predict_images(voc_model.cfg, LeftHalf("sem_seg"), SPLIT, records)
     assert list(result.cams) == [DOG]
@@ -123,5 +124,5 @@ def test_results_are_those_of_the_model(voc_model):
 def test_wrong_mask_is_named(voc_model):
     records = DatasetCatalog.get(SPLIT)[:1]
     Image.new("L", (50, 41)).save(records[0]["sem_seg_file_name"])
-    with pytest.raises(UsageError, match=r"2007_000000\.png"):
+    with refused("2007_000000.png"):
         list(predict_images(voc_model.cfg, LeftHalf("cam"), SPLIT, records))

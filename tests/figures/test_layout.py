@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import refused
 from PIL import Image
 
-from dalnet.errors import UsageError
-from dalnet.figures.layout import add_colorbar, add_legend, draw_page, save_figure, wrap_maps
+from dalnet.figures.layout import add_colorbar, add_legend, draw_page, save_figure
 
 SQUARE = np.zeros((20, 20, 3), np.uint8)
 TALL = np.zeros((50, 20, 3), np.uint8)
@@ -46,12 +46,6 @@ def test_titles_stand_at_one_height():
     assert image == pytest.approx(cam, abs=1)
 
 
-def test_fifth_map_goes_on_below():
-    lead, maps = [(SQUARE, "image"), None], [(SQUARE, str(i)) for i in range(6)]
-    assert wrap_maps(lead, maps) == [[*lead, *maps[:4]], [None, None, *maps[4:]]]
-    assert wrap_maps(lead, []) == [lead]
-
-
 def test_colorbar_without_ends_has_no_numbers():
     figure = draw_page([[(SQUARE, "")]], [""])
     add_colorbar(figure, "heat", False, None)
@@ -76,6 +70,6 @@ def test_both_formats_are_written_and_the_same_each_time(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.tmp"])
 def test_other_suffixes_are_refused(tmp_path, name):
-    with pytest.raises(UsageError, match=re.escape(name)):
+    with refused(name):
         save_figure(Path(tmp_path, name), draw_page([[(SQUARE, "")]], [""]))
     assert list(tmp_path.iterdir()) == []

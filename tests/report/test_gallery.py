@@ -15,11 +15,9 @@ from dalnet.report.gallery import choose_groups, make_card, score_image
 
 
 def make_result(truth, prediction, size=(8, 8)):
-    truth = None if truth is None else np.broadcast_to(truth, size).astype(np.uint8)
-    image = np.zeros((*size, 3), np.uint8)
-    if prediction is not None:
-        prediction = np.broadcast_to(prediction, size).astype(np.uint8)
-    return ImageResult("beast", image, image_classes=(1,), truth=truth, prediction=prediction)
+    maps = {"truth": truth, "prediction": prediction}
+    maps = {t: np.broadcast_to(m, size).astype(np.uint8) for t, m in maps.items() if m is not None}
+    return ImageResult("beast", np.zeros((*size, 3), np.uint8), (1,), maps)
 
 
 def test_scores_by_hand():

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from dalnet.data.palette import voc_palette
+from dalnet.evaluation.sources import Measurement, Protocol
 from dalnet.report.gallery import Card
 from dalnet.report.page import render_page
 
@@ -42,9 +43,14 @@ def parts():
     return {
         "title": HOSTILE,
         "facts": {"config": HOSTILE},
-        "notes": [HOSTILE],
+        "split": HOSTILE,
+        "records": [{"image_labels": []}],
+        "usual_results": HOSTILE,
         "results": {HOSTILE: result | {"measurements": measurements}},
-        "source_titles": {"sem_seg": "segmentation head", "cam": "CAM"},
+        "measured": [
+            Measurement("sem_seg", Protocol(False, False, False), (1.0,), "", "segmentation head"),
+            Measurement("cam", Protocol(True, True, False), (1.0, 0.5), "", "CAM"),
+        ],
         "metrics": {
             "loss_cls": {19: 3.75, 39: 1.5},
             "lr": {19: 1e-4, 39: float("nan")},
@@ -53,7 +59,6 @@ def parts():
             "time": {19: 1.0},
         },
         "cards": cards,
-        "gallery_text": HOSTILE,
         "class_names": NAMES,
         "colors": voc_palette(3),
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import refused
 from PIL import Image
 from torch import nn
 
@@ -73,10 +74,10 @@ def test_images_are_chosen_by_the_models_own_scores(tool, cfg, voc_tree):
     records, scores = DatasetCatalog.get(SPLIT), {}
     results = list(predict_images(cfg, load_model(cfg), SPLIT, records))
     for result, wrong in zip(results, (15, 40, 5, 30), strict=True):
-        truth = result.prediction.copy()
+        truth = result.label_maps["prediction"].copy()
         truth[:, :wrong] = (truth[:, :wrong] + 1) % 21
         Image.fromarray(truth).save(voc_tree.voc / "SegmentationClass" / f"{result.name}.png")
-        scores[result.name] = mean_iou(confusion_matrix(truth, result.prediction, 21))
+        scores[result.name] = mean_iou(confusion_matrix(truth, result.label_maps["prediction"], 21))
     ranked = sorted(scores, key=scores.get, reverse=True)
     page = tool("--images", 2)
     found = cards(page)
@@ -111,14 +112,17 @@ def test_what_is_missing_is_named(tool, voc_tree):
     assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == ["image", "prediction"] * 4
 
 
-def test_numbers_of_something_else_are_called_so(tool, voc_model, tmp_path):
-    write_results(tmp_path / "a.json")
+def test_numbers_of_something_else_are_called_so_or_refused(tool, voc_model, tmp_path):
+    write_results(tmp_path / "a.json", weights_sha256=None)
     write_results(tmp_path / "b.json", split="other", weights_sha256=sha256(voc_model.weights))
     page = tool("--results", tmp_path / "a.json", "--results", tmp_path / "b.json", "--images", 1)
     _, *others = notes(page)
-    assert [re.findall(r"\w\.json|other weights|on other", note) for note in others] == [
-        *(["a.json", "other weights"], ["b.json", "on other"])
+    assert [re.findall(r"\w\.json|which weights|on other", note) for note in others] == [
+        *(["a.json", "which weights"], ["b.json", "on other"])
     ]
+    write_results(voc_model.weights.parent / "evaluation" / SPLIT / "results.json")
+    with refused("results.json", "other weights"):
+        tool("--images", 1)
 
 
 class CAMOnly(nn.Module):
@@ -146,14 +150,15 @@ def test_system_without_a_head_is_scored_by_its_cams(cfg, monkeypatch, tmp_path)
 
 
 def test_bad_arguments_are_one_sentence(cfg, tmp_path):
-    for changes, fault in (
-        ({"images": 0}, "0 images"),
-        ({"images": 41}, "41 images"),
-        ({"run": tmp_path / "nowhere"}, "nowhere"),
-        ({"results": [tmp_path / "nothing.json"]}, r"nothing\.json"),
+    for changes, where, word in (
+        ({"images": 0}, "images", "0"),
+        ({"images": 41}, "images", "41"),
+        ({"run": tmp_path / "nowhere"}, "run", "nowhere"),
     ):
-        with pytest.raises(UsageError, match=fault):
-            write_report(cfg, SPLIT, tmp_path / "page.html", config_name="c.yaml", **changes)
+        with refused(where, word):
+            write_report(cfg, SPLIT, tmp_path / "page.html", **changes)
+    with pytest.raises(UsageError, match=r"nothing\.json"):
+        write_report(cfg, SPLIT, tmp_path / "page.html", results=[tmp_path / "nothing.json"])
     assert not (tmp_path / "page.html").exists()
 
 
@@ -169,3 +174,28 @@ def test_metrics_of_a_killed_and_resumed_training(tmp_path):
     ]
     path.write_text("\n".join(lines))
     assert read_metrics(path) == {"lr": {19: 0.5, 39: 0.75}, "sem_seg/mIoU": {39: 12.5}}
+
+
+def test_odd_lines_of_metrics_are_left_out_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "metrics.json"
+    odd = [
+        "[1]",
+        "7",
+        '"x"',
+        "",
+        '{"lr": 1}',
+        '{"iteration": 9, "lr": "fast"}',
+        '{"iteration": []}',
+    ]
+    path.write_text("\n".join(['{"iteration": 19, "lr": NaN, "a": null}', *odd]))
+    metrics = read_metrics(path)
+    assert metrics["a"] == {19: None} and np.isnan(metrics["lr"][19]) and len(metrics) == 2
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(odd) and "line 2 " in lines[0]
+
+
+def test_a_second_training_in_the_folder_takes_the_place_of_the_first(tmp_path):
+    path = tmp_path / "metrics.json"
+    rates = [(19, 0.5), (39, 0.4), (59, 0.3), (19, 0.2), (39, 0.1)]
+    path.write_text("\n".join(f'{{"iteration": {i}, "lr": {rate}}}' for i, rate in rates))
+    assert read_metrics(path) == {"lr": {19: 0.2, 39: 0.1}}
