@@ -18,7 +18,7 @@ from dalnet.engine import setup
 from dalnet.engine.train import main
 from dalnet.errors import UsageError
 from dalnet.evaluation.run import evaluate
-from dalnet.figures.cams import draw_cams
+from dalnet.figures.heat_maps import draw_cams
 from dalnet.figures.images import predict_images
 from dalnet.figures.layout import save_figure
 from dalnet.prediction import Predictor
