@@ -118,8 +118,7 @@ class Predictor:
         with _memory_errors(pixels):
             inference = self._infer(pixels, values)
             scores = self._scores(inference)
-            # On a CPU, argmax along another dimension than the last takes ten times as long.
-            labels = scores.max(dim=0).indices.to(torch.uint8).cpu().numpy()
+            labels = _find_labels(scores)
             if image_classes is None:
                 values = np.unique(labels[labels > 0]).tolist()
                 # The encoder's passes are shared, and no CAM has been computed yet.
@@ -157,9 +156,8 @@ class Predictor:
             local = self._local_scores(inference, values, source)
             if self._crf is not None and values:
                 local = inference.refine_by_crf(local, **self._crf)
-            scores = local.new_zeros(len(self.class_names), *inference.size)
-            scores[[0, *values]] = local
-            labels = fast_argmax(scores, dim=0).to(torch.uint8).cpu().numpy()
+            scores = self._scatter(local, values)
+            labels = _find_labels(scores)
             return Prediction(pixels, labels, scores.cpu().numpy(), {}, self.class_names)
 
     def _local_scores(
@@ -181,7 +179,7 @@ class Predictor:
         return self._model.infer(images, pixels.shape[:2], [value - 1 for value in values])
 
     def _scores(self, inference: ImageInference) -> Tensor:
-        """Scores ``[C + 1, H, W]``: the head's, or the CAMs' beside the background's."""
+        """Return scores ``[C + 1, H, W]``: the head's, or the CAMs' beside the background's."""
         if not self.needs_image_classes:
             scores = inference.probabilities(self._scales, self._flip)
             return scores if self._crf is None else inference.refine_by_crf(scores, **self._crf)
@@ -191,9 +189,19 @@ class Predictor:
             local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
         else:
             local = inference.refine_by_crf(cam_probabilities(cams, threshold), **self._crf)
-        scores = local.new_zeros(len(self.class_names), *inference.size)
-        scores[[0, *(index + 1 for index in inference.image_classes)]] = local
+        return self._scatter(local, [index + 1 for index in inference.image_classes])
+
+    def _scatter(self, local: Tensor, values: Sequence[int]) -> Tensor:
+        """Return scores ``[C + 1, H, W]``, 0 but for background and the labels ``values``."""
+        scores = local.new_zeros(len(self.class_names), *local.shape[1:])
+        scores[[0, *values]] = local
         return scores
+
+
+def _find_labels(scores: Tensor) -> np.ndarray:
+    """Return the arg max, uint8 ``[H, W]``, of scores ``[C + 1, H, W]``."""
+    # On a CPU, argmax along another dimension than the last takes ten times as long.
+    return scores.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
 def _read(image: ImageLike) -> np.ndarray:
