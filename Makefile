@@ -42,7 +42,8 @@ test-extra: setup ## run the tests of optional packages, in .venv-extra
 	test -x $(EXTRA)/bin/python || $(BIN) -m venv $(EXTRA)
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN) -c $(SITE))" \
 		> "$$($(EXTRA)/bin/python -c $(SITE))/base.pth"
-	$(EXTRA)/bin/python -m pip install -q 'setuptools<81' 'clip-anytorch==2.6.0'
+	$(EXTRA)/bin/python -m pip install -q 'setuptools<81' 'clip-anytorch==2.6.0' \
+		'onnx==1.23.2' 'onnxruntime==1.32.0' 'onnxscript==0.7.2'
 	$(EXTRA)/bin/python -m pytest -q -m extra
 
 lint: setup ## check style, formatting and types

@@ -15,8 +15,8 @@ from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 from dalnet.modeling.weight_files import fetch
 
-from .files import KEY, read_file
-from .info import INFO, CheckpointInfo
+from .files import INFO, KEY, read_file
+from .info import CheckpointInfo
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find, read and hash checkpoint files, which are never unpickled."""
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
@@ -14,6 +18,9 @@ from dalnet.modeling.weight_files import fetch
 
 KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
 HINT = "name a checkpoint that a training has saved"
+INFO = "dalnet"  # where a checkpoint's dict, or its metadata, holds its CheckpointInfo
+BUNDLE_FILE = "model.safetensors"  # of a bundle, which "dalnet export" writes
+HUB = "hf-hub:"  # before the id of a bundle on the Hugging Face hub, as timm writes it
 
 
 def checkpoint_hash(weights: str) -> str:
@@ -26,18 +33,34 @@ def checkpoint_hash(weights: str) -> str:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint that a path names: the file itself, or the newest one of a run folder.
+    """Return the checkpoint that a path names.
+
+    Args:
+        path: the file itself, the folder of a run (its newest one) or of a bundle, or
+            ``hf-hub:OWNER/NAME``, a bundle that is downloaded once.
 
     Raises:
         UsageError: there is none.
     """
+    if str(path).startswith(HUB):
+        return _download(str(path))
     found = fetch(str(path), KEY)
     if found.is_dir():
-        newest = found / "last_checkpoint"
+        newest, bundle = found / "last_checkpoint", found / BUNDLE_FILE
+        if bundle.is_file() and not newest.is_file():
+            return bundle
         found = found / (newest.read_text().strip() if newest.is_file() else "model_final.pth")
     if not found.is_file():
         raise UsageError("it is no checkpoint and no run folder with one", path, HINT)
     return found
+
+
+def _download(address: str) -> Path:
+    try:
+        return Path(hf_hub_download(address.removeprefix(HUB), BUNDLE_FILE))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        what = f"it cannot be fetched from the Hugging Face hub ({type(error).__name__})"
+        raise UsageError(what, address, "check the name and the connection") from error
 
 
 def read_file(filename: str) -> dict[str, Any]:
@@ -48,7 +71,7 @@ def read_file(filename: str) -> dict[str, Any]:
     """
     try:
         if filename.endswith(".safetensors"):
-            return {"model": load_file(filename)}
+            return _read_safetensors(filename)
         data = torch.load(filename, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many types, and pass on those of bad content
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
@@ -59,6 +82,14 @@ def read_file(filename: str) -> dict[str, Any]:
     if fault:
         raise UsageError(f"it is no checkpoint: {fault}", filename, HINT)
     return data
+
+
+def _read_safetensors(filename: str) -> dict[str, Any]:
+    """Return the tensors, and what a bundle says about itself in the file's metadata."""
+    with safe_open(filename, "pt") as file:
+        about = (file.metadata() or {}).get(INFO)
+    data: dict[str, Any] = {"model": load_file(filename)}
+    return data | {INFO: json.loads(about)} if about else data
 
 
 def _fault_of_state(state: object) -> str:

@@ -14,9 +14,8 @@ import dalnet
 from dalnet.config import with_class_names
 from dalnet.errors import UsageError
 
-from .files import HINT, read_file
+from .files import HINT, INFO, read_file
 
-INFO = "dalnet"  # where a checkpoint's dict holds its CheckpointInfo
 # Keys that say where pre-trained weights come from; a checkpoint takes their place.
 _PRETRAINED = (
     ("VIT", "WEIGHTS"),

@@ -18,8 +18,8 @@ from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .checkpointer import Checkpointer
-from .files import HINT, KEY, find_checkpoint, read_file
-from .info import INFO, read_info
+from .files import HINT, INFO, KEY, find_checkpoint, read_file
+from .info import read_info
 
 # A config says where and how its training ran, which need not suit this machine.
 _MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")

@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "segment your own images and videos",
     "label": "write label maps of tagged images, from their own tags",
     "figures": "draw the paper's figures for a trained model",
+    "export": "write a model as a bundle or as ONNX",
     "report": "show a run as one HTML page",
     "sweep": "train several configs with several seeds and compare them",
     "prepare": "bring VOC, COCO or published label files into the layout that is read",

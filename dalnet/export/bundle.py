@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle: a model's weights, classes and config in one safetensors file, with a model card."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from safetensors.torch import save_file
+
+from dalnet.checkpoint import checkpoint_hash
+from dalnet.checkpoint.files import BUNDLE_FILE, INFO, read_file
+from dalnet.checkpoint.info import read_info
+from dalnet.io import atomic_write
+
+_CARD = """\
+# {name}
+
+A segmentation network, trained by DALNet for Detectron2 from images and the set of classes that
+each shows, without masks.
+
+- **Classes**: {classes}
+- **System**: {system}, encoder {encoder}
+- **Trained with**: {versions}
+- **Checkpoint**: SHA-256 {sha256}
+
+```python
+from dalnet import Predictor
+
+prediction = Predictor("PATH")("image.jpg")  # this folder, or hf-hub:OWNER/NAME
+prediction.labels, prediction.overlay()
+```
+
+The file `{file}` holds the weights and, in its metadata, the classes and the whole config
+as plain text; nothing is unpickled.
+{results}
+## License
+
+To be named by whoever publishes the model: it depends on the images, and on the weights that the
+training began with.
+"""
+
+
+def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
+    """Write ``model.safetensors``, ``config.yaml`` and the model card ``README.md``.
+
+    Args:
+        weights: a checkpoint that holds its config.
+        folder: where the files go.
+        results: a table for the model card; may be empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: the checkpoint is unreadable or of before 0.2, or the folder not writable.
+    """
+    info = read_info(weights)
+    # safetensors refuses tensors that share memory, and views.
+    tensors = read_file(str(weights))["model"]
+    state = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(folder / BUNDLE_FILE) as unfinished:
+        save_file(state, unfinished, {INFO: json.dumps(asdict(info)), "format": "pt"})
+    with atomic_write(folder / "config.yaml") as unfinished:
+        unfinished.write_text(info.config, encoding="utf-8")
+    config = yaml.safe_load(info.config)
+    text = _CARD.format(
+        name=folder.resolve().name,
+        classes=", ".join(info.class_names[1:]),
+        system=info.system,
+        encoder=config["MODEL"].get("VIT", {}).get("NAME") or "see config.yaml",
+        versions=", ".join(f"{name} {version}" for name, version in sorted(info.versions.items())),
+        sha256=checkpoint_hash(str(weights)),
+        file=BUNDLE_FILE,
+        results=f"\n## Results\n\n{results}\n" if results else "",
+    )
+    about = ModelCardData(library_name="dalnet", pipeline_tag="image-segmentation")
+    with atomic_write(folder / "README.md") as unfinished:
+        unfinished.write_text(str(ModelCard(f"---\n{about}\n---\n\n{text}")), encoding="utf-8")
+    return folder
+
+
+def push_to_hub(folder: Path, name: str) -> str:
+    """Publish a bundle on the Hugging Face hub; return its address.
+
+    Args:
+        folder: what :func:`write_bundle` wrote.
+        name: ``OWNER/NAME``; made if it does not exist. The user has to be logged in there.
+    """
+    api = HfApi()
+    api.create_repo(name, exist_ok=True)
+    commit = api.upload_folder(repo_id=name, folder_path=folder)
+    return str(commit.repo_url)
