@@ -130,7 +130,7 @@ def _stored_values(image: Image.Image, path: str) -> np.ndarray:
         what = f"the mask is stored as {image.format}, which changes class indices"
         raise UsageError(what, path, "write masks as PNG")
     # Pillow spreads gray values of 2 and 4 bits over 0..255.
-    raw_mode = str(image.tile[0][3]) if image.tile else ""
+    raw_mode = str(getattr(image, "tile", ""))
     unit = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
     turn = exif_orientation(image)
     image.load()

@@ -1,123 +1,247 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image-level labels: reading them from a VOC-layout tree, and images that have none."""
+"""Image-level labels, which say of each class that an image shows it, does not, or neither.
 
-import json
+A record of a data set has ``image_labels``, the sorted indices of the classes that are shown, and
+only where something is unknown ``unknown_labels``, the sorted indices of which nothing is known.
+"""
+
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import Any, NamedTuple
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
 
 from dalnet.errors import UsageError
 
-TAGS_FILE = "image_tags.json"
-_TAGS_CONTENT = 'expected {"image id": ["class name", ...]}'
+from .tags import TagTable, match_names, read_tags
+
+TAGS_FILES = ("image_tags.json", "image_tags.csv")
+TAGS_FILE = TAGS_FILES[0]
 _NAMED_IN_LOG = 20
 
 logger = logging.getLogger(__name__)
+Record = dict[str, Any]
+
+
+class ImageLabels(NamedTuple):
+    """What is known of one image: sorted indices of classes."""
+
+    shown: list[int]
+    unknown: list[int]
+
+    def as_fields(self) -> Record:
+        """Return the fields of a record."""
+        fields: Record = {"image_labels": self.shown}
+        return fields | {"unknown_labels": self.unknown} if self.unknown else fields
+
+
+def has_labels(record: Mapping[str, Any]) -> bool:
+    """Return whether a record says what its image shows, be it that it shows no class."""
+    return bool(record["image_labels"]) or not record.get("unknown_labels")
 
 
 def read_image_labels(
-    root: Path, image_ids: Sequence[str], classes: Sequence[str]
-) -> dict[str, list[int]]:
+    root: Path, files: Sequence[str], listed: Sequence[str], classes: Sequence[str]
+) -> dict[str, ImageLabels]:
     """Read the classes that each image shows from a VOC-layout tree.
 
     The source is ``Annotations/*.xml`` (every object, difficult ones too) or, where the tree has
-    no such folder, ``image_tags.json`` = ``{"image id": ["class name", ...]}``.
+    none, ``image_tags.json`` or ``.csv`` (see :func:`dalnet.data.tags.read_tags`). An image without
+    objects or tags shows no class; of an image that the source does not name, nothing is known.
 
     Args:
         root: folder that holds ``ImageSets``.
-        image_ids: images to look up.
+        files: names of all images in ``root/JPEGImages``.
+        listed: names of the images to look up.
         classes: foreground class names; a label is an index into them.
 
     Returns:
-        For each id its sorted labels; empty where the source says nothing about the image.
+        The labels of each listed image by its name.
 
     Raises:
-        UsageError: no source of labels, a malformed one, or a class that is not in ``classes``.
+        UsageError: no source of labels or two, a malformed one, a name in it that means no image
+            or several, or a class that is not in ``classes``.
     """
-    index = {name: label for label, name in enumerate(classes)}
-    annotations, tags_file = root / "Annotations", root / TAGS_FILE
-    if annotations.is_dir():
-        if tags_file.is_file():
-            logger.warning("%s is not read, since %s is there.", tags_file, annotations)
-        paths = {image_id: annotations / f"{image_id}.xml" for image_id in image_ids}
-        return {i: _to_labels(_names_in_xml(path), index, path) for i, path in paths.items()}
-    if not tags_file.is_file():
+    index = _Index(classes)
+    annotations = root / "Annotations"
+    tags = [root / name for name in TAGS_FILES if (root / name).is_file()]
+    xml_files = {
+        _plain(path.stem): path
+        for path in (sorted(annotations.iterdir()) if annotations.is_dir() else ())
+        if path.suffix.lower() == ".xml"
+    }
+    if xml_files:
+        if tags:
+            logger.warning("%s is not read, since %s has annotations.", tags[0], annotations)
+        paths = {file: xml_files.get(_plain(os.path.splitext(file)[0])) for file in listed}
+        return {
+            file: index.labels(_names_in_xml(path) if path else None, path)
+            for file, path in paths.items()
+        }
+    if len(tags) != 1:
         raise UsageError(
-            f"no image-level labels: expected Annotations/*.xml or {TAGS_FILE}",
+            "image-level labels in two files"
+            if tags
+            else f"no image-level labels: expected Annotations/*.xml, {' or '.join(TAGS_FILES)}",
             where=root,
-            hint="dalnet prepare labels makes the latter from a cls_labels*.npy file",
+            hint="move one of them away"
+            if tags
+            else "dalnet prepare labels makes a file of tags from a cls_labels*.npy file",
         )
-    tags = _read_tags(tags_file)
-    return {i: _to_labels(tags.get(i, ()), index, f"{tags_file}, image {i}") for i in image_ids}
+    table = read_tags(tags[0])
+    names = names_by_file(table, files)
+    return {file: index.labels_in_table(table, names.get(file)) for file in listed}
+
+
+class _Index:
+    """The labels of class names, in any Unicode form."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.numbers = {_plain(name): number for number, name in enumerate(classes)}
+
+    def labels(
+        self, names: Sequence[str] | None, where: object, unknown: Iterable[str] = ()
+    ) -> ImageLabels:
+        """Return the labels of an image that shows the named classes; None: nothing is known."""
+        if names is None:
+            return ImageLabels([], sorted(self.numbers.values()))
+        return ImageLabels(self._find(names, where), self._find(unknown, where))
+
+    def labels_in_table(self, table: TagTable, name: str | None) -> ImageLabels:
+        """Return the labels of an image that a table calls ``name``; None: it does not name it."""
+        if name is None:
+            return self.labels(None, table.path)
+        # A table that declares its tags says nothing about other classes.
+        declared = {_plain(tag) for tag in table.classes} or self.numbers.keys()
+        unknown = [*table.unknown.get(name, ()), *(self.numbers.keys() - declared)]
+        return self.labels(table.shown[name], f"{table.path}, {table.places[name]}", unknown)
+
+    def _find(self, names: Iterable[str], where: object) -> list[int]:
+        for name in names:
+            if _plain(name) not in self.numbers:
+                known = ", ".join(self.numbers)
+                hint = f"correct it, or register the data set with that class (known: {known})"
+                raise UsageError(f"unknown class {name!r}", where, hint)
+        return sorted({self.numbers[_plain(name)] for name in names})
+
+
+def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:
+    """Return by image the name that a file of tags has for it.
+
+    Args:
+        table: the file of tags.
+        files: all images, as POSIX paths relative to their folder.
+
+    Raises:
+        UsageError: a name means no image or several, or two that differ mean the same.
+    """
+    found, unclear = match_names(table.shown, files)
+    for name, candidates in unclear.items():
+        meant = f"{' or '.join(candidates)}" if candidates else "no image"
+        what = f"{name!r} means {meant} ({len(unclear)} of {len(table.shown)} names are unclear)"
+        hint = "write file names, and take images that are not there off the file"
+        raise UsageError(what, f"{table.path}, {table.places[name]}", hint)
+    names: dict[str, str] = {}
+    for name, file in found.items():
+        other = names.setdefault(file, name)
+        content = [(sorted(table.shown[n] or ()), table.unknown.get(n)) for n in (name, other)]
+        if content[0] != content[1]:
+            what = f"{other!r} and {name!r} mean {file} and differ"
+            raise UsageError(what, f"{table.path}, {table.places[name]}", "keep one of them")
+    return names
+
+
+def _plain(name: str) -> str:
+    """Return a name in the Unicode form that names are compared in."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _names_in_xml(path: Path) -> list[str]:
+    """Return the names of the objects in an annotation in VOC's format."""
+    hint = "restore it; expected VOC's <annotation> of <object>s with a <name>"
     try:
-        tree = ElementTree.parse(path)
-    except FileNotFoundError:
-        return []
-    # The last two: encodings that the parser cannot read (GB 2312, say) or does not know.
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as e:
-        raise UsageError(f"not a readable VOC annotation ({e})", path, "restore it") from e
-    return [(node.findtext("name") or "").strip() for node in tree.iterfind("object")]
+        root = fromstring(path.read_bytes())
+    # ValueError and LookupError: encodings that the parser cannot read or does not know.
+    except (ParseError, DefusedXmlException, OSError, ValueError, LookupError) as e:
+        raise UsageError(f"not a readable VOC annotation ({e})", path, hint) from e
+    names = [(node.findtext("name") or "").strip() for node in root.iterfind("object")]
+    # Without their name space; other tools put objects elsewhere in the tree.
+    tags = [node.tag.rpartition("}")[2].lower() for node in root.iter()]
+    if root.tag != "annotation" or not all(names) or tags.count("object") != len(names):
+        raise UsageError("not a VOC annotation", path, hint)
+    return names
 
 
-def _read_tags(path: Path) -> dict[str, list[str]]:
-    try:
-        tags = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UsageError(f"not readable JSON ({e})", path, _TAGS_CONTENT) from e
-    if not isinstance(tags, dict) or not all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names)
-        for names in tags.values()
-    ):
-        raise UsageError("it does not hold image-level labels", path, _TAGS_CONTENT)
-    return tags
+def filter_unlabeled(dicts: list[Record], num_classes: int, policy: str) -> list[Record]:
+    """Leave out the images of which nothing is known, which cannot supervise anything.
 
-
-def _to_labels(names: Sequence[str], index: Mapping[str, int], where: Path | str) -> list[int]:
-    for name in names:
-        if name not in index:
-            known = ", ".join(index)
-            hint = f"correct it, or register the data set with that class (known: {known})"
-            raise UsageError(f"unknown class {name!r}", where, hint)
-    return sorted({index[name] for name in names})
-
-
-def filter_unlabeled(dicts: list[dict[str, Any]], policy: str) -> list[dict[str, Any]]:
-    """Leave out the images without a label, which cannot supervise anything.
+    Images that show no class stay: they are what every class is told apart from.
 
     Args:
-        dicts: data set dicts with ``image_id`` and ``image_labels``.
+        dicts: records with ``image_id`` and ``image_labels``.
+        num_classes: C, without the background.
         policy: ``"skip"`` names them in the log and drops them; ``"refuse"`` raises.
 
     Returns:
-        The dicts whose ``image_labels`` are not empty.
+        The records of which something is known.
 
     Raises:
-        UsageError: an unlabeled image under ``"refuse"``, or none labeled.
+        UsageError: an image of which nothing is known under ``"refuse"``, or no image that shows
+            a class.
     """
-    labeled = [record for record in dicts if record["image_labels"]]
-    unlabeled = [str(record["image_id"]) for record in dicts if not record["image_labels"]]
-    if not unlabeled:
-        return labeled
+
+    def is_known(record: Record) -> bool:
+        return len(record.get("unknown_labels", ())) < num_classes
+
+    unlabeled = [str(record["image_id"]) for record in dicts if not is_known(record)]
     rest = len(unlabeled) - _NAMED_IN_LOG
     names = ", ".join(unlabeled[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")
-    if policy == "refuse" or not labeled:
-        raise UsageError(
-            f"{len(unlabeled)} of {len(dicts)} training images have no label: {names}",
-            where="DATASETS.UNLABELED_IMAGES" if policy == "refuse" else "DATASETS.TRAIN",
-            hint='label images, take them off the list, or let the policy "skip" them',
-        )
-    logger.warning("skipped %d image(s) without a label: %s", len(unlabeled), names)
+    what = f"{len(unlabeled)} of {len(dicts)} training images without a label"
+    if unlabeled and policy == "refuse":
+        hint = 'label them, take them off the list, or let this key "skip" them'
+        raise UsageError(f"{what}: {names}", "DATASETS.UNLABELED_IMAGES", hint)
+    labeled = [record for record in dicts if is_known(record)]
+    if not any(record["image_labels"] for record in labeled):
+        hint = "train on a split with image-level labels"
+        raise UsageError(f"no image shows a class; {what}", "DATASETS.TRAIN", hint)
+    if unlabeled:
+        logger.warning("skipped %s: %s", what, names)
     return labeled
 
 
+def warn_of_unlearnable(dicts: Sequence[Record], class_names: Sequence[str]) -> None:
+    """Say in the log which classes training cannot learn: those of every image and of none.
+
+    Args:
+        dicts: the records of the training images.
+        class_names: the C foreground classes.
+    """
+    shown = Counter(label for record in dicts for label in record["image_labels"])
+    unknown = Counter(label for record in dicts for label in record.get("unknown_labels", ()))
+    nowhere = [name for label, name in enumerate(class_names) if not shown[label]]
+    everywhere = [
+        name
+        for label, name in enumerate(class_names)
+        if shown[label] and shown[label] + unknown[label] == len(dicts)
+    ]
+    if everywhere:
+        logger.warning(
+            "no training image is known to be without %s: a class is learned from images with and "
+            "without it; add images that show none of the classes, tagged with [].",
+            ", ".join(everywhere),
+        )
+    if nowhere:
+        logger.warning("no training image shows %s.", ", ".join(nowhere))
+
+
 def warn_of_unlabeled(split: str, dicts: Sequence[Mapping[str, Any]]) -> None:
-    """Say in the log on how many data set dicts of a split only segmentation is scored."""
-    unlabeled = sum(not record["image_labels"] for record in dicts)
+    """Say in the log on how many records of a split only segmentation is scored."""
+    unlabeled = sum(not has_labels(record) for record in dicts)
     if unlabeled:
         logger.warning(
             "%d of %d images of %s have no image-level label: CAMs and pseudo labels are not "

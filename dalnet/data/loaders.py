@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
     MapDataset,
+    MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from dalnet.config.checks import check_rules, one_of
 
 from .checks import check_datasets, check_masks, warn_of_large_images
-from .labels import filter_unlabeled
+from .labels import filter_unlabeled, warn_of_unlearnable
 from .mapper import build_mapper
 from .samplers import ResumableSampler, build_sampler
 
@@ -80,7 +81,9 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     names = list(cfg.DATASETS.TRAIN)
     check_datasets(cfg, names, "DATASETS.TRAIN")
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
-    dicts = filter_unlabeled(dicts, cfg.DATASETS.UNLABELED_IMAGES)
+    classes = MetadataCatalog.get(names[0]).stuff_classes[1:]
+    dicts = filter_unlabeled(dicts, len(classes), cfg.DATASETS.UNLABELED_IMAGES)
+    warn_of_unlearnable(dicts, classes)
     warn_of_large_images(cfg, [record["file_name"] for record in dicts])
     # Not by Detectron2's builder: that of version 0.5 cannot pin memory.
     return TrainLoader(

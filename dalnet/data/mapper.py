@@ -17,6 +17,7 @@ from dalnet.errors import UsageError
 
 from .augmentation import resize_image
 from .image_io import read_image
+from .labels import has_labels
 from .views import MultiCropViews, SingleView
 
 Views = Callable[[np.ndarray], dict[str, Tensor]]
@@ -50,9 +51,10 @@ class ImageLabelMapper(metaclass=ABCMeta):
 
     In training the image, resized as ``INPUT.MIN_SIZE_TRAIN`` says, becomes the views of
     :meth:`build_views`; at test time, resized as ``MIN_SIZE_TEST`` says, ``image`` uint8 [3, h, w].
-    Both with ``image_labels`` float32 [C] (multi-hot; left out at test time where the image has no
-    label), ``height`` and ``width`` of the image as stored, ``file_name``, ``image_id`` and, at
-    test time, ``sem_seg_file_name`` if there is one.
+    Both with ``image_labels`` float32 [C] (1 where the image shows the class, else 0) and
+    ``known_labels`` bool [C] (whether that is known), which are left out at test time where the
+    record has no labels; ``height`` and ``width`` of the upright image, ``file_name``,
+    ``image_id`` and, at test time, ``sem_seg_file_name`` if there is one.
 
     A system registers a subclass with a :meth:`build_views` of its own.
 
@@ -81,11 +83,12 @@ class ImageLabelMapper(metaclass=ABCMeta):
             raise UsageError(error.what, record["file_name"], error.hint) from error
         inputs = {key: record[key] for key in _PASSED_ON if key in record}
         inputs["height"], inputs["width"] = image.shape[:2]
-        labels = record["image_labels"]
-        # At test time, no known label is not "background only", which the zero vector would say.
-        if labels or self.views is not None:
+        # At test time, zeros would say that an image of which nothing is known shows no class.
+        if has_labels(record) or self.views is not None:
             inputs["image_labels"] = torch.zeros(self.num_classes)
-            inputs["image_labels"][labels] = 1.0
+            inputs["image_labels"][record["image_labels"]] = 1.0
+            inputs["known_labels"] = torch.ones(self.num_classes, dtype=torch.bool)
+            inputs["known_labels"][record.get("unknown_labels", [])] = False
         if self.views is not None:
             return {**inputs, **self.views(resized)}
         # Only evaluation may know where the masks are.

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dalnet.data.image_io import write_mask
+from dalnet.data.labels import has_labels
 from dalnet.io import atomic_write, write_text
 
 from .sources import Measurement
@@ -46,7 +47,7 @@ class Dump:
     ) -> None:
         """List the images of each measurement, so that its folder is a tree in VOC's layout."""
         for one in measurements:
-            listed = (r for r in records if r["image_labels"] or not one.needs_labels)
+            listed = (r for r in records if has_labels(r) or not one.needs_labels)
             text = "".join(f"{name}\n" for name in sorted(map(image_name, listed)))
             write_text(self.folder(one) / "ImageSets" / "Segmentation" / f"{split}.txt", text)
 

@@ -46,8 +46,8 @@ class ImageScorer:
     ) -> list[dict[Measurement, Prediction]]:
         """Predict what the test mapper has made of images, at the sizes that they have on disk.
 
-        As a model does. Measurements that need image-level labels are left out where an image has
-        none.
+        As a model does. Measurements that need image-level labels are left out where nothing is
+        known of an image; one that shows no class is background everywhere.
         """
         return [self._predict_image(record) for record in batched_inputs]
 
@@ -61,11 +61,13 @@ class ImageScorer:
         return {
             one: self._predict(image, one)
             for one in self.measurements
-            if image.image_classes or not one.needs_labels
+            if "image_labels" in record or not one.needs_labels
         }
 
     def _predict(self, image: ImageInference, measurement: Measurement) -> Prediction:
         name, scales, protocol = measurement.source, measurement.scales, measurement.protocol
+        if measurement.needs_labels and not image.image_classes and not measurement.has_curve:
+            return np.zeros(image.size, np.uint8)  # background, of which a CRF makes nothing else
         # The labels that the image can have, by its image-level labels: one for each channel.
         values: Sequence[int] = [0, *(c + 1 for c in image.image_classes)]
         if measurement.kind == "probabilities":

@@ -52,7 +52,9 @@ def test_a_system_brings_views_of_its_own(noise):
     cfg = make_cfg("INPUT.DATASET_MAPPER_NAME", "HalfSizeMapper")
     out = build_mapper(cfg, is_train=True)(record_of(noise))
     assert out["image"].shape == (38, 50, 3) and out["image_labels"].sum() == 2
-    assert out.keys() == {"image", "image_labels", "image_id", "file_name", "height", "width"}
+    assert out.keys() == {
+        *("image", "image_labels", "known_labels", "image_id", "file_name", "height", "width")
+    }
     assert build_mapper(cfg, is_train=False)(record_of(noise))["image"].shape == (3, 75, 100)
 
 
@@ -69,6 +71,7 @@ def test_training_output_has_the_agreed_shapes(noise):
         "image": ((3, *CROP), torch.uint8),
         "image_box": ((4,), torch.int64),
         "image_labels": ((20,), torch.float32),
+        "known_labels": ((20,), torch.bool),
         "global_views": ((1, 3, *CROP), torch.uint8),
         "local_views": ((8, 3, 96, 96), torch.uint8),
         "local_boxes": ((8, 4), torch.int64),
@@ -87,11 +90,22 @@ def test_test_mapper_keeps_or_resizes_and_passes_on(noise):
     assert torch.equal(out["image"], expected)
     assert out["sem_seg_file_name"] == "nowhere.png"
     assert out["image_labels"].shape == (20,)
-    small = build_mapper(make_cfg("INPUT.MIN_SIZE_TEST", 30), False)(record_of(noise, ()))
+    unlabeled = record_of(noise, ()) | {"unknown_labels": [4]}
+    small = build_mapper(make_cfg("INPUT.MIN_SIZE_TEST", 30), False)(unlabeled)
     assert small["image"].shape == (3, 30, 40)
     assert (small["height"], small["width"]) == (75, 100)
     # Zeros would say that the image shows the background only.
-    assert "image_labels" not in small
+    assert "image_labels" not in small and "known_labels" not in small
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_labels_have_three_states(noise, is_train):
+    mapper = build_mapper(make_cfg(), is_train)
+    out = mapper(record_of(noise, ()))
+    assert out["image_labels"].sum() == 0 and out["known_labels"].all()
+    out = mapper(record_of(noise, (0, 3)) | {"unknown_labels": [1, 19]})
+    assert out["image_labels"].nonzero().flatten().tolist() == [0, 3]
+    assert (~out["known_labels"]).nonzero().flatten().tolist() == [1, 19]
 
 
 def test_large_training_images_are_seen_at_the_size_of_small_ones(tmp_path):

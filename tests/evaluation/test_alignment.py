@@ -178,7 +178,7 @@ def test_a_system_without_alignment_is_refused(measure, monkeypatch):
 
 def test_a_split_without_masks_or_labels_is_refused(measure, split):
     for record in split.records[:2]:
-        record["image_labels"] = []
+        record.update(image_labels=[], unknown_labels=[0, 1, 2])
     for record in split.records[2:]:
         del record["sem_seg_file_name"]
     with refused(split.name):

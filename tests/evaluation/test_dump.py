@@ -21,8 +21,9 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
     dump, head = Dump(tmp_path), measurements[0]
     expected = np.random.default_rng(0).integers(0, 4, (6, 9)).astype(np.uint8)
     dump.write_labels(head, "7", expected)
-    names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": [0]}
+    names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": []}
     records = [{"file_name": name, "image_labels": labels} for name, labels in names.items()]
+    records[1]["unknown_labels"] = [2]
     dump.write_lists(measurements, "val", records)
     listed = [dump.folder(m) / "ImageSets/Segmentation/val.txt" for m in measurements]
     assert [path.read_text() for path in listed] == ["7\n8\n9\n", "8\n9\n"]

@@ -201,7 +201,7 @@ def test_cams_are_scored_on_labeled_images_only(measure, checkpoint, split, tmp_
     run = partial(measure, "TEST.CRF.ITERS", 1, protocols=["ms+flip", "ss+crf"])
     whole, labeled = by_name(run()), split.records[:2]
     for record in split.records[2:]:
-        record["image_labels"] = []
+        record.update(image_labels=[], unknown_labels=[0, 1, 2])
     found = run(dump=tmp_path / "dump")
     assert f"2 of 4 images of {split.name} have no image-level label" in caplog.text
     assert [found[f"num_{name}"] for name in ("images", "scored", "labeled")] == [4, 4, 2]
@@ -241,7 +241,7 @@ def test_settings_that_cannot_work_are_refused(measure):
 
 def test_splits_that_cannot_be_evaluated_are_refused(measure, split):
     for record in split.records:
-        record["image_labels"] = []
+        record.update(image_labels=[], unknown_labels=[0, 1, 2])
     with refused(split.name, "cam, cam_inter, pseudo_label"):
         measure()
     split.records.append(split.records[0])

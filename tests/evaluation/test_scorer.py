@@ -63,6 +63,15 @@ def test_only_the_head_says_something_about_an_image_without_labels(model, tiny_
     np.testing.assert_array_equal(found["sem_seg/ss"], expected)
 
 
+def test_an_image_that_shows_no_class_is_background_everywhere(model, tiny_cfg, item):
+    item["image_labels"].zero_()
+    found = predict(model, tiny_cfg, item, "ss", "ss+crf")
+    assert set(found) == {f"{source}/{p}" for source in model.sources for p in ("ss", "ss+crf")}
+    for name in ("cam/ss+crf", "pseudo_label/ss", "pseudo_label/ss+crf"):
+        np.testing.assert_array_equal(found[name], np.zeros((50, 61), np.uint8))
+    assert found["cam/ss"].cams.shape == (0, 50, 61)
+
+
 def test_crf_tasks_are_distributions_of_the_possible_labels(model, tiny_cfg, item):
     found = predict(model, tiny_cfg, item, "ss", "ss+crf")
     for source in model.sources:

@@ -92,7 +92,7 @@ def test_system_without_a_head_labels_by_its_cams(voc_model):
         np.testing.assert_allclose(result.cams[label][:, :25], 0.8, rtol=1e-6)
         assert (result.label_maps["prediction"][:, :25] == label + 1).all()
         assert not result.label_maps["prediction"][:, 25:].any()
-    records[0]["image_labels"] = []
+    records[0].update(image_labels=[], unknown_labels=[0, 1, 2])
     (result,) = predict_images(cfg, model, SPLIT, records[:1])
     assert (result.label_maps.keys(), result.cams) == ({"truth"}, {})
 

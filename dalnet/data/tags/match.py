@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which image a name in a file of tags means."""
 
+import posixpath
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 
 from dalnet.data.image_files import IMAGE_SUFFIXES
 
@@ -13,55 +13,47 @@ from dalnet.data.image_files import IMAGE_SUFFIXES
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 
-def _path(name: str) -> str:
-    """Return a path with slashes, in one Unicode form."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
-
-
-def _without_suffix(name: str) -> str:
-    """Return the path without the suffix of an image; a dot in a name is no suffix."""
-    path = PurePosixPath(_path(name))
-    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else str(path)
-
-
-def _file(name: str) -> str:
-    return PurePosixPath(_path(name)).name
-
-
-def _stem(name: str) -> str:
-    return _file(_without_suffix(name))
+def _forms(name: str) -> tuple[str, str, str, str]:
+    """Return a name as path and as file, each also without suffix, in one Unicode form."""
+    path = unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+    file = path.rpartition("/")[2]
+    stem, suffix = posixpath.splitext(file)
+    if suffix.lower() not in IMAGE_SUFFIXES:  # a dot in a name is no suffix
+        return path, path, file, file
+    return path, path.removesuffix(suffix), file, stem
 
 
 def match_names(
-    names: Iterable[str], files: Sequence[str]
+    names: Iterable[str], files: Sequence[str], *, uploaded: bool = True
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Find the image of each name: with or without folders and suffix, in any Unicode form.
 
     Args:
         names: as a file of tags gives them.
         files: the images, as POSIX paths relative to their folder.
+        uploaded: whether names may have the eight digits before them that Label Studio writes.
 
     Returns:
         The image of each name that means exactly one; and of each other name the images that it
         may mean, none or several.
     """
-    tables: list[dict[str, list[str]]] = []
-    for form in (_path, _without_suffix, _file, _stem):
-        table = defaultdict(list)
-        for file in files:
-            table[form(file)].append(file)
-        tables.append(dict(table))
+    tables: list[defaultdict[str, list[str]]] = [defaultdict(list) for _ in range(4)]
     by_path, by_path_stem, by_file, by_stem = tables
+    for known in files:
+        for table, form in zip(tables, _forms(known), strict=True):
+            table[form].append(known)
     found, open_names = {}, {}
     for name in names:
-        plain = _path(name)
+        path, path_stem, file, stem = _forms(name)
         # From the most certain to the least: the whole path, then parts of it.
         candidates = (
-            by_path.get(plain)
-            or by_path_stem.get(_without_suffix(name))
-            or by_file.get(_file(name))
-            or by_stem.get(_stem(name))
-            or by_file.get(_UPLOADED.sub("", _file(name)))
+            by_path.get(path)
+            or by_path_stem.get(path)
+            or by_path_stem.get(path_stem)
+            or by_file.get(file)
+            or by_stem.get(file)
+            or by_stem.get(stem)
+            or (uploaded and by_file.get(_UPLOADED.sub("", file)))
             or []
         )
         if len(candidates) == 1:

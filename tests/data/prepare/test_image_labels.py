@@ -47,7 +47,8 @@ def test_label_files_become_tags_that_the_loader_reads(tmp_path, protocol):
     assert tags == {"2007_000063": ["chair", "dog"], "2007_000027": ["person"]}
     for folder in ("JPEGImages", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
-    Image.new("RGB", (2, 2)).save(root / "JPEGImages/2007_000063.jpg")
+    for name in tags:
+        Image.new("RGB", (2, 2)).save(root / "JPEGImages" / f"{name}.jpg")
     (root / "ImageSets/Segmentation/train.txt").write_text("2007_000063")
     assert load_voc_layout(root, "train", VOC_CLASSES)[0]["image_labels"] == [8, 11]
 
