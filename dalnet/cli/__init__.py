@@ -17,6 +17,7 @@ from dalnet import __version__
 from dalnet.errors import UsageError, one_sentence_errors
 
 COMMANDS = {
+    "check": "check tagged images before a training",
     "train": "train a model with a recipe or a config file",
     "evaluate": "measure a checkpoint: sources and protocols in one pass over a split",
     "predict": "segment your own images and videos",

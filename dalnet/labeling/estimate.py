@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a training on one's own images takes here: a few steps are measured."""
+
+import statistics
+import time
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+import dalnet.modeling  # noqa: F401  registers the network's parts
+from dalnet.config import fill_class_names, load_config
+from dalnet.config.recipes import choose_recipe
+from dalnet.config.validation import use_cpu_without_cuda
+from dalnet.modeling.meta_arch import WeakSegmentor
+
+from .check import Findings
+
+_STEPS = 2
+
+
+def estimate_training(findings: Findings) -> str:
+    """Return a sentence on the recipe that would be chosen and on its time; empty without images.
+
+    The steps have random weights and images, and all losses; reading images is not in the time.
+    """
+    if not findings.sizes:
+        return ""
+    known = sum(tags is not None for tags in findings.tags.values())
+    side = int(statistics.median(min(size) for size in findings.sizes.values()))
+    memory = None
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    recipe = choose_recipe(max(known, 1), len(findings.classes), side, memory)
+    names = str(("background", *findings.classes))
+    opts = [
+        *recipe.opts,
+        "MODEL.CLASS_NAMES",
+        names,
+        "MODEL.PROMPT_NAMES",
+        str((*findings.classes,)),
+    ]
+    cfg = load_config(recipe.config, [*opts, "MODEL.VIT.WEIGHTS", "", "MODEL.CLIP.SOURCE", "codes"])
+    use_cpu_without_cuda(cfg)
+    fill_class_names(cfg)
+    model = build_model(cfg).train()
+    size, batch = cfg.INPUT.CROP.SIZE, cfg.SOLVER.IMS_PER_BATCH
+    views = cfg.INPUT.MULTI_CROP
+    record = {
+        "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8),
+        "image_labels": torch.eye(len(findings.classes))[0],
+        "image_box": torch.tensor([0, size[0], 0, size[1]]),
+        "global_views": torch.zeros(views.GLOBAL_VIEWS - 1, 3, *size, dtype=torch.uint8),
+        "local_views": torch.zeros(
+            views.LOCAL_VIEWS, 3, views.LOCAL_SIZE, views.LOCAL_SIZE, dtype=torch.uint8
+        ),
+        "local_boxes": torch.tensor([[0, 8, 0, 8]] * views.LOCAL_VIEWS).reshape(-1, 4),
+    }
+    seconds = _time_steps(model, [record] * batch, cfg.MODEL.DALNET.SEG_START_ITER)
+    minutes = seconds * cfg.SOLVER.MAX_ITER / 60
+    reasons = "; ".join(recipe.reasons)
+    return f"A training here takes about {minutes:.0f} minutes ({reasons}; {seconds:.2f} s a step)."
+
+
+def _time_steps(model: WeakSegmentor, batch: list[dict], iteration: int) -> float:
+    """Return the seconds of a step, forward and backward; the first is not measured."""
+    times = []
+    for _ in range(1 + _STEPS):
+        start = time.perf_counter()
+        with EventStorage(iteration):
+            sum(model(batch).values()).backward()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a check of tagged images finds, and its page."""
+
+import shutil
+
+import numpy as np
+import pytest
+from helpers import refused
+from PIL import Image
+
+from dalnet.cli import main
+from dalnet.labeling.check import check_images
+from dalnet.labeling.check_page import write_page
+
+
+def draw(path, seed):
+    """Write a smooth random image, unlike that of another seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    Image.fromarray(coarse).resize((60, 48), Image.Resampling.BILINEAR).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Thirty images: cat in all but one of four, dog in every third, owl only in two."""
+    images = tmp_path / "images"
+    images.mkdir()
+    lines = ["file,tags"]
+    for number in range(30):
+        draw(images / f"{number}.png", number)
+        tags = ["cat"] * (number % 4 > 0) + ["dog"] * (number % 3 == 0) + ["owl"] * (number < 2)
+        lines.append(f"{number}.png,{';'.join(tags)}")
+    (tmp_path / "tags.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def find(folder, **options):
+    """Return the notes as one text, by level."""
+    findings = check_images(folder / "images", folder / "tags.csv", **options)
+    texts = dict.fromkeys(("error", "warning", "note"), "")
+    for note in findings.notes:
+        texts[note.level] += note.text + "\n"
+    assert findings.can_start == (not texts["error"])
+    return findings, texts
+
+
+def change(folder, old, new):
+    path = folder / "tags.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_counts_and_rare_classes(folder):
+    findings, texts = find(folder)
+    assert findings.counts == {"cat": 22, "dog": 10, "owl": 2}
+    assert "only 2 images show owl" in texts["warning"] and not texts["error"]
+    # 12.png and 24.png show dog; nothing is known of the images with an empty cell.
+    assert "have no known tags" in texts["warning"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "level", "words"),
+    [
+        ("5.png", "gone.png", "error", ("gone.png", "no image")),
+        ("5.png,cat", "5,cat\n5.jpg,cat", "error", ("5.png", "twice")),
+        ("6.png,cat;dog", "6.png,Cat;dog", "warning", ("'cat'", "'Cat'")),
+        ("6.png,cat;dog", "6.png,cats;dog", "warning", ("'cat'", "'cats'")),
+    ],
+)
+def test_names_and_tags_that_do_not_fit(folder, old, new, level, words):
+    change(folder, old, new)
+    _, texts = find(folder)
+    assert all(word in texts[level] for word in words)
+
+
+def test_given_classes(folder):
+    _, texts = find(folder, classes=["cat", "dog", "fox"])
+    assert "owl (2)" in texts["error"] and "no image shows fox" in texts["error"]
+    _, texts = find(folder, classes=["cat", "dog"], synonyms={"owl": "cat"})
+    assert not texts["error"]
+
+
+def test_classes_that_cannot_be_told_apart(folder):
+    lines = [f"{n}.png,{'cat;dog' if n % 2 else 'cow'}" for n in range(30)]
+    (folder / "tags.csv").write_text("\n".join(["file,tags", *lines]))
+    _, texts = find(folder)
+    assert "cat and dog are never apart" in texts["warning"]
+    lines = [f"{n}.png,cat" for n in range(30)]
+    (folder / "tags.csv").write_text("\n".join(["file,tags", *lines]))
+    assert "every image shows cat" in find(folder)[1]["warning"]
+
+
+def test_damaged_turned_and_doubled_images(folder):
+    images = folder / "images"
+    (images / "5.png").write_bytes((images / "5.png").read_bytes()[:60])
+    shutil.copy(images / "7.png", images / "8.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "9.png").save(images / "9.jpg", exif=exif)
+    (images / "9.png").unlink()
+    findings, texts = find(folder)
+    assert "5.png" in texts["error"] and "9.jpg" in texts["note"]
+    assert findings.sizes["9.jpg"] == (48, 60)
+    assert "7.png = 8.png" in texts["note"] and "different tags" in texts["warning"]
+
+
+def test_masks(folder):
+    masks = folder / "masks"
+    masks.mkdir()
+    values = {1: 1, 2: 2, 3: 9, 5: 255}  # cat, dog, none, ignored
+    for number, value in values.items():
+        mask = np.zeros((48, 60), np.uint8)
+        mask[:20] = value
+        Image.fromarray(mask).save(masks / f"{number}.png")
+    _, texts = find(folder, masks=masks)
+    assert "3.png" in texts["error"]
+    assert "dog is in masks of images that are not tagged with it (1)" in texts["warning"]
+    assert "cat is tagged in images whose mask has no pixel of it (2)" in texts["warning"]
+
+
+def test_page_shows_everything_and_runs_nothing(folder):
+    change(folder, "5.png,cat", "5.png,<script>x</script>;cat")
+    findings, _ = find(folder)
+    write_page(findings, folder / "check.html", "Pets & others", "About 3 minutes.")
+    text = (folder / "check.html").read_text()
+    assert "<script>" not in text and "&lt;script&gt;" in text and "Pets &amp; others" in text
+    assert text.count("data:image/jpeg;base64,") >= 12
+
+
+def test_command_tells_by_its_status_whether_a_training_can_start(folder, capsys):
+    argv = ["check", "--images", folder / "images", "--tags", folder / "tags.csv", "--no-estimate"]
+    main([str(word) for word in [*argv, "--output", folder / "check.html"]])
+    assert "owl" in capsys.readouterr().out and (folder / "check.html").exists()
+    change(folder, "5.png", "gone.png")
+    with pytest.raises(SystemExit) as error:
+        main([str(word) for word in argv])
+    assert error.value.code == 1
+
+
+def test_folder_without_images_is_refused(folder):
+    with refused("images"):
+        check_images(folder / "nowhere", folder / "tags.csv")
+    (folder / "empty").mkdir()
+    with refused(folder / "empty"):
+        check_images(folder / "empty", folder / "tags.csv")
+
+
+@pytest.mark.slow
+def test_estimate_names_the_recipe(folder):
+    from dalnet.labeling.estimate import estimate_training
+
+    text = estimate_training(find(folder)[0])
+    assert "minutes" in text and "600 iterations" in text
