@@ -24,14 +24,31 @@ class TrainingBatch:
     Attributes:
         images: main views ``[N, 3, H, W]``, float32 RGB in 0..255.
         image_labels: multi-hot ``[N, C]``, float32, 1 where the image shows the class.
+        known_labels: boolean ``[N, C]``, false where it is unknown whether the image shows the
+            class; ``image_labels`` is 0 there. All true where the mapper gives none.
         image_classes: the classes of ``image_labels``, few beside C.
         boxes: the image inside each padded view ``[N, 4]``, (y0, y1, x0, x1) in pixels.
     """
 
     images: Tensor
     image_labels: Tensor
+    known_labels: Tensor
     image_classes: ImageClasses
     boxes: Tensor
+
+    @property
+    def shows_class(self) -> Tensor:
+        """``[N]``, 1 where the image shows a class and 0 where not, or where that is unknown."""
+        return self.image_labels.amax(dim=1)
+
+    def ignore_unclear(self, label_map: Tensor, ignore: int) -> Tensor:
+        """Return ``label_map [N, H, W]`` with ``ignore`` in images that may show anything.
+
+        These show no class as far as is known, but not all is known. Without a class, CAMs say
+        "all background", which is right only where it is known that none is shown.
+        """
+        unclear = (self.shows_class == 0) & ~self.known_labels.all(dim=1)
+        return label_map.masked_fill(unclear[:, None, None], ignore)
 
     @classmethod
     def collate(cls, inputs: list[dict], device: torch.device) -> Self:
@@ -43,13 +60,12 @@ class TrainingBatch:
         Raises:
             UsageError: the mapper does not give what the system needs.
         """
-        values: dict = {}
-        for field in dataclasses.fields(cls):
-            if field.name == "image_classes":
-                labels = torch.stack([item["image_labels"] for item in inputs])
-                values[field.name] = ImageClasses.from_labels(labels).to(device)
-                continue
-            key = _MAPPER_KEYS.get(field.name, field.name)
+        labels = torch.stack([item["image_labels"] for item in inputs])
+        values: dict = {"image_classes": ImageClasses.from_labels(labels).to(device)}
+        if "known_labels" not in inputs[0]:
+            values["known_labels"] = torch.ones_like(labels, dtype=torch.bool).to(device)
+        for name in [field.name for field in dataclasses.fields(cls) if field.name not in values]:
+            key = _MAPPER_KEYS.get(name, name)
             if key not in inputs[0]:
                 raise UsageError(
                     f"this mapper gives no {key!r}, which the system needs",
@@ -57,7 +73,7 @@ class TrainingBatch:
                     hint="set it to the one in the system's recipes",
                 )
             stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
-            values[field.name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
+            values[name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
         return cls(**values)
 
 

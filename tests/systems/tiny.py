@@ -18,6 +18,7 @@ from dalnet.config.checks import at_least
 from dalnet.data import DATASET_MAPPER_REGISTRY, ImageLabelMapper
 from dalnet.modeling.batch import TrainingBatch
 from dalnet.modeling.heads import CAMClassifier
+from dalnet.modeling.losses import image_classification
 from dalnet.modeling.meta_arch import Source, WeakSegmentor
 from dalnet.modeling.multi_scale import Features
 
@@ -78,7 +79,7 @@ class TinyCAM(WeakSegmentor):
     def losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
         features = self.encode(self.normalize(batch.images))
         logits = self.classifier.logits(features["map"])
-        loss = F.multilabel_soft_margin_loss(logits, batch.image_labels)
+        loss = image_classification(logits, batch.image_labels, batch.known_labels)
         return {"loss_cls": self.weight * loss}
 
 

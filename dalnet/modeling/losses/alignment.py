@@ -52,9 +52,7 @@ def global_implicit_alignment(
     if cross:
         background = _positive(tokens @ unit_vectors(text_bg).T, similarity)  # [N, 1]
         per_image = per_image - _safe_log(1 - background).sum(dim=1)
-    if sample_weight is None:
-        return _batch_mean(per_image)
-    return (per_image * sample_weight).sum() / sample_weight.sum().clamp(min=1)
+    return _batch_mean(per_image, sample_weight)
 
 
 @full_precision
@@ -69,6 +67,7 @@ def local_explicit_alignment(
     bg_weight: float = 0.001,
     normalize: str = "all",
     similarity: str = "affine",
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the Local Explicit Alignment loss L_ex (DALNet paper, Eq. 2 and 4 to 6).
 
@@ -90,9 +89,10 @@ def local_explicit_alignment(
         normalize: "all" divides by P, as printed; "region" takes the mean over each region's own
             patches, without the constants of the others, and an empty region adds 0.
         similarity: "affine" or "clamp"; read only if not ``cross``.
+        sample_weight: ``[N]``, as in :func:`global_implicit_alignment`.
 
     Returns:
-        Scalar; 0 with zero gradient for N = 0.
+        Scalar; 0 with zero gradient if no image counts.
 
     Raises:
         ValueError: unknown ``normalize`` or ``similarity``.
@@ -104,11 +104,11 @@ def local_explicit_alignment(
     to_classes = torch.einsum("npd,nd->np", tokens, summed_texts)
     if not cross:
         loss = -_safe_log(_positive(to_classes, similarity)) * mask
-        return _batch_mean(_patch_mean(loss, mask, normalize))
+        return _batch_mean(_patch_mean(loss, mask, normalize), sample_weight)
     margin = (to_classes - tokens @ unit_vectors(text_bg)[0]) / temperature  # [N, P]
     foreground = _patch_mean(F.softplus(-margin * mask), mask, normalize)
     background = _patch_mean(F.softplus(margin * (1 - mask)), 1 - mask, normalize)
-    return _batch_mean(foreground + bg_weight * background)
+    return _batch_mean(foreground + bg_weight * background, sample_weight)
 
 
 @full_precision
@@ -148,6 +148,8 @@ def _patch_mean(values: Tensor, region: Tensor, normalize: str) -> Tensor:
     raise ValueError(f"normalize {normalize!r}: choose all or region")
 
 
-def _batch_mean(per_image: Tensor) -> Tensor:
-    # A batch may have no local view at all, and the mean of nothing would be NaN.
-    return per_image.sum() / max(len(per_image), 1)
+def _batch_mean(per_image: Tensor, sample_weight: Tensor | None) -> Tensor:
+    # A batch may have no local view, or no image with a class: the mean of nothing would be NaN.
+    if sample_weight is None:
+        return per_image.sum() / max(len(per_image), 1)
+    return (per_image * sample_weight).sum() / sample_weight.sum().clamp(min=1)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from dalnet.modeling.resize import resize
 
 from .alignment import global_implicit_alignment, local_explicit_alignment
+from .classification import image_classification
 from .patch_contrast import patch_token_contrast
 from .segmentation import balanced_cross_entropy, dense_energy
 
@@ -107,7 +107,7 @@ class DALNetCriterion(nn.Module):
 
     def classification(self, name: str, outputs: Tensors, targets: Tensors) -> Tensor:
         """L_cls and L_inter: multi-label soft margin on ``outputs[name]``, logits ``[N, C]``."""
-        return F.multilabel_soft_margin_loss(outputs[name].float(), targets["image_labels"])
+        return image_classification(outputs[name], targets["image_labels"], targets["known_labels"])
 
     def implicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """L_im, Eq. 3: ``view_tokens [V, d]``, ``view_labels [V, C]``, ``view_weights [V]``."""
@@ -121,13 +121,14 @@ class DALNetCriterion(nn.Module):
         )
 
     def explicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_ex, Eq. 4 to 6: ``aligned_patches [N, P, d]`` and ``object_mask [N, P]``."""
+        """L_ex, Eq. 4 to 6: ``aligned_patches [N, P, d]``, ``object_mask [N, P]``."""
         return local_explicit_alignment(
             outputs["aligned_patches"],
             targets["object_mask"],
             outputs["text_fg"],
             outputs["text_bg"],
             targets["image_labels"],
+            sample_weight=targets["image_weights"],
             **self.options["lea"],
         )
 

@@ -138,11 +138,15 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
     def losses(self, batch: MultiCropBatch) -> dict[str, Tensor]:
         """Return the losses of a training step: Figure 2, top to bottom.
 
-        All that is known of an image are its classes. From them the two classifiers learn. Their
-        CAMs show roughly where each class is, and all other targets are made of them: which
-        patches are object (L_ex), which classes a small view shows (L_im), which patches are alike
-        (L_ptc), and pseudo labels of pixels, from which the segmentation head learns (L_seg,
-        L_reg).
+        All that is known of an image are its classes. From them the two classifiers learn (L_cls,
+        L_inter). Their CAMs show roughly where each class is, and all other targets are made of
+        them: which patches are object (L_ex), which classes a small view shows (L_im), which
+        patches are alike (L_ptc), and pseudo labels of pixels, from which the segmentation head
+        learns (L_seg, L_reg).
+
+        An image that shows no class is a negative for the classifiers and background for the head;
+        it has no part in L_im and L_ex, whose mean is taken over the other images. A class that is
+        unknown for an image has no part in L_cls and L_inter, and else counts as not shown.
         """
         features = self.encode(self.normalize(batch.images))  # class, patch, intermediate tokens
         outputs = self.heads(features)  # image logits, segmentation logits
@@ -187,6 +191,8 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             "images": batch.images,
             "boxes": batch.boxes,
             "image_labels": batch.image_labels,
+            "known_labels": batch.known_labels,
+            "image_weights": batch.shows_class,  # [N], of the losses that need a class
         }
         if self.criterion.acts("lea"):
             raw = self.inter_classifier.cam(outputs["inter_tokens"].detach())  # [N, C, h, w]
@@ -250,11 +256,10 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
 
         Every view is one sample of Eq. 3, whatever image it comes from [D]. A global view has the
         labels of its image, a local one those of the classes that the main view's CAM shows in
-        its place; a local view without any class is a background view, which has the weight 0.
+        its place; a view without any class is a background view, which has the weight 0.
         """
         num_global = 1 + batch.global_views.shape[1]
         labels = [batch.image_labels.repeat_interleave(num_global, dim=0)]
-        weights = [labels[0].new_ones(len(labels[0]))]
         if batch.local_views.shape[1]:
             classes, coverage = batch.image_classes, self.local_min_coverage
             label_map = self._label_map(batch, cams, batch.boxes)
@@ -263,8 +268,8 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             # scatter() wants the classes in dimension 1: [N, L, K] -> [N, K, L] -> [N, C, L].
             found = classes.scatter(found.transpose(1, 2), self.num_classes).transpose(1, 2)
             labels.append(found.flatten(0, 1))
-            weights.append(labels[-1].amax(dim=1))
-        return torch.cat(labels), torch.cat(weights)
+        view_labels = torch.cat(labels)
+        return view_labels, view_labels.amax(dim=1)
 
     def token_labels(self, batch: MultiCropBatch, cams: Tensor, grid: Sequence[int]) -> Tensor:
         """Return the label map ``[N, h, w]`` of CAMs on the token grid, for L_ptc.
@@ -277,13 +282,14 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
     def _label_map(self, batch: MultiCropBatch, cams: Tensor, boxes: Tensor) -> Tensor:
         """Return the label map ``[N, h, w]`` over the local indices of CAMs ``[N, K, h, w]``."""
         thresholds = self.cam_settings.label_thresholds
-        return cam_to_label(cams, batch.image_classes.valid, boxes, **thresholds)
+        label_map = cam_to_label(cams, batch.image_classes.valid, boxes, **thresholds)
+        return batch.ignore_unclear(label_map, self.cam_settings.ignore_value)
 
     def segmentation_targets(self, batch: MultiCropBatch, cams: Tensor) -> Tensor:
         """Return pseudo labels ``[N, H, W]`` of CAMs ``[N, K, H, W]``, with the ignore value."""
-        classes = batch.image_classes
+        classes, ignore = batch.image_classes, self.cam_settings.ignore_value
         local = self.pseudo_labels(batch.images, cams, classes.valid, batch.boxes)
-        return classes.to_class_labels(local, self.cam_settings.ignore_value)
+        return batch.ignore_unclear(classes.to_class_labels(local, ignore), ignore)
 
     def trains_head(self) -> bool:
         """Return whether the head is trained in this iteration: not before CAMs are of use."""

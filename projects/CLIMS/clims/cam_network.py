@@ -3,7 +3,6 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from dalnet.modeling.backbone import TimmCNN
 from dalnet.modeling.batch import TrainingBatch
 from dalnet.modeling.heads import CAMClassifier
+from dalnet.modeling.losses import image_classification
 from dalnet.modeling.meta_arch import Source, WeakSegmentor
 from dalnet.modeling.multi_scale import Features
 
@@ -52,5 +52,6 @@ class CAMBaseline(WeakSegmentor):
     def losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Return the loss of the image classifier."""
         features = self.encode(self.normalize(batch.images))
-        logits = self.classifier.logits(features["map"]).float()  # [N, C]
-        return {"loss_cls": F.multilabel_soft_margin_loss(logits, batch.image_labels)}
+        logits = self.classifier.logits(features["map"])  # [N, C]
+        loss = image_classification(logits, batch.image_labels, batch.known_labels)
+        return {"loss_cls": loss}

@@ -30,7 +30,7 @@ class ProjectionHead(nn.Module):
             nn.GELU(),
             nn.Linear(hidden_dim, bottleneck_dim),
         )
-        # Weight normalisation whose gain is fixed at 1 leaves rows of length 1.
+        # Weight normalization whose gain is fixed at 1 leaves rows of length 1.
         self.rows = nn.Parameter(torch.empty(out_dim, bottleneck_dim))
         for parameter in self.parameters():
             if parameter.dim() > 1:
@@ -82,7 +82,11 @@ class ClassTokenContrast(nn.Module):
 
 @full_precision
 def class_token_contrast(
-    targets: Tensor, views: Tensor, positive: Tensor, temperature: float = 0.5
+    targets: Tensor,
+    views: Tensor,
+    positive: Tensor,
+    temperature: float = 0.5,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Class-token contrast L_ctc (ToCo, CVPR 2023, Eq. 5, as in its public code).
 
@@ -95,9 +99,11 @@ def class_token_contrast(
         views: ``[N, V, K]`` student's projections of global and local views.
         positive: boolean ``[N, V]``.
         temperature: see above.
+        sample_weight: ``[N]``, 1 for images that the mean is taken over and 0 for those without an
+            object, which have nothing that views could share; all images where not given.
 
     Returns:
-        Scalar, the mean over the N images; 0 for N = 0.
+        Scalar, the mean over the images; 0 if none counts.
     """
     products = targets @ views.transpose(1, 2) / temperature
     negatives = products.masked_fill(positive[:, None], -math.inf)
@@ -106,4 +112,5 @@ def class_token_contrast(
     attract = (F.softplus(rest[:, :, None] - products) * positive[:, None]).sum(dim=2)
     num_positive = positive.to(products.dtype).sum(dim=1)
     per_image = (attract + F.softplus(rest)).mean(dim=1) / (num_positive + _EPS)
-    return per_image.sum() / max(len(per_image), 1)
+    weight = torch.ones_like(per_image) if sample_weight is None else sample_weight
+    return (per_image * weight).sum() / weight.sum().clamp(min=1)

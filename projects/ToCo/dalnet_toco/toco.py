@@ -47,9 +47,13 @@ class ToCoCriterion(DALNetCriterion):
 
     def class_token_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """L_ctc: ``student_views [N, V, K]`` against ``teacher_views [N, G, K]``."""
-        teacher, student = outputs["teacher_views"], outputs["student_views"]
-        positive = targets["positive_views"]
-        return class_token_contrast(teacher, student, positive, **self.options["ctc"])
+        return class_token_contrast(
+            outputs["teacher_views"],
+            outputs["student_views"],
+            targets["positive_views"],
+            sample_weight=targets["image_weights"],
+            **self.options["ctc"],
+        )
 
 
 @META_ARCH_REGISTRY.register()

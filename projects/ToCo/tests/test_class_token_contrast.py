@@ -66,6 +66,15 @@ def test_order_of_images_and_views_does_not_matter(batch):
         assert class_token_contrast(*changed).item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_images_without_weight_have_no_part(batch):
+    targets, views, positive = batch
+    expected = class_token_contrast(targets[:1], views[:1], positive[:1])
+    weights = torch.zeros(len(targets))
+    assert class_token_contrast(*batch, sample_weight=weights) == 0
+    weights[0] = 1
+    torch.testing.assert_close(class_token_contrast(*batch, sample_weight=weights), expected)
+
+
 @pytest.mark.parametrize("scale", [0.0, 30.0])
 @pytest.mark.parametrize("shows", [True, False])
 def test_extreme_projections_stay_finite(scale, shows):

@@ -293,6 +293,71 @@ def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
     assert model.seg_start_iter == 7
 
 
+def test_labels_that_are_all_known_change_nothing(tiny_cfg):
+    items = [make_item(0), make_item(1, labels=(2,))]
+    plain = losses_of(make_model(tiny_cfg), items)
+    known = [{**item, "known_labels": torch.ones(10, dtype=torch.bool)} for item in items]
+    for name, loss in losses_of(make_model(tiny_cfg), known).items():
+        assert torch.equal(loss, plain[name]), name
+
+
+def with_unknown(item, classes):
+    known = torch.ones(10, dtype=torch.bool)
+    known[list(classes)] = False
+    return {**item, "known_labels": known}
+
+
+def test_an_image_without_class_is_a_negative_and_background(tiny_cfg):
+    shown, negative = make_item(0), make_item(1, labels=(), box=(0, 32, 4, 32))
+    model = make_model(tiny_cfg)
+    alone, both = losses_of(model, [shown]), losses_of(model, [shown, negative])
+    for name in ("loss_gia", "loss_lea"):
+        torch.testing.assert_close(both[name], alone[name])
+    logits = torch.cat([class_logits(model, item) for item in (shown, negative)])
+    labels = torch.stack([shown["image_labels"], torch.zeros(10)])
+    expected = F.multilabel_soft_margin_loss(logits, labels)
+    torch.testing.assert_close(both["loss_cls"], expected)
+    label_map = pseudo_label(model, negative)  # its box begins at column 4
+    assert (label_map[..., :4] == 255).all() and (label_map[..., 4:] == 0).all()
+
+
+def test_unknown_classes_count_in_no_loss_and_are_not_shown(tiny_cfg):
+    model = make_model(tiny_cfg)
+    item = make_item(0)
+    partly = with_unknown(item, (2, 7))
+    losses, plain = losses_of(model, [partly]), losses_of(model, [item])
+    logits, labels = class_logits(model, item), item["image_labels"][None]
+    kept = [0, 1, 3, 4, 5, 6, 8, 9]
+    expected = F.multilabel_soft_margin_loss(logits[:, kept], labels[:, kept])
+    torch.testing.assert_close(losses["loss_cls"], expected)
+    for name in ALL_LOSSES - {"loss_cls", "loss_inter"}:
+        assert torch.equal(losses[name], plain[name]), name
+    assert torch.equal(pseudo_label(model, partly), pseudo_label(model, item))
+
+
+def test_an_image_that_may_show_anything_supervises_no_pixel(tiny_cfg):
+    model = make_model(tiny_cfg)
+    unclear = with_unknown(make_item(1, labels=()), (3,))
+    assert (pseudo_label(model, unclear) == 255).all()
+    batch = model.batch_type.collate([unclear, with_unknown(make_item(0), ())], model.device)
+    with torch.no_grad():
+        cams = model.multi_scale_cams(batch, model.encode(model.normalize(batch.images)))
+    token_labels = model.token_labels(batch, cams.intermediate, (4, 4))
+    assert (token_labels[0] == 255).all() and (token_labels[1] != 255).any()
+
+
+def class_logits(model, item):
+    images = (item["image"][None].float() - model.pixel_mean) / model.pixel_std
+    return model.classifier.logits(model.backbone(images)["patch_tokens"])
+
+
+def pseudo_label(model, item):
+    batch = model.batch_type.collate([item], model.device)
+    with torch.no_grad():
+        cams = model.multi_scale_cams(batch, model.encode(model.normalize(batch.images)))
+    return model.segmentation_targets(batch, cams.final)
+
+
 def test_a_mapper_that_gives_too_little_is_named(tiny_cfg):
     item = make_item(0)
     del item["local_boxes"]
