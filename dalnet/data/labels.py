@@ -67,7 +67,7 @@ def read_image_labels(
         UsageError: no source of labels or two, a malformed one, a name in it that means no image
             or several, or a class that is not in ``classes``.
     """
-    index = _Index(classes)
+    index = LabelIndex(classes)
     annotations = root / "Annotations"
     tags = [root / name for name in TAGS_FILES if (root / name).is_file()]
     xml_files = {
@@ -98,11 +98,13 @@ def read_image_labels(
     return {file: index.labels_in_table(table, names.get(file)) for file in listed}
 
 
-class _Index:
+class LabelIndex:
     """The labels of class names, in any Unicode form."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], synonyms: Mapping[str, str] | None = None) -> None:
+        """Number the classes; ``synonyms`` has the class that another word means."""
         self.numbers = {_plain(name): number for number, name in enumerate(classes)}
+        self._synonyms = {_plain(word): _plain(name) for word, name in (synonyms or {}).items()}
 
     def labels(
         self, names: Sequence[str] | None, where: object, unknown: Iterable[str] = ()
@@ -117,17 +119,21 @@ class _Index:
         if name is None:
             return self.labels(None, table.path)
         # A table that declares its tags says nothing about other classes.
-        declared = {_plain(tag) for tag in table.classes} or self.numbers.keys()
+        tags = {_plain(tag) for tag in table.classes}
+        declared = {self._synonyms.get(tag, tag) for tag in tags} or self.numbers.keys()
         unknown = [*table.unknown.get(name, ()), *(self.numbers.keys() - declared)]
         return self.labels(table.shown[name], f"{table.path}, {table.places[name]}", unknown)
 
     def _find(self, names: Iterable[str], where: object) -> list[int]:
+        labels = set()
         for name in names:
-            if _plain(name) not in self.numbers:
+            label = self.numbers.get(self._synonyms.get(_plain(name), _plain(name)))
+            if label is None:
                 known = ", ".join(self.numbers)
-                hint = f"correct it, or register the data set with that class (known: {known})"
+                hint = f"correct it, or make it a class (known: {known})"
                 raise UsageError(f"unknown class {name!r}", where, hint)
-        return sorted({self.numbers[_plain(name)] for name in names})
+            labels.add(label)
+        return sorted(labels)
 
 
 def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from dalnet.data.image_files import find_images, walk_files
+from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file
 from dalnet.data.tags import TagTable, match_names, read_folder_tags, read_tags
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, read_text
@@ -61,9 +62,11 @@ class TaggedImages:
             UsageError: files that cannot be read, tags that name no image or no class.
         """
         files = find_images(self.images)
-        tags = tags_by_image(self.images, self.tags, files)
-        index = {name: number for number, name in enumerate(self.classes)}
-        index |= {tag: index[name] for tag, name in self.synonyms.items()}
+        if not files:
+            raise UsageError("there is no image in it", self.images, "name another folder")
+        table = read_tag_table(self.images, self.tags, files)
+        names = names_by_file(table, files)
+        index = LabelIndex(list(self.classes), self.synonyms)
         held_out = set(self.held_out)
         if missing := held_out - set(files):
             raise UsageError(f"there is no image {min(missing)}", self.images, "correct held_out")
@@ -72,16 +75,14 @@ class TaggedImages:
         for file in files:
             if (file in held_out) != (split == "val"):
                 continue
-            shown, unknown = tags.get(file, (None, []))
-            if shown is None:
-                shown, unknown = [], list(self.classes) if self.untagged == "unknown" else []
+            labels = index.labels_in_table(table, names.get(file))
+            if self.untagged == "none" and (file not in names or table.shown[names[file]] is None):
+                labels = ImageLabels([], [])
             record = {
                 "file_name": str(self.images / file),
                 "image_id": file,
-                "image_labels": sorted(_indices(shown, index, self.tags or self.images)),
+                **labels.as_fields(),
             }
-            if unknown:
-                record["unknown_labels"] = sorted(_indices(unknown, index, str(self.tags)))
             if file in masks:
                 record["sem_seg_file_name"] = str(masks[file])
             records.append(record)
@@ -126,32 +127,6 @@ class TaggedImages:
             raise UsageError(what, path, "write images, tags and classes") from error
 
 
-def tags_by_image(
-    images: Path, tags: Path | None, files: Sequence[str]
-) -> dict[str, tuple[list[str] | None, list[str]]]:
-    """Return for each image that is named the tags shown (None: nothing known) and the unknown.
-
-    Raises:
-        UsageError: a name that means no image or several, or an image that is named twice.
-    """
-    if not files:
-        raise UsageError("there is no image in it", images, "name the folder of the images")
-    table = read_tag_table(images, tags, files)
-    found, open_names = match_names(table.shown, files)
-    for name, candidates in open_names.items():
-        what = f"{name!r} means {' or '.join(candidates) if candidates else 'no image there'}"
-        if not candidates and len(open_names) > 1:
-            what += f"; {len(open_names)} names of {len(table.shown)} do not mean one"
-        raise UsageError(what, f"{table.path}, {table.places[name]}", "write its path")
-    names: dict[str, str] = {}
-    for name, file in found.items():
-        if file in names:
-            what = f"{name!r} and {names[file]!r} both mean {file}"
-            raise UsageError(what, table.path, "keep one of them")
-        names[file] = name
-    return {file: (table.shown[n], table.unknown.get(n, [])) for file, n in names.items()}
-
-
 def read_tag_table(images: Path, tags: Path | None, files: Sequence[str]) -> TagTable:
     """Read a file of tags, or take the sub-folders of ``images`` for the classes.
 
@@ -177,14 +152,6 @@ def register_tagged(path: Path) -> None:
     words = list(described.classes.values())
     for name, split in SPLITS.items():
         register(name, partial(described.records, split), list(described.classes), words)
-
-
-def _indices(tags: Sequence[str], index: Mapping[str, int], where: Path | str) -> set[int]:
-    for tag in tags:
-        if tag not in index:
-            hint = f"correct it, or make it a class or a synonym of one ({', '.join(index)})"
-            raise UsageError(f"the tag {tag!r} is no class", where, hint)
-    return {index[tag] for tag in tags}
 
 
 def _masks_by_image(folder: Path, files: Sequence[str]) -> dict[str, Path]:

@@ -79,7 +79,7 @@ def test_file_is_read_as_it_was_written(described, tmp_path):
     ("line", "words"),
     [
         ("gone.jpg,1,0,0\n", ("gone.jpg",)),
-        ("a.jpg,1,0,0\n", ("a.jpg",)),  # named twice, once without suffix
+        ("a.jpg,0,1,0\n", ("a.jpg",)),  # named twice, once without suffix, and they differ
     ],
 )
 def test_names_that_do_not_fit_the_images_are_refused(described, line, words):
