@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from dalnet.errors import UsageError
 from dalnet.io import reading_errors
 
+from .classes import match_classes
 from .datasets import ensure_registered
 from .datasets.tagged import register_tagged
 from .image_io import read_image
@@ -25,11 +26,20 @@ _MAX_SIDES_TO_CROP = 3.0
 _SAMPLES = 5  # images that are read to know the size of all
 
 
-def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
+def check_datasets(
+    cfg: CfgNode, names: Sequence[str], key: str, *, any_order: bool = False
+) -> None:
     """Refuse ``names``, the value of config key ``key``, if they cannot be used together.
 
     The tagged images that the config describes are registered, and the user's own folders are
     looked through for names that are not registered yet.
+
+    Args:
+        cfg: whose model and data sets are meant.
+        names: of data sets.
+        key: where they stand.
+        any_order: whether classes of the model in any order and number will do, as they are matched
+            by name (:func:`dalnet.data.classes.number_as_model`).
 
     Raises:
         UsageError: no or an unknown data set, or classes that differ in number, name or order: of
@@ -50,14 +60,17 @@ def check_datasets(cfg: CfgNode, names: Sequence[str], key: str) -> None:
         if _class_names(name) != classes:
             what = f"{names[0]} and {name} have different classes"
             raise UsageError(what, where=key, hint="name one of them")
-    head = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    known = list(cfg.MODEL.CLASS_NAMES) or _class_names(next(iter(cfg.DATASETS.TRAIN), ""))
+    name, head = names[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if any_order and known:
+        match_classes(classes, known, name)
+        name, classes = "the model", known
     if len(classes) != head:
         raise UsageError(
-            f"it is {head}, but {names[0]} has {len(classes)} classes with background",
+            f"it is {head}, but {name} has {len(classes)} classes with background",
             where="MODEL.SEM_SEG_HEAD.NUM_CLASSES",
             hint=f"set it to {len(classes)} or name another data set",
         )
-    known = list(cfg.MODEL.CLASS_NAMES) or _class_names(next(iter(cfg.DATASETS.TRAIN), ""))
     # Of as many classes in another order, every label would be taken for that of another class.
     for value, (own, found) in enumerate(zip(known, classes, strict=False)):
         if own != found:

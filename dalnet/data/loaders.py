@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from dalnet.config.checks import check_rules, one_of
 
 from .checks import check_datasets, check_masks, warn_of_large_images
+from .classes import number_as_model
 from .labels import filter_unlabeled, warn_of_unlearnable
 from .mapper import build_mapper
 from .samplers import ResumableSampler, build_sampler
@@ -104,7 +105,11 @@ def pins_memory(cfg: CfgNode) -> bool:
 
 
 def build_test_loader(
-    cfg: CfgNode, dataset_name: str, dicts: list[dict[str, Any]] | None = None
+    cfg: CfgNode,
+    dataset_name: str,
+    dicts: list[dict[str, Any]] | None = None,
+    *,
+    any_order: bool = True,
 ) -> Iterable[list[dict[str, Any]]]:
     """Build the loader that yields every image of a data set once, one at a time.
 
@@ -112,6 +117,8 @@ def build_test_loader(
         cfg: whose ``INPUT`` and ``DATALOADER`` are used.
         dataset_name: of the data set.
         dicts: the part of it to read; all of it where not given.
+        any_order: whether its classes may be numbered otherwise than the model's. Labels are then
+            matched by name; masks have to be read by :func:`dalnet.data.classes.read_truth`.
 
     Returns:
         A loader of lists of one mapped dict (see :class:`~dalnet.data.ImageLabelMapper`).
@@ -120,9 +127,11 @@ def build_test_loader(
         UsageError: a data set that cannot be used (:func:`~dalnet.data.check_datasets`), a missing
             mask, or a folder of masks that cannot be read.
     """
-    check_datasets(cfg, [dataset_name], "DATASETS.TEST")
+    check_datasets(cfg, [dataset_name], "DATASETS.TEST", any_order=any_order)
     if dicts is None:
         dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    if any_order:
+        dicts = number_as_model(cfg, dataset_name, dicts)
     check_masks(dicts)
     return build_detection_test_loader(
         dicts, mapper=build_mapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS

@@ -27,6 +27,7 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 
 _PASSED_ON = ("file_name", "image_id")
+_MASK_KEYS = ("sem_seg_file_name", "mask_classes")
 _RULES = (
     one_of(("RGB",), "INPUT.FORMAT"),
     one_of(("absolute",), "INPUT.CROP.TYPE"),
@@ -54,7 +55,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
     Both with ``image_labels`` float32 [C] (1 where the image shows the class, else 0) and
     ``known_labels`` bool [C] (whether that is known), which are left out at test time where the
     record has no labels; ``height`` and ``width`` of the upright image, ``file_name``,
-    ``image_id`` and, at test time, ``sem_seg_file_name`` if there is one.
+    ``image_id`` and, at test time, ``sem_seg_file_name`` and ``mask_classes`` if there are any.
 
     A system registers a subclass with a :meth:`build_views` of its own.
 
@@ -92,8 +93,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
         if self.views is not None:
             return {**inputs, **self.views(resized)}
         # Only evaluation may know where the masks are.
-        if "sem_seg_file_name" in record:
-            inputs["sem_seg_file_name"] = record["sem_seg_file_name"]
+        inputs |= {key: record[key] for key in _MASK_KEYS if key in record}
         inputs["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return inputs
 

@@ -90,7 +90,7 @@ def check_config(cfg: CfgNode, eval_only: bool = False) -> None:
     if not (brings_loader or (eval_only and cfg.MODEL.CLASS_NAMES)):
         check_datasets(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     for name in cfg.DATASETS.TEST:
-        check_datasets(cfg, [name], "DATASETS.TEST")
+        check_datasets(cfg, [name], "DATASETS.TEST", any_order=True)
     value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         ignored = MetadataCatalog.get(name).get("ignore_label", value)

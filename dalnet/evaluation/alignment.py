@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dalnet.checkpoint import load_model
 from dalnet.data import build_test_loader
-from dalnet.data.image_io import read_mask
+from dalnet.data.classes import read_truth
 from dalnet.errors import UsageError
 from dalnet.io import write_text
 from dalnet.modeling.cam import object_mask
@@ -101,7 +101,7 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
 
 def _measure(quality: "AlignmentQuality", model: WeakSegmentor, record: dict[str, Any]) -> None:
     size, labels = (record["height"], record["width"]), record["image_labels"]
-    truth = torch.from_numpy(read_mask(record["sem_seg_file_name"], size, quality.num_classes))
+    truth = torch.from_numpy(read_truth(record, quality.num_classes))
     features = model.infer(record["image"].to(model.device).float()[None], size).features()
     raw, beta = model.maps("cam_inter", features), getattr(model, "object_mask_threshold", 0.0)
     mask = object_mask(raw, labels[None].to(model.device), beta)[0]

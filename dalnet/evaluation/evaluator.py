@@ -21,7 +21,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from dalnet.checkpoint import checkpoint_hash
-from dalnet.data.image_io import read_mask
+from dalnet.config import with_class_names
+from dalnet.data.classes import read_truth
 from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
 
@@ -125,8 +126,7 @@ class CountsEvaluator(DatasetEvaluator):
         """Read the mask, once for all measurements; hand the CRFs to the pool."""
         counts, name, truth = self.counts, image_name(record), None
         if "sem_seg_file_name" in record:
-            size = (record["height"], record["width"])
-            truth = read_mask(record["sem_seg_file_name"], size, counts.num_classes, counts.ignore)
+            truth = read_truth(record, counts.num_classes, counts.ignore)
         pending = _Pending(name, truth, {}, {})
         for measurement, prediction in output.items():
             if isinstance(prediction, CRFTask):
@@ -165,9 +165,10 @@ class TableEvaluator(DatasetEvaluator):
 
     def __init__(self, cfg: CfgNode, dataset_name: str, measurements: list[Measurement]) -> None:
         """Measure what a model of ``cfg`` returns on a registered split with masks."""
-        num_classes = len(MetadataCatalog.get(dataset_name).stuff_classes)
+        names = with_class_names(cfg).MODEL.CLASS_NAMES
+        self.class_names = list(names or MetadataCatalog.get(dataset_name).stuff_classes)
         threshold, ignore = cfg.MODEL.CAM.BACKGROUND_THRESHOLD, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        self._counts = Counts(measurements, num_classes, threshold, ignore)
+        self._counts = Counts(measurements, len(self.class_names), threshold, ignore)
         self.cfg = cfg
         self.dataset_name = dataset_name
         self.reset()
@@ -207,21 +208,25 @@ class TableEvaluator(DatasetEvaluator):
         counts = self._evaluator.evaluate()
         if counts is None:
             return None
-        result = summarize(self.cfg, self.dataset_name, counts, *_evaluated_weights(self.cfg))
-        write_results(result, Path(self.cfg.OUTPUT_DIR, "evaluation", self.dataset_name))
+        split, names = self.dataset_name, self.class_names
+        result = summarize(self.cfg, split, names, counts, *_evaluated_weights(self.cfg))
+        write_results(result, Path(self.cfg.OUTPUT_DIR, "evaluation", split))
         return {
-            one.source: detectron2_metrics(self.dataset_name, counts.matrix(one))
+            one.source: detectron2_metrics(split, names, counts.matrix(one))
             for one in counts.measurements
         }
 
 
-def detectron2_metrics(dataset_name: str, matrix: np.ndarray) -> dict[str, float]:
-    """Return Detectron2's figures, in percent, of a split's confusion matrix ``[K, K + 1]``.
+def detectron2_metrics(
+    dataset_name: str, class_names: Sequence[str], matrix: np.ndarray
+) -> dict[str, float]:
+    """Return Detectron2's numbers, in percent, of a split's confusion matrix ``[K, K + 1]``.
 
     Among them ``mIoU``, the mean over the classes that the truth shows, ``IoU-<class>`` and
     ``pACC``; besides ``labeled``, see :func:`dalnet.evaluation.counts.labeled_pixels`.
     """
     evaluator = SemSegEvaluator(dataset_name, distributed=False)
+    evaluator._class_names, evaluator._num_classes = list(class_names), len(class_names)
     # It would log a second mIoU: that of Detectron2 0.5 is lower where a class is absent.
     evaluator._logger = logging.Logger(f"{__name__}.quiet", logging.WARNING)
     # Later versions look at boundaries too, of which a matrix knows nothing.

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from dalnet.errors import UsageError
@@ -35,6 +34,7 @@ _COLUMNS = (*_MEASURED[:7], "best_threshold", "best_miou", "pixel_accuracy", "la
 def summarize(
     cfg: CfgNode,
     split: str,
+    class_names: Sequence[str],
     counts: Counts,
     weights_sha256: str | None,
     iteration: int | None = None,
@@ -44,6 +44,7 @@ def summarize(
     Args:
         cfg: of the model.
         split: name of the data set.
+        class_names: the K classes of the model, background first.
         counts: over all images of the split.
         weights_sha256: hash of the checkpoint, hexadecimal; None where it is not on disk.
         iteration: how many iterations the model has been trained for, where that is known.
@@ -59,7 +60,6 @@ def summarize(
         pixels that are not ignored) and ``confusion`` ([truth][prediction], the last column for
         ignored); CAMs without CRF also ``best_threshold``, ``best_miou`` and ``curve``.
     """
-    class_names = list(MetadataCatalog.get(split).stuff_classes)
     measured = counts.measurements if counts.num_scored else ()
     return {
         "split": split,
@@ -69,7 +69,7 @@ def summarize(
         **({} if iteration is None else {"iteration": iteration}),
         "weights_sha256": weights_sha256,
         "system": cfg.MODEL.META_ARCHITECTURE,
-        "class_names": class_names,
+        "class_names": list(class_names),
         "measurements": [_describe(cfg, one, class_names, counts) for one in measured],
         "config": yaml.safe_load(cfg.dump()),
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_context, inference_on_dataset
 from detectron2.utils import comm
 
@@ -68,14 +68,13 @@ def evaluate(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} processes cannot work", where="workers", hint="use 1 or more")
-    records, num_classes = DatasetCatalog.get(split), len(MetadataCatalog.get(split).stuff_classes)
-    model = load_model(cfg)
+    records, model = DatasetCatalog.get(split), load_model(cfg)
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     _check_split(split, records, measurements)
     with_crf = any(one.protocol.crf for one in measurements)
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
-    counts = Counts(measurements, num_classes, cam.background, cam.ignore_value)
+    counts = Counts(measurements, len(model.class_names), cam.background, cam.ignore_value)
     # An interrupted run is gone on with only if all is equal that its results depend on.
     settings = split, measurements, dump and dump.resolve(), cfg.dump(), weights, backend
     folder = output / f".progress-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
@@ -86,7 +85,7 @@ def evaluate(
         total = _run(cfg, split, remaining, ImageScorer(model, measurements), evaluator)
     result = None
     if total:
-        result = summarize(cfg, split, total, weights)
+        result = summarize(cfg, split, model.class_names, total, weights)
         if dumped:
             dumped.write_lists(measurements, split, records)
         write_results(result, output)

@@ -113,7 +113,7 @@ def predict_images(
     """
     needs_labels = needs_cams or "sem_seg" not in model.sources
     with inference_context(model), torch.no_grad():
-        for (item,) in build_test_loader(cfg, split, records):
+        for (item,) in build_test_loader(cfg, split, records, any_order=False):
             if not needs_labels:
                 item.pop("image_labels", None)
             yield _predict_image(model, item)

@@ -110,5 +110,7 @@ def test_config_that_does_not_fit_the_data(tree, tree_cfg, key, value, words):
 def test_test_loader_checks_name_and_classes(tree, tree_cfg):
     with refused("DATASETS.TEST", "nowhere"):
         build_test_loader(tree_cfg(), "nowhere")
-    with refused("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "voc_2012_sem_seg_val", "21"):
+    with refused("voc_2012_sem_seg_val", "aeroplane"):
         build_test_loader(tree_cfg(), "voc_2012_sem_seg_val")
+    with refused("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"):
+        build_test_loader(tree_cfg("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7), "built_tree")

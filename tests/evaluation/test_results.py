@@ -13,6 +13,8 @@ from dalnet.evaluation.results import format_results, read_results, summarize, w
 from dalnet.evaluation.sources import make_measurements
 from dalnet.modeling.meta_arch import DALNet
 
+CLASSES = ["background", "cat", "dog", "owl"]
+
 
 @pytest.fixture
 def result(split, tiny_cfg):
@@ -28,7 +30,7 @@ def result(split, tiny_cfg):
     for name in "ab":
         predictions = {m: binned if m.has_curve else label_map for m in measurements}
         counts.update(name, truth, predictions)
-    return summarize(tiny_cfg, split.name, counts, "abc", iteration=7)
+    return summarize(tiny_cfg, split.name, CLASSES, counts, "abc", iteration=7)
 
 
 def test_summary_by_hand(result, split):
@@ -79,7 +81,7 @@ def test_files_hold_everything(result, tmp_path):
 def test_nothing_scored(tiny_cfg, split, tmp_path, caplog):
     counts = Counts(make_measurements(tiny_cfg, DALNet.sources, [], ["ss"]), 4, 0.5)
     counts.update("a", None, {})
-    result = summarize(tiny_cfg, split.name, counts, None)
+    result = summarize(tiny_cfg, split.name, CLASSES, counts, None)
     assert (result["num_images"], result["num_scored"], result["measurements"]) == (1, 0, [])
     assert "iteration" not in result
     write_results(result, tmp_path)

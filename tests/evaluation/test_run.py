@@ -16,7 +16,6 @@ from safetensors import safe_open
 from dalnet.checkpoint import config_of_checkpoint, load_model
 from dalnet.data.datasets.catalog import register
 from dalnet.engine import Trainer, setup
-from dalnet.errors import UsageError
 from dalnet.evaluation import crf, evaluator, scorer
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.run import evaluate
@@ -252,7 +251,27 @@ def test_splits_that_cannot_be_evaluated_are_refused(measure, split):
         measure()
 
 
-def test_a_split_of_other_classes_is_refused(measure, split):
-    register("other_classes", lambda: split.records, ("dog", "cat", "owl"))
-    with pytest.raises(UsageError, match="other_classes"):
-        measure(on="other_classes")
+@pytest.mark.parametrize("classes", [("owl", "dog", "cat"), ("dog", "cat")])
+def test_classes_of_another_order_or_number_are_matched_by_name(
+    measure, checkpoint, split, classes, caplog
+):
+    expected = measure(protocols=["ss"])
+    Trainer.test(checkpoint.cfg, load_model(checkpoint.cfg))
+    trained = read_results(checkpoint.results)
+    numbers = np.full(256, 255, np.uint8)
+    numbers[0], numbers[1], numbers[2] = 0, 1 + classes.index("cat"), 1 + classes.index("dog")
+    for record in split.records:
+        path = record["sem_seg_file_name"]
+        Image.fromarray(numbers[np.array(Image.open(path))]).save(path)
+        record["image_labels"] = [int(numbers[c + 1]) - 1 for c in record["image_labels"]]
+    register(split.name, lambda: split.records, classes)
+    assert measure(protocols=["ss"]) == expected
+    assert "matched by name" in caplog.text
+    Trainer.test(checkpoint.cfg, load_model(checkpoint.cfg))
+    assert read_results(checkpoint.results) == trained
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(measure, split):
+    register(split.name, lambda: split.records, ("cat", "dog", "bat"))
+    with refused(split.name, "'bat'"):
+        measure()
