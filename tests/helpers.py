@@ -2,6 +2,7 @@
 """Models and inputs that several test modules build."""
 
 import dataclasses
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -23,6 +24,11 @@ def refused(where, *words):
     assert str(where) in info.value.where
     for word in words:
         assert str(word) in str(info.value)
+
+
+def code_blocks(path, language):
+    """Return the blocks of a language in a Markdown file."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def make_item(seed, labels=(1, 4), box=(0, 32, 4, 32)):

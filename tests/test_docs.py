@@ -9,6 +9,7 @@ from string import Template
 
 import numpy as np
 import pytest
+from helpers import code_blocks
 from PIL import Image
 
 from dalnet.cli import build_parser
@@ -18,13 +19,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(path, language):
-    return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(), re.DOTALL | re.MULTILINE)
-
-
 def commands(path):
     """Words of each line that calls dalnet, with the block's shell variables put in."""
-    for block in blocks(path, "bash"):
+    for block in code_blocks(path, "bash"):
         lines = re.sub(r"\\\n", " ", block).splitlines()
         values = {}
         for line in lines:
@@ -63,7 +60,7 @@ def test_links_lead_to_files_and_headings(path):
 
 
 def test_python_of_the_readme_runs(voc_model, tmp_path, monkeypatch):
-    (code,) = blocks(ROOT / "README.md", "python")
+    (code,) = code_blocks(ROOT / "README.md", "python")
     folder = tmp_path / "elsewhere" / "output" / "pets"
     folder.mkdir(parents=True)
     shutil.copy(voc_model.weights, folder / "model_final.pth")
