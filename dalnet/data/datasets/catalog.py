@@ -2,6 +2,7 @@
 """What every data set of this package puts into Detectron2's two catalogs."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
 IGNORE_LABEL = 255
+_NO_CLASSES = {"background", "ignore", "ignored", "void", "unlabeled", "unlabelled"}
 
 
 def datasets_root() -> Path:
@@ -37,8 +39,9 @@ def register(
         prompt_names: the C words for the text prompts; ``classes`` where not given.
 
     Raises:
-        UsageError: a class that occurs twice, or that is called ``background``, which is class 0.
+        UsageError: a class that occurs twice, or whose name is none of a class.
     """
+    refuse_other_words([*classes, *(prompt_names or ())], name)
     stuff_classes = ["background", *classes]
     (most_common, times), *_ = Counter(stuff_classes).most_common(1)
     if times > 1:
@@ -55,6 +58,23 @@ def register(
         ignore_label=IGNORE_LABEL,
         evaluator_type="sem_seg",
     )
+
+
+def refuse_other_words(names: Sequence[str], where: object) -> None:
+    """Refuse what stands in lists of classes and is no class.
+
+    Raises:
+        UsageError: the background in any spelling, which is class 0 by itself, words for pixels
+            that count for nothing, a comment, or a color.
+    """
+    for name in names:
+        letters = re.sub(r"[\W_]+", "", name.casefold())
+        if letters in _NO_CLASSES:
+            hint = "leave it out: the background is class 0 by itself, and 255 is ignored"
+            raise UsageError(f"{name!r} is no class", where, hint)
+        if name.startswith("#") or re.match(r"\d+[\s,]+\d+[\s,]+\d+", name):
+            what = f"{name!r} is a comment or a color"
+            raise UsageError(what, where, "write nothing but the name of a class, one a line")
 
 
 def class_table(name: str) -> tuple[list[str], list[list[int]]]:

@@ -18,8 +18,11 @@ def test_classes_registered_without_colors_get_those_of_voc(request):
     assert class_table("catalog_own")[1] == [[1, 2, 3], [4, 5, 6]]
 
 
-@pytest.mark.parametrize("classes", [("cat", "background"), ("owl", "cat", "dog", "owl")])
-def test_classes_of_one_name_are_refused(classes):
+@pytest.mark.parametrize(
+    "classes",
+    [("cat", "_background_"), ("cat", "# owl"), ("0, 128, 0",), ("owl", "cat", "dog", "owl")],
+)
+def test_classes_of_one_name_and_other_words_are_refused(classes):
     with refused("catalog_own", classes[-1]):
         register("catalog_own", list, classes)
     assert "catalog_own" not in DatasetCatalog

@@ -101,6 +101,23 @@ def test_masks_are_those_of_the_folder(root):
     assert record["sem_seg_file_name"] == str(root / "mine" / "SegmentationClass" / "p.png")
 
 
+def test_a_name_that_two_folders_give_is_refused_where_it_is_asked_for(root, caplog):
+    for folder, split in (("birds", "val_2021"), ("birds_val", "2021")):
+        write_images(root / folder)
+        (root / folder / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("p\n")
+    with refused("birds_val_2021", root / "birds", root / "birds_val"):
+        ensure_registered("birds_val_2021")
+    assert ensure_registered("birds_train") and ensure_registered("birds_val_val")
+    assert "birds_val_2021" not in DatasetCatalog
+    assert "birds_val_2021" in caplog.text
+
+
+def test_class_lists_of_windows_are_read(tmp_path):
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "classes.txt").write_bytes("fox\r\n\r\n猫: cat\r\n".encode(encoding))
+        assert read_classes(tmp_path / "classes.txt") == {"fox": "fox", "猫": "cat"}
+
+
 def test_a_link_gives_its_own_name(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     write_images(elsewhere / "images")
@@ -140,6 +157,16 @@ def test_no_data_root(root, monkeypatch):
         (b"fox\n: owl\n", "': owl'"),
         (b"background\nfox\n", "'background'"),
         (b"fox\nBackground: ground\n", "'Background: ground'"),
+        # labelme's class_names.txt and labels.txt
+        (b"_background_\nfox\n", "'_background_'"),
+        (b"__ignore__\n_background_\nfox\n", "'__ignore__'"),
+        (b"fox\nvoid\n", "'void'"),
+        (b"Unlabelled\nfox\n", "'Unlabelled'"),
+        # CVAT's labelmap.txt
+        (b"# label:color_rgb:parts:actions\nbackground:0,0,0::\n", "'# label"),
+        (b"fox:128,0,0::\nowl:0,128,0::\n", "'fox:128,0,0::'"),
+        (b"128 0 0\n0 128 0\n", "'128 0 0'"),
+        ("K\u00e4fer\nKa\u0308fer\n".encode(), "'Ka\u0308fer'"),
     ],
 )
 def test_unusable_classes(tmp_path, content, line):
