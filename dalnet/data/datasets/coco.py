@@ -4,6 +4,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -88,34 +89,49 @@ def open_annotations(path: Path) -> tuple[COCO, dict[int, int]]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(str(path))
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as e:
+        images, annotations, categories = (
+            coco.dataset[key] for key in ("images", "annotations", "categories")
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as e:
         raise UsageError(f"not a readable COCO annotation file ({e})", path, _HOW_TO_GET) from e
-    check_keys(path, "image", coco.imgs, file_name=str)
-    check_keys(path, "annotation", coco.anns, category_id=int)
-    check_keys(path, "category", coco.cats, name=str)
+    check_entries(path, "image", images, file_name=str)
+    check_entries(path, "annotation", annotations, image_id=int, category_id=int)
+    check_entries(path, "category", categories, name=str)
     index = {name: i for i, name in enumerate(COCO_CLASSES)}
-    for category in coco.cats.values():
+    for category in categories:
         if category["name"] not in index:
             raise UsageError(f"unknown class {category['name']!r}", path, OFFICIAL)
-    for number, annotation in coco.anns.items():
-        if annotation["category_id"] not in coco.cats:
-            what = f"annotation {number} is of the unknown category {annotation['category_id']}"
+    for annotation in annotations:
+        for key, known in (("category_id", coco.cats), ("image_id", coco.imgs)):
+            if annotation[key] not in known:
+                what = f"annotation {annotation['id']} has the unknown {key} {annotation[key]}"
+                raise UsageError(what, path, OFFICIAL)
+    stems: dict[str, str] = {}
+    for image in images:
+        name = image["file_name"]
+        if stems.setdefault(Path(name).stem, name) != name:
+            what = f"{stems[Path(name).stem]} and {name} would have one mask"
             raise UsageError(what, path, OFFICIAL)
     return coco, {number: index[category["name"]] for number, category in coco.cats.items()}
 
 
-def check_keys(
-    path: Path, kind: str, entries: dict[int, dict[str, Any]], **keys: type | tuple[type, ...]
+def check_entries(
+    path: Path, kind: str, entries: Sequence[dict[str, Any]], **keys: type | tuple[type, ...]
 ) -> None:
-    """Refuse an annotation file in which an entry of a kind lacks one of ``keys`` of its type.
+    """Refuse an annotation file in which entries lack one of ``keys`` of its type, or share an id.
 
     Raises:
         UsageError: there is such an entry.
     """
-    for number, entry in entries.items():
-        for key, type_ in keys.items():
+    numbers = set()
+    for entry in entries:
+        number = entry["id"]
+        for key, type_ in {"id": int, **keys}.items():
             if not isinstance(entry.get(key), type_):
                 raise UsageError(f"{kind} {number} has no usable {key!r}", path, OFFICIAL)
+        if number in numbers:
+            raise UsageError(f"{kind} {number} is there twice", path, OFFICIAL)
+        numbers.add(number)
 
 
 # The file takes seconds to read and every evaluator asks for the list again; the time stamp in

@@ -56,10 +56,10 @@ def register_custom(asked: str = "") -> list[str]:
         if others:
             new.remove(name)
             what = f"{others[0][0]} has a list that gives it the same name as one of {root}"
-            error = UsageError(what, name, "rename a folder or a list")
+            clash = UsageError(what, name, "rename a folder or a list")
             if name == asked:
-                raise error
-            logger.warning("%s", error)
+                raise clash
+            logger.warning("%s", clash)
             continue
         register_voc_layout(
             name,

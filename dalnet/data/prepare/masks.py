@@ -2,19 +2,27 @@
 """Label masks as palette PNGs, many at a time."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from dalnet.data.image_io import write_mask
+from dalnet.data.image_io import read_mask, write_mask
 from dalnet.errors import UsageError
+
+
+class MaskSource(NamedTuple):
+    """What a mask is drawn from."""
+
+    content: Any
+    changed_at: float  # seconds since the epoch; an older mask is drawn again
 
 
 class MaskSummary(NamedTuple):
@@ -34,14 +42,17 @@ class MaskSummary(NamedTuple):
 
 
 def write_masks(
-    sources: Mapping[Path, Any], render: Callable[[Any], np.ndarray], workers: int | None = None
+    sources: Mapping[Path, MaskSource],
+    render: Callable[[Any], np.ndarray],
+    workers: int | None = None,
 ) -> MaskSummary:
     """Render one palette PNG for each entry and show a progress bar.
 
-    A readable file under a target's name counts as finished (files appear only when complete).
+    A readable file under a target's name counts as finished (files appear only when complete)
+    unless it is older than its source.
 
     Args:
-        sources: target file -> what ``render`` needs for it.
+        sources: what ``render`` needs, by target file.
         render: makes a mask, uint8 [H, W]; a function of a module, as other processes call it.
         workers: number of processes, at least 1; all cores where not given.
 
@@ -49,30 +60,47 @@ def write_masks(
         Counts and checksum over all targets.
 
     Raises:
-        UsageError: from ``render``, without workers, or where a file cannot be written.
+        UsageError: from ``render``, fewer than one worker, a file that cannot be written, or a
+            process that was killed.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} processes", where="workers", hint="give 1 or more")
+    workers = min(workers or os.cpu_count() or 1, max(len(sources), 1))
     digests, written = {}, 0
-    # Ctrl-C reaches the workers too; this process ends them, and each would print a traceback.
-    with Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        finished = pool.imap_unordered(partial(_finish, render), sources.items(), chunksize=8)
-        for name, digest, is_new in tqdm(finished, total=len(sources), unit="mask"):
-            digests[name] = digest
-            written += is_new
+    try:
+        # Ctrl-C reaches the workers too; this process ends them, and each would print a traceback.
+        with ProcessPoolExecutor(
+            workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        ) as pool:
+            finished = pool.map(partial(_finish, render), sources, sources.values(), chunksize=8)
+            try:
+                for name, digest, is_new in tqdm(finished, total=len(sources), unit="mask"):
+                    digests[name] = digest
+                    written += is_new
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all masks
+                raise
+    except BrokenProcessPool as e:
+        what = "a process that draws masks was killed, as happens where memory runs out"
+        hint = "run the command again, with fewer workers: finished masks are kept"
+        raise UsageError(what, "workers", hint) from e
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
-    checksum = hashlib.sha256(lines.encode()).hexdigest()
+    checksum = hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
     return MaskSummary(written, len(digests) - written, checksum)
 
 
-def _finish(render: Callable[[Any], np.ndarray], target: tuple[Path, Any]) -> tuple[str, str, bool]:
+def _finish(
+    render: Callable[[Any], np.ndarray], path: Path, source: MaskSource
+) -> tuple[str, str, bool]:
     """Return the name of a mask, the checksum of its pixels and whether it is new."""
-    path, source = target
-    try:
-        with Image.open(path) as image:
-            mask, is_new = np.array(image), False
-    except (OSError, SyntaxError):
-        mask, is_new = render(source), True
+    is_new = not path.exists() or path.stat().st_mtime < source.changed_at
+    if not is_new:
+        try:
+            mask = read_mask(str(path))
+        except UsageError:
+            is_new = True
+    if is_new:
+        mask = render(source.content)
         write_mask(path, mask)
     digest = hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
     return path.name, digest, is_new

@@ -4,15 +4,15 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.voc import VOC_CLASSES
+from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, read_lines
 
-from .masks import MaskSummary, write_masks
+from .masks import MaskSource, MaskSummary, write_masks
 
 _SPLITS = ("train", "val")
 _AGAIN = "unpack the archive again"
@@ -40,9 +40,13 @@ def prepare_sbd(sbd: Path, voc: Path, workers: int | None = None) -> tuple[MaskS
     listed = sorted((extra | official["train"]) - official["val"])
 
     target = voc / "SegmentationClassAug"
-    sources = {target / f"{i}.png": sbd / "cls" / f"{i}.mat" for i in sorted(extra)}
+    files = {target / f"{i}.png": sbd / "cls" / f"{i}.mat" for i in sorted(extra)}
     for image_id in sorted(set().union(*official.values())):
-        sources[target / f"{image_id}.png"] = voc / "SegmentationClass" / f"{image_id}.png"
+        files[target / f"{image_id}.png"] = voc / "SegmentationClass" / f"{image_id}.png"
+    sources = {
+        target: MaskSource(file, file.stat().st_mtime if file.exists() else 0.0)
+        for target, file in files.items()
+    }
     summary = write_masks(sources, read_source_mask, workers)
 
     # Last, so that a list never names masks that are not there.
@@ -57,18 +61,17 @@ def read_source_mask(path: Path) -> np.ndarray:
     Raises:
         UsageError: missing, unreadable, or with other values.
     """
+    if path.suffix != ".mat":
+        return read_mask(str(path), num_classes=len(VOC_CLASSES) + 1)
     try:
-        if path.suffix == ".mat":
-            mask = loadmat(path, simplify_cells=True)["GTcls"]["Segmentation"]
-        else:
-            with Image.open(path) as image:
-                mask = np.array(image)
+        mask = np.asarray(loadmat(path, simplify_cells=True)["GTcls"]["Segmentation"])
+        wrong = np.setdiff1d(mask, [*range(len(VOC_CLASSES) + 1), IGNORE_LABEL])
     except Exception as e:  # scipy and zlib have errors of their own for a damaged file.
         raise UsageError(f"the mask cannot be read ({e})", path, _AGAIN) from e
-    wrong = np.setdiff1d(mask, [*range(len(VOC_CLASSES) + 1), IGNORE_LABEL])
-    if wrong.size:
-        expected = f"0..{len(VOC_CLASSES)} and {IGNORE_LABEL}"
-        raise UsageError(f"the mask holds the value {wrong[0]}, not {expected}", path, _AGAIN)
+    if wrong.size or mask.ndim != 2:
+        expected = f"[H, W] of 0..{len(VOC_CLASSES)} and {IGNORE_LABEL}"
+        what = f"the mask is {list(mask.shape)} with the values {wrong[:3].tolist()}"
+        raise UsageError(f"{what}, not {expected}", path, _AGAIN)
     return mask.astype(np.uint8)
 
 

@@ -69,6 +69,12 @@ FAULTS = [
     (lambda c: c["images"][1].pop("file_name"), "image 4"),
     (lambda c: c["images"][1].update(file_name=None), "image 4"),
     (lambda c: c["categories"][0].pop("name"), "category 1"),
+    (lambda c: c["annotations"][3].update(image_id=5), "annotation 4"),
+    (lambda c: c["annotations"][3].update(id=1), "annotation 1"),
+    (lambda c: c["images"][2].update(id=4), "image 4"),
+    (lambda c: c["images"][2].update(id="4"), "image 4"),
+    (lambda c: c["images"][2].update(file_name="v_9.png"), "v_9.png"),
+    (lambda c: c.pop("images"), "images"),
 ]
 
 

@@ -51,6 +51,10 @@ def test_sbd_that_is_incomplete_or_foreign_is_named(releases, last_words):
     write_mat(sbd, "s1", np.full((2, 2), 21))
     with refused("s1.mat", "21"):
         prepare_sbd(sbd, voc, workers=1)
+    for odd in ({"GTcls": {"Segmentation": "text"}}, {"GTcls": 3}, {"GTinst": {}}):
+        savemat(sbd / "cls" / "s1.mat", odd)
+        with refused("s1.mat"):
+            prepare_sbd(sbd, voc, workers=1)
     (sbd / "cls" / "s1.mat").write_bytes(b"nothing")
     with refused("s1.mat"):
         prepare_sbd(sbd, voc, workers=1)
