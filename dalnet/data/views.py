@@ -64,7 +64,11 @@ class SingleView:
         """Rescale, flip and cut an RGB image, uint8 [H, W, 3], and draw its place in the view."""
         aug_input = T.AugInput(image)
         self.geometry(aug_input)
-        content = Image.fromarray(np.ascontiguousarray(aug_input.image))
+        return self.place(aug_input.image)
+
+    def place(self, image: np.ndarray) -> Crop:
+        """Draw the place in the view of an RGB image, uint8 [H, W, 3], that is not larger."""
+        content = Image.fromarray(np.ascontiguousarray(image))
         top = np.random.randint(self.size[0] - content.height + 1)
         left = np.random.randint(self.size[1] - content.width + 1)
         return Crop(content, (top, left))

@@ -79,10 +79,7 @@ class ImageScorer:
             label_map = image.pseudo_label(scales, protocol.flip)
             if not protocol.crf:
                 return label_map_of(label_map)
-            hits = torch.tensor(values, device=label_map.device)[:, None, None] == label_map
-            # An ignored pixel, equal in all channels, says nothing: its surroundings label it.
-            scores = torch.where(hits, _LABEL_CONFIDENCE, (1 - _LABEL_CONFIDENCE) / (len(hits) - 1))
-            scores /= scores.sum(dim=0)
+            scores = label_probabilities(label_map, values)
         else:
             cams = image.cams(name, scales, protocol.flip)
             if not protocol.crf:
@@ -90,6 +87,20 @@ class ImageScorer:
             scores = cam_probabilities(cams, self.model.cam_settings.background)
         pixels = image.crf_images()[0].cpu().numpy()
         return CRFTask(pixels, scores.float().cpu().numpy(), tuple(values))
+
+
+def label_probabilities(label_map: Tensor, values: Sequence[int]) -> Tensor:
+    """Return probabilities ``[K, H, W]`` for a CRF on a label map, as is usual: 0.7 for the label.
+
+    Args:
+        label_map: integers ``[H, W]``. A pixel with another value than those, as an ignored one,
+            gets equal probabilities: its surroundings label it.
+        values: the K labels.
+    """
+    hits = torch.tensor(values, device=label_map.device)[:, None, None] == label_map
+    rest = (1 - _LABEL_CONFIDENCE) / max(len(hits) - 1, 1)
+    scores = torch.where(hits, _LABEL_CONFIDENCE, rest)
+    return scores / scores.sum(dim=0)
 
 
 def label_map_of(prediction: Tensor) -> np.ndarray:

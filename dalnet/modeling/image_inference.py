@@ -58,8 +58,22 @@ class ImageInference:
             self._kept[key] = self._passes.probabilities(source, self.size, scales, flip)[0]
         return self._kept[key]
 
-    def cams(self, source: str, scales: Sequence[float], flip: bool) -> Tensor:
-        """Return CAMs ``[P, H, W]`` in 0..1 of the image's classes."""
+    def cams(
+        self,
+        source: str,
+        scales: Sequence[float],
+        flip: bool,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Return CAMs ``[P, H, W]`` in 0..1 of the image's classes.
+
+        Args:
+            source, scales, flip: which, and of which passes.
+            size: (H, W), to which the raw maps are resized directly; where not given, that of the
+                results.
+        """
+        if size is not None:
+            return self._passes.cams(source, scales, flip, self._local(), size)[0]
         return resize(self._cams_as_seen(source, tuple(scales), flip), self.size)[0]
 
     def pseudo_label(self, scales: Sequence[float], flip: bool, source: str = "cam") -> Tensor:

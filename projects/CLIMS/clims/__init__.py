@@ -8,9 +8,11 @@ from dalnet.config import register_system
 
 from .cam_network import CAMBaseline
 from .clims import CLIMS
-from .config import CAM_BASELINE_SYSTEM, CLIMS_SYSTEM
+from .config import CAM_BASELINE_SYSTEM, CLIMS_SYSTEM, EDGE_SYSTEM
+from .edges import EdgeNetwork
 
 register_system(CLIMS_SYSTEM)
 register_system(CAM_BASELINE_SYSTEM)
+register_system(EDGE_SYSTEM)
 
-__all__ = ["CLIMS", "CAMBaseline"]
+__all__ = ["CLIMS", "CAMBaseline", "EdgeNetwork"]

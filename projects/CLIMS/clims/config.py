@@ -7,7 +7,7 @@ Values are those of PASCAL VOC in the published code, in the variant that it rec
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import Rule, above_zero, at_least, one_of
+from dalnet.config.checks import Rule, above_zero, at_least, fraction, one_of
 from dalnet.errors import UsageError
 
 _LOSSES = ("OTM_WEIGHT", "BTM_WEIGHT", "CBS_WEIGHT", "REG_WEIGHT")
@@ -38,6 +38,31 @@ def add_clims_config(cfg: CN) -> None:
     clims.CLIP_CHUNK = 0
     # Losses: "improved", or "camera_ready", those of the version behind the paper's figures.
     clims.VARIANT = "improved"
+    _add_refinement(clims)
+
+
+def _add_refinement(clims: CN) -> None:
+    # The dense CRF of confident labels, see python -m clims.refine; its thresholds are those of
+    # MODEL.CAM.
+    clims.CRF = CN()
+    clims.CRF.ITERS = 10
+    clims.CRF.POS_W = 3.0
+    clims.CRF.POS_XY_STD = 3.0
+    clims.CRF.BI_W = 10.0
+    clims.CRF.BI_XY_STD = 50.0
+    clims.CRF.BI_RGB_STD = 5.0
+    # The edge network: a folder of confident labels, and the distance, in places of 4 pixels, below
+    # which two places are a pair.
+    clims.EDGES = CN()
+    clims.EDGES.LABELS = ""
+    clims.EDGES.RADIUS = 10
+    # The random walk: distance of neighbors, exponent of their affinities, number of steps, score
+    # of the background.
+    clims.WALK = CN()
+    clims.WALK.RADIUS = 5
+    clims.WALK.BETA = 10.0
+    clims.WALK.STEPS = 256
+    clims.WALK.BACKGROUND_THRESHOLD = 0.20
 
 
 def check_clims(cfg: CN) -> None:
@@ -77,6 +102,12 @@ def check_backbone(cfg: CN) -> None:
         )
 
 
+_REFINEMENT_RULES = (
+    at_least(0, "MODEL.CLIMS.CRF.ITERS", "MODEL.CLIMS.WALK.STEPS", "MODEL.CLIMS.WALK.BETA"),
+    above_zero(*(f"MODEL.CLIMS.CRF.{key}_STD" for key in ("POS_XY", "BI_XY", "BI_RGB"))),
+    at_least(2, "MODEL.CLIMS.WALK.RADIUS"),
+    fraction("MODEL.CLIMS.WALK.BACKGROUND_THRESHOLD"),
+)
 CLIMS_SYSTEM = System(
     name="CLIMS",
     add_config=add_clims_config,
@@ -91,7 +122,26 @@ CLIMS_SYSTEM = System(
             "it is a cosine of at least 0 and below 1",
         ),
         one_of(("improved", "camera_ready"), "MODEL.CLIMS.VARIANT"),
+        *_REFINEMENT_RULES,
     ),
     check=check_clims,
 )
-CAM_BASELINE_SYSTEM = System(name="CAMBaseline", add_config=lambda cfg: None, check=check_backbone)
+EDGE_SYSTEM = System(
+    name="EdgeNetwork",
+    add_config=lambda cfg: None,
+    rules=(
+        at_least(2, "MODEL.CLIMS.EDGES.RADIUS"),
+        Rule(
+            ("INPUT.CROP.SIZE",),
+            lambda size: all(side % 4 == 0 for side in size),
+            "the edge network needs multiples of 4",
+        ),
+        one_of(("EdgeMapper",), "INPUT.DATASET_MAPPER_NAME"),
+    ),
+)
+CAM_BASELINE_SYSTEM = System(
+    name="CAMBaseline",
+    add_config=lambda cfg: None,
+    rules=_REFINEMENT_RULES,
+    check=check_backbone,
+)

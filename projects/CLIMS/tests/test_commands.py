@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.engine import default_argument_parser
 from helpers import refused
 from PIL import Image
 
@@ -15,7 +14,7 @@ from dalnet.checkpoint import config_of_checkpoint, load_model
 from dalnet.config import load_config
 from dalnet.data.datasets.toy import TOY_CLASSES
 from dalnet.engine import setup
-from dalnet.engine.train import main
+from dalnet.engine.train import argument_parser, main
 from dalnet.errors import UsageError
 from dalnet.evaluation.run import evaluate
 from dalnet.figures.heat_maps import draw_cams
@@ -36,7 +35,7 @@ def train(tmp_path, toy_split):
         (tmp_path / f"{folder}.yaml").write_text(cfg.dump())
         argv = ["--config-file", str(tmp_path / f"{folder}.yaml"), *map(str, options)]
         argv[2:2] = ["--resume"] if resume else []
-        return main(default_argument_parser().parse_args(argv))
+        return main(argument_parser().parse_args(argv))
 
     return run
 

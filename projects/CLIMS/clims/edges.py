@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network that learns where labels change, from confident labels (IRNet, CVPR 2019).
+
+IRNet's branch for displacements is left out: it shares nothing that learns with the edges, and
+masks of classes do not need it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from dalnet.data import DATASET_MAPPER_REGISTRY
+from dalnet.data.image_io import read_image, read_mask
+from dalnet.data.mapper import SingleViewMapper
+from dalnet.data.views import SingleView
+from dalnet.errors import UsageError
+from dalnet.modeling.backbone.cnn import create_cnn, load_cnn_weights
+from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.meta_arch import WeakSegmentor
+from dalnet.modeling.multi_scale import Features
+
+from .affinity import affinities, pair_losses
+
+GRID = 4  # pixels of the image for one place of the edge map
+_LEVELS = (0, 1, 2, 3, 4)
+_CHANNELS, _GROUPS = 32, 4
+
+
+@dataclass(frozen=True)
+class EdgeBatch(TrainingBatch):
+    """A batch with label maps.
+
+    Attributes:
+        label_maps: ``[N, H / 4, W / 4]``, of the views' pixels, 255 for unsure ones.
+    """
+
+    label_maps: Tensor
+
+
+@META_ARCH_REGISTRY.register()
+class EdgeNetwork(WeakSegmentor):
+    """Edges from all stages of a frozen, pre-trained CNN; it has no predictions of classes."""
+
+    sources = {}
+    batch_type = EdgeBatch
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        radius: int,
+        size: int,
+        **shared: Any,
+    ) -> None:
+        """
+        Args:
+            backbone: returns the maps of five stages.
+            channels, strides: of these maps.
+            radius: of the pairs of pixels that it is trained on.
+            size: side in pixels that smaller images are padded to, that of the training's views.
+            shared: see :class:`WeakSegmentor`.
+        """
+        super().__init__(**shared)
+        self.backbone = backbone.requires_grad_(False)
+        self.strides = strides
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, _CHANNELS, 1, bias=False), nn.GroupNorm(_GROUPS, _CHANNELS)
+            )
+            for width in channels
+        )
+        self.predictor = nn.Conv2d(_CHANNELS * len(channels), 1, 1)
+        self.radius = radius
+        self.size = size
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the parts that ``cfg`` describes."""
+        cnn = cfg.MODEL.CNN
+        backbone = create_cnn(cnn.NAME, cnn.STRIDE, cnn.DILATE, "MODEL.CNN.NAME", _LEVELS)
+        load_cnn_weights(backbone, cnn.NAME, cnn.WEIGHTS, "MODEL.CNN.WEIGHTS")
+        info = cast(FeatureInfo, backbone.feature_info)
+        return {
+            **cls.shared_arguments(cfg),
+            "backbone": backbone,
+            "channels": tuple(info.channels()),
+            "strides": tuple(min(stride, cnn.STRIDE) for stride in info.reduction()),
+            "radius": cfg.MODEL.CLIMS.EDGES.RADIUS,
+            "size": max(cfg.INPUT.CROP.SIZE),
+        }
+
+    def train(self, mode: bool = True) -> "EdgeNetwork":
+        """Set the mode; the frozen CNN stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def encode(self, images: Tensor) -> Features:
+        """Return the ``edges``, logits ``[N, 1, ceil(H / 4), ceil(W / 4)]``."""
+        with torch.no_grad():
+            maps = list(self.backbone(images))
+        if self.strides[0] < GRID:  # before the max pooling of a ResNet
+            maps[0] = F.max_pool2d(maps[0], 3, stride=GRID // self.strides[0], padding=1)
+        height, width = (-(-side // GRID) for side in images.shape[-2:])
+        branches = []
+        for features, stride, branch in zip(maps, self.strides, self.branches, strict=True):
+            found = branch(features)
+            if stride > GRID:
+                found = F.interpolate(found, scale_factor=stride // GRID, mode="bilinear")
+            branches.append(found[..., :height, :width].relu())
+        return {"edges": self.predictor(torch.cat(branches, dim=1))}
+
+    def maps(self, source: str, features: Features) -> Tensor:
+        """Raise ValueError: edges are no maps of classes."""
+        raise ValueError("an edge network has no maps of classes")
+
+    def losses(self, batch: EdgeBatch) -> dict[str, Tensor]:
+        """Return the loss on pairs of pixels, of which those with two sure labels count."""
+        logits = self.encode(self.normalize(batch.images))["edges"][:, 0]
+        pairs = affinities(logits.float().sigmoid(), self.radius)
+        loss = pair_losses(pairs, batch.label_maps, self.radius, self.num_classes + 1)
+        return {"loss_edges": loss}
+
+    @torch.no_grad()
+    def edges(self, images: Tensor) -> Tensor:
+        """Return the edges ``[ceil(H / 4), ceil(W / 4)]`` in 0..1 of an image ``[1, 3, H, W]``.
+
+        The mean of the logits of the image (RGB in 0..255) and of its flipped copy.
+        """
+        height, width = images.shape[-2:]
+        # Group norms see as much padding as in the training.
+        padding = (0, max(self.size - width, 0), 0, max(self.size - height, 0))
+        views = self.normalize(torch.cat([images, images.flip(-1)]))
+        logits = self.encode(F.pad(views, padding))["edges"][:, 0]
+        plain, flipped = logits[:, : -(-height // GRID), : -(-width // GRID)].float()
+        return ((plain + flipped.flip(-1)) / 2).sigmoid()
+
+
+class LabeledView(SingleView):
+    """A view of an image and its label map."""
+
+    def show_both(self, image: np.ndarray, label_map: np.ndarray, ignore: int) -> dict[str, Tensor]:
+        """Make the view of an RGB image and a label map, uint8 [H, W, 3] and [H, W].
+
+        Returns:
+            As :class:`SingleView`, and ``label_maps`` uint8 [H / 4, W / 4] of the view.
+        """
+        both = T.AugInput(image, sem_seg=label_map)
+        self.geometry(both)
+        crop = self.place(both.image)
+        view = np.full(self.size, ignore, np.uint8)
+        top, left = crop.corner
+        view[top : top + crop.content.height, left : left + crop.content.width] = both.sem_seg
+        # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
+        small = view[GRID // 2 :: GRID, GRID // 2 :: GRID].copy()
+        return {**self.show(crop), "label_maps": torch.from_numpy(small)}
+
+
+@DATASET_MAPPER_REGISTRY.register()
+class EdgeMapper(SingleViewMapper):
+    """A training image becomes a view with the labels of ``MODEL.CLIMS.EDGES.LABELS``."""
+
+    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
+        """
+        Raises:
+            UsageError: there is no folder of labels.
+        """
+        super().__init__(cfg, is_train)
+        self.view = LabeledView(cfg) if is_train else None
+        self.labels = Path(cfg.MODEL.CLIMS.EDGES.LABELS) / "SegmentationClass"
+        self.ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        if is_train and not self.labels.is_dir():
+            raise UsageError(
+                f"there is no folder {self.labels}",
+                where="MODEL.CLIMS.EDGES.LABELS",
+                hint="name what python -m clims.refine has written",
+            )
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs for one record of a data set."""
+        if self.view is None:
+            return super().__call__(record)
+        image = read_image(record["file_name"])
+        path = self.labels / f"{Path(record['file_name']).stem}.png"
+        label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
+        labels = torch.zeros(self.num_classes)
+        labels[record["image_labels"]] = 1.0
+        return {"image_labels": labels, **self.view.show_both(image, label_map, self.ignore)}
