@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         type=_names,
         metavar="NAMES",
-        help="show only these classes, as dog,cat, and the others as background; masks keep all",
+        help="show only these classes, as dog,cat, and the others as background; masks keep all. A "
+        "system that is open to any classes, as CoDe, looks for these",
     )
     add(
         "--image-classes",
@@ -96,7 +97,11 @@ def run(args: argparse.Namespace) -> int:
         setup_logger(str(log.resolve()), name="dalnet")
         predictor = Predictor(args.weights or "", config=args.config, opts=args.opts, **protocol)
         unfinished.write_text(predictor.cfg.dump(), encoding="utf-8")
-    options = PredictOptions(args.save, args.classes, args.image_classes)
+    shown = args.classes
+    if shown and predictor.is_open:
+        predictor.set_vocabulary(shown)
+        shown = None
+    options = PredictOptions(args.save, shown, args.image_classes)
     return predict_files(predictor, inputs, args.output, options)
 
 

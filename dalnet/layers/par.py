@@ -12,9 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Constants of the published module: the bandwidth of both terms, the weight of the position term.
-_BANDWIDTH = 0.3
-_POSITION_WEIGHT = 0.01
 _EPS = 1e-8
 # The eight neighbors as (dy, dx), in units of the dilation.
 _DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
@@ -30,10 +27,15 @@ class PixelAdaptiveRefinement(nn.Module):
     ``softmax(image term) + 0.01 softmax(position term)`` over q, the image term being the mean over
     the channels of ``-(|I_p - I_q| / (std + 1e-8) / 0.3)^2`` with ``std`` the unbiased standard
     deviation of the neighbors' values, the position term the same with the distance of q from p.
+    The published constants may be changed; :meth:`pamr` has those of another method.
 
     Args:
         num_iters: how often the map is averaged.
         dilations: distances of the neighbors in pixels, each at least 1.
+        bandwidth: 0.3 in both terms.
+        squared: both terms are squares.
+        position_weight: 0.01.
+        std_with_center: p itself counts in ``std``, once for each dilation.
 
     Raises:
         ValueError: no dilation, a dilation below 1, or a negative number of iterations.
@@ -43,7 +45,14 @@ class PixelAdaptiveRefinement(nn.Module):
     _offset_table: Tensor
 
     def __init__(
-        self, num_iters: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
+        self,
+        num_iters: int = 10,
+        dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
+        *,
+        bandwidth: float = 0.3,
+        squared: bool = True,
+        position_weight: float = 0.01,
+        std_with_center: bool = False,
     ) -> None:
         super().__init__()
         if num_iters < 0 or not dilations or min(dilations) < 1:
@@ -53,15 +62,33 @@ class PixelAdaptiveRefinement(nn.Module):
             )
         self.num_iters = num_iters
         self.dilations = tuple(dilations)
+        self._bandwidth, self._squared, self._std_with_center = bandwidth, squared, std_with_center
         self._margin = max(dilations)
         self._offsets = [(d * dy, d * dx) for d in dilations for dy, dx in _DIRECTIONS]
         distances = torch.tensor([math.hypot(*o) for o in self._offsets], dtype=torch.float64)
-        position_term = -((distances / (distances.std() + _EPS) / _BANDWIDTH) ** 2)
+        scaled = distances / (distances.std() + _EPS) / bandwidth
+        position_term = -(scaled.square() if squared else scaled)
         # Buffers, because a GPU would wait at every call for numbers that lie on the CPU.
-        position_weights = _POSITION_WEIGHT * position_term.softmax(dim=0)
+        position_weights = position_weight * position_term.softmax(dim=0)
         self.register_buffer("_position_weights", position_weights, persistent=False)
         offsets = torch.tensor(self._offsets, dtype=torch.int32)
         self.register_buffer("_offset_table", offsets, persistent=False)
+
+    @classmethod
+    def pamr(
+        cls, num_iters: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
+    ) -> "PixelAdaptiveRefinement":
+        """Return PAMR (N. Araslanov and S. Roth, "Single-Stage Semantic Segmentation from Image
+        Labels", CVPR 2020), which PAR was made from: linear differences, and no position term.
+        """
+        return cls(
+            num_iters,
+            dilations,
+            bandwidth=0.1,
+            squared=False,
+            position_weight=0.0,
+            std_with_center=True,
+        )
 
     @torch.no_grad()
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -121,17 +148,23 @@ class PixelAdaptiveRefinement(nn.Module):
     def _affinity(self, images: Tensor) -> Tensor:
         """Weights of the neighbors [NHW, offsets] in images [N, 3, H, W]."""
         count = len(self._offsets)
-        mean = torch.zeros_like(images)
+        # How often the pixel itself counts, and how many values there are.
+        own = len(self.dilations) if self._std_with_center else 0
+        total = count + own
+        mean = images * (own / total)
         for neighbor in self._shifted(images):
-            mean.add_(neighbor, alpha=1.0 / count)
+            mean.add_(neighbor, alpha=1.0 / total)
         # In two passes, because in a flat region the difference of squares would be all rounding.
-        variance = torch.zeros_like(images)
+        variance = (images - mean).square_().mul_(own / (total - 1))
         for neighbor in self._shifted(images):
-            variance.add_((neighbor - mean).square_(), alpha=1.0 / (count - 1))
-        scale = 1.0 / ((variance.sqrt_() + _EPS) * _BANDWIDTH)
+            variance.add_((neighbor - mean).square_(), alpha=1.0 / (total - 1))
+        # PAR adds the small number to the deviation, PAMR to what it divides by.
+        eps = self._bandwidth * _EPS if self._squared else _EPS
+        scale = 1.0 / (variance.sqrt_() * self._bandwidth + eps)
         image_term = images.new_empty(count, len(images), *images.shape[2:])
         for term, neighbor in zip(image_term, self._shifted(images), strict=True):
-            difference = (images - neighbor).mul_(scale).square_()
+            difference = (images - neighbor).mul_(scale)
+            difference = difference.square_() if self._squared else difference.abs_()
             torch.mean(difference, dim=1, out=term).neg_()
         return image_term.flatten(1).T.softmax(dim=1).add_(self._position_weights.to(images))
 

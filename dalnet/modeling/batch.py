@@ -3,6 +3,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,51 @@ _MAPPER_KEYS = {"images": "image", "boxes": "image_box"}
 
 
 @dataclass(frozen=True)
-class TrainingBatch:
-    """N training images with their image-level labels, on one device.
+class ImageBatch:
+    """N training images on one device.
 
     A system that needs more of its mapper adds fields, named as the mapper's keys.
 
     Attributes:
         images: main views ``[N, 3, H, W]``, float32 RGB in 0..255.
+    """
+
+    images: Tensor
+
+    @classmethod
+    def collate(cls, inputs: list[dict], device: torch.device) -> Self:
+        """Stack the mapper's dicts on ``device``; 8-bit images become float32.
+
+        The dicts' tensors are copied one by one, because the loader has pinned them, so that no
+        copy is waited for; their stack would not be pinned.
+
+        Raises:
+            UsageError: the mapper does not give what the system needs.
+        """
+        values = cls.derive(inputs, device)
+        for name in [field.name for field in dataclasses.fields(cls) if field.name not in values]:
+            key = _MAPPER_KEYS.get(name, name)
+            if key not in inputs[0]:
+                raise UsageError(
+                    f"this mapper gives no {key!r}, which the system needs",
+                    where="INPUT.DATASET_MAPPER_NAME",
+                    hint="set it to the one in the system's recipes",
+                )
+            stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
+            values[name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
+        return cls(**values)
+
+    @classmethod
+    def derive(cls, inputs: list[dict], device: torch.device) -> dict[str, Any]:
+        """Return the fields that are not simply stacked, by name."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TrainingBatch(ImageBatch):
+    """N training images with their image-level labels.
+
+    Attributes:
         image_labels: multi-hot ``[N, C]``, float32, 1 where the image shows the class.
         known_labels: boolean ``[N, C]``, false where it is unknown whether the image shows the
             class; ``image_labels`` is 0 there. All true where the mapper gives none.
@@ -30,11 +69,19 @@ class TrainingBatch:
         boxes: the image inside each padded view ``[N, 4]``, (y0, y1, x0, x1) in pixels.
     """
 
-    images: Tensor
     image_labels: Tensor
     known_labels: Tensor
     image_classes: ImageClasses
     boxes: Tensor
+
+    @classmethod
+    def derive(cls, inputs: list[dict], device: torch.device) -> dict[str, Any]:
+        """Return ``image_classes``, and ``known_labels`` where the mapper gives none."""
+        labels = torch.stack([item["image_labels"] for item in inputs])
+        values: dict[str, Any] = {"image_classes": ImageClasses.from_labels(labels).to(device)}
+        if "known_labels" not in inputs[0]:
+            values["known_labels"] = torch.ones_like(labels, dtype=torch.bool).to(device)
+        return values
 
     @property
     def shows_class(self) -> Tensor:
@@ -49,32 +96,6 @@ class TrainingBatch:
         """
         unclear = (self.shows_class == 0) & ~self.known_labels.all(dim=1)
         return label_map.masked_fill(unclear[:, None, None], ignore)
-
-    @classmethod
-    def collate(cls, inputs: list[dict], device: torch.device) -> Self:
-        """Stack the mapper's dicts on ``device``; 8-bit images become float32.
-
-        The dicts' tensors are copied one by one, because the loader has pinned them, so that no
-        copy is waited for; their stack would not be pinned.
-
-        Raises:
-            UsageError: the mapper does not give what the system needs.
-        """
-        labels = torch.stack([item["image_labels"] for item in inputs])
-        values: dict = {"image_classes": ImageClasses.from_labels(labels).to(device)}
-        if "known_labels" not in inputs[0]:
-            values["known_labels"] = torch.ones_like(labels, dtype=torch.bool).to(device)
-        for name in [field.name for field in dataclasses.fields(cls) if field.name not in values]:
-            key = _MAPPER_KEYS.get(name, name)
-            if key not in inputs[0]:
-                raise UsageError(
-                    f"this mapper gives no {key!r}, which the system needs",
-                    where="INPUT.DATASET_MAPPER_NAME",
-                    hint="set it to the one in the system's recipes",
-                )
-            stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
-            values[name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
-        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Predictor:
     Attributes:
         cfg: of the model.
         class_names: C + 1 names, background first.
+        is_open: whether any classes can be looked for.
         needs_image_classes: whether only classes that are named can be found in an image, as the
             system has no segmentation head.
     """
@@ -82,9 +83,9 @@ class Predictor:
         check_values(cfg)
         cfg.freeze()
         self._model = load_model(cfg).eval()
-        if vocabulary is not None:
-            self._model.set_vocabulary(vocabulary)
-        self.class_names: tuple[str, ...] = tuple(self._model.class_names)
+        self.is_open = self._model.open_vocabulary
+        self.set_vocabulary(self._model.class_names[1:] if vocabulary is None else vocabulary)
+        self._has_cams = "cam" in self._model.sources
         self.needs_image_classes = "sem_seg" not in self._model.sources
         test, cam = cfg.TEST.MULTI_SCALE, self._model.cam_settings
         if multi_scale is None:
@@ -97,14 +98,24 @@ class Predictor:
         self._crf = crf_parameters(cfg) if (cfg.TEST.CRF.ENABLED if crf is None else crf) else None
         self._resize = build_resize(cfg, is_train=False)
 
+    def set_vocabulary(self, names: Sequence[str]) -> None:
+        """Look for the classes ``names`` from now on.
+
+        Raises:
+            UsageError: the system is not open, or a name cannot be asked for.
+        """
+        self._model.set_vocabulary(names)
+        self.class_names: tuple[str, ...] = tuple(self._model.class_names)
+
     @torch.no_grad()
     def __call__(self, image: ImageLike, image_classes: Sequence[str] | None = None) -> Prediction:
         """Predict one image.
 
         Args:
             image: a path, a PIL image, or RGB, uint8 ``[H, W, 3]``.
-            image_classes: the classes to compute CAMs of; where not given, those found. A system
-                without segmentation head finds no others than these, so that it needs them.
+            image_classes: the classes to compute CAMs of, where the system has CAMs; where not
+                given, those found. A system without segmentation head finds no others than these,
+                so that it needs them.
 
         Raises:
             UsageError: the image cannot be read or used, a class is unknown, or memory ran out.
@@ -123,9 +134,11 @@ class Predictor:
                 values = np.unique(labels[labels > 0]).tolist()
                 # The encoder's passes are shared, and no CAM has been computed yet.
                 inference.image_classes = tuple(value - 1 for value in values)
-            names = [self.class_names[value] for value in values]
-            cams = inference.cams("cam", self._cam_scales, self._flip).cpu().numpy()
-            named_cams = dict(zip(names, cams, strict=True))
+            named_cams = {}
+            if self._has_cams:
+                names = [self.class_names[value] for value in values]
+                cams = inference.cams("cam", self._cam_scales, self._flip).cpu().numpy()
+                named_cams = dict(zip(names, cams, strict=True))
             return Prediction(pixels, labels, scores.cpu().numpy(), named_cams, self.class_names)
 
     @torch.no_grad()
@@ -147,8 +160,9 @@ class Predictor:
         Raises:
             UsageError: as for a prediction, or an unknown source.
         """
-        if source not in ("sem_seg", "cam"):
-            raise UsageError(f"there is no source {source!r}", "source", "use sem_seg or cam")
+        if source not in ("sem_seg", "cam") or (source == "cam" and not self._has_cams):
+            known = "sem_seg or cam" if self._has_cams else "sem_seg"
+            raise UsageError(f"there is no source {source!r}", "source", f"use {known}")
         values = label_values(self.class_names, image_classes)
         pixels = _read(image)
         with _memory_errors(pixels):

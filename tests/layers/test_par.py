@@ -37,8 +37,10 @@ def _resize_aligned(mask: list[list[float]], height: int, width: int) -> list[li
     return [[sample(y * sy, x * sx) for x in range(width)] for y in range(height)]
 
 
-def _par_by_loops(image: Tensor, mask: Tensor, iters: int, dilations: tuple[int, ...]) -> Tensor:
-    """Refine one mask [h, w] by one image [3, H, W], pixel by pixel."""
+def _par_by_loops(
+    image: Tensor, mask: Tensor, iters: int, dilations: tuple[int, ...], pamr: bool = False
+) -> Tensor:
+    """Refine one mask [h, w] by one image [3, H, W], pixel by pixel; by PAMR's rule if ``pamr``."""
     pixels = image.tolist()
     height, width = image.shape[1:]
     offsets = [
@@ -55,9 +57,16 @@ def _par_by_loops(image: Tensor, mask: Tensor, iters: int, dilations: tuple[int,
         terms = [0.0] * len(offsets)
         for plane in pixels:
             around = [at(plane, y + dy, x + dx) for dy, dx in offsets]
+            if pamr:
+                std = _std(around + [plane[y][x]] * len(dilations))
+                for i, value in enumerate(around):
+                    terms[i] -= abs(plane[y][x] - value) / (1e-8 + 0.1 * std) / len(pixels)
+                continue
             std = _std(around)
             for i, value in enumerate(around):
                 terms[i] -= (abs(plane[y][x] - value) / (std + 1e-8) / 0.3) ** 2 / len(pixels)
+        if pamr:
+            return _softmax(terms)
         return [w + 0.01 * p for w, p in zip(_softmax(terms), position, strict=True)]
 
     kernel = [[weights(y, x) for x in range(width)] for y in range(height)]
@@ -85,6 +94,22 @@ def test_equals_the_definition(make_pictures, dilations):
         for k in range(2):
             expected = _par_by_loops(images[n], masks[n, k], 3, dilations)
             torch.testing.assert_close(refined[n, k], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_pamr_equals_its_definition(make_pictures):
+    images = make_pictures(1, 9, 11).double() / 255
+    masks = torch.rand(1, 2, 5, 6, dtype=torch.float64)
+    refined = PixelAdaptiveRefinement.pamr(3, (1, 2, 4))(images, masks)
+    for k in range(2):
+        expected = _par_by_loops(images[0], masks[0, k], 3, (1, 2, 4), pamr=True)
+        torch.testing.assert_close(refined[0, k], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_pamr_of_a_flat_image_is_the_mean_of_the_neighbors():
+    mask = torch.arange(16.0).view(1, 1, 4, 4)
+    refined = PixelAdaptiveRefinement.pamr(1, (1,))(torch.full((1, 3, 4, 4), 0.3), mask)
+    # The corner's neighbors, beyond the border the nearest pixel: 0 three times, 1, 4 twice, ...
+    torch.testing.assert_close(refined[0, 0, 0], torch.tensor([1.875, 2.5, 3.5, 4.125]))
 
 
 def test_single_precision_is_close_to_double(make_pictures):

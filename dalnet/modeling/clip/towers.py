@@ -53,7 +53,7 @@ class FrozenCLIP(nn.Module):
         self._text_only = text_only
 
     @property
-    def visual(self) -> nn.Module:
+    def visual(self) -> VisionTransformer:
         """The image tower as its package builds it.
 
         Both name a ViT's parts ``conv1``, ``class_embedding``, ``positional_embedding``,

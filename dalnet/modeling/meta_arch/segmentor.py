@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from dalnet.config import with_class_names
 from dalnet.errors import UsageError
 from dalnet.layers import PixelAdaptiveRefinement
-from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.batch import ImageBatch, TrainingBatch
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
 from dalnet.modeling.pseudo_labels import refine_local
 
-Batch = TypeVar("Batch", bound=TrainingBatch)
+Batch = TypeVar("Batch", bound=ImageBatch)
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,15 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     """
 
     # What a training batch consists of; the same type as the parameter Batch.
-    batch_type: ClassVar[type[TrainingBatch]] = TrainingBatch
+    batch_type: ClassVar[type[ImageBatch]] = TrainingBatch
     # Prefixes of the parameters that a checkpoint must hold for another training to start from it.
     required: ClassVar[tuple[str, ...]] = ("backbone.",)
     # Buffers that a training makes anew for its own classes, whatever a checkpoint holds.
     rebuilt: ClassVar[tuple[str, ...]] = ()
     # Whether a checkpoint that another training starts from must be of the same classes.
     keeps_classes: ClassVar[bool] = False
+    # Whether any classes can be asked for; the system then has a set_vocabulary of its own.
+    open_vocabulary: ClassVar[bool] = False
     # Side in pixels of a place of the maps, see dalnet.modeling.cam.fuse_raw_cams.
     map_stride: int = 1
 

@@ -210,9 +210,10 @@ class CaptionLoader(TrainLoader):
             RuntimeError: a batch has been asked for already.
         """
         self.refuse_once_begun()
+        assert isinstance(self.dataset, CaptionStream)
         self.dataset.start_batch = batch
 
-    def __iter__(self) -> Iterator[list[Record]]:
+    def __iter__(self) -> Iterator[list[Record]]:  # type: ignore[override]
         """Yield batches, the first of which is read when it is asked for."""
         self.left_out = Counter()
         logged = 0
