@@ -43,6 +43,18 @@ def test_photos_compares_methods_with_one_encoder_and_one_budget(name):
     assert all(nodes == shared[0] for nodes in shared)
 
 
+def test_deit_tiny_differs_in_the_method_alone():
+    trainings = read_sweep(CONFIGS / "sweeps/deit_tiny.yaml", [1], Path("out"), [])
+    cfgs = {folder.parent.name: cfg for folder, cfg in trainings.items()}
+    # ToCo's own code resizes the position embedding otherwise.
+    assert cfgs["toco"].MODEL.VIT.POS_EMBED == "bicubic"
+    cfgs["toco"].MODEL.VIT.POS_EMBED = "bilinear"
+    shared = [(c.DATASETS, c.INPUT.CROP, c.SOLVER, c.TEST, c.MODEL.VIT) for c in cfgs.values()]
+    assert all(nodes == shared[0] for nodes in shared)
+    weights = {name: cfg.MODEL.DALNET.SEG_WEIGHT for name, cfg in cfgs.items()}
+    assert weights.pop("dalnet") == 1.0 and set(weights.values()) == {0.1}
+
+
 def test_every_sweep_can_be_read_and_every_config_of_table4_is_in_one(tmp_path):
     texts = ""
     for path in (CONFIGS / "sweeps").glob("*.yaml"):
