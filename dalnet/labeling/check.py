@@ -19,6 +19,8 @@ from dalnet.data.image_io import exif_orientation, open_image, read_mask, to_rgb
 from dalnet.data.tags import TagTable, match_names
 from dalnet.errors import UsageError
 
+from .mask_values import read_mask_values
+
 _THUMBNAIL = 128  # pixels of the longer side
 _RARE = 0.02  # fraction of the images below which a class is rare
 _FEW_IMAGES = 20  # of a class
@@ -223,17 +225,27 @@ def _check_masks(findings: Findings, masks: Path) -> None:
     found, _ = match_names(findings.files, list(paths))
     if not found:
         findings.add("error", f"no mask in {masks} belongs to an image")
+    values = read_mask_values(masks, findings.classes)
+    table = np.arange(256)
+    if values is not None:
+        table = np.full(256, 256)
+        table[list(values)] = list(values.values())
     wrong, without_pixel, without_tag = [], Counter[str](), Counter[str]()
     for file, name in tqdm(found.items(), desc="masks", unit="mask", disable=None):
         if file not in findings.sizes:
             continue
         width, height = findings.sizes[file]
         try:
-            mask = read_mask(str(paths[name]), (height, width), len(findings.classes) + 1)
+            known = len(findings.classes) + 1 if values is None else None
+            found_values = np.unique(read_mask(str(paths[name]), (height, width), known))
         except UsageError as error:
             wrong.append(f"{name} ({error.what})")
             continue
-        shown = {findings.classes[value - 1] for value in np.unique(mask) if 0 < value < 255}
+        labels = table[found_values]
+        if 256 in labels:
+            wrong.append(f"{name} (the value {found_values[labels == 256][0]} means no class)")
+            continue
+        shown = {findings.classes[label - 1] for label in labels if 0 < label < 255}
         tags = findings.tags.get(file)
         without_pixel.update(set(tags or ()) - shown)
         without_tag.update(shown - set(tags or ()) if tags is not None else ())

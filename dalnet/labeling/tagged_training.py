@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,11 @@ from dalnet.errors import UsageError
 from dalnet.io import read_lines, read_text
 from dalnet.modeling.clip.weights import find_weights
 
+from .mask_values import convert_masks, read_mask_values
+
 DESCRIPTION = "dataset.yaml"  # in the folder of the run
+_MASKS = "val_masks"  # of the held-out images, where the given ones have other values
+_MASK_KEY = "sem_seg_file_name"
 _HELD_OUT = 0.15  # of the images that have a mask
 _SAMPLES = 50  # images whose size is looked at
 
@@ -178,7 +182,7 @@ def prepare_run(
         untagged=untagged,
     )
     path = Path(output).absolute() / DESCRIPTION
-    if resume and path.is_file() and TaggedImages.load(path) != described:
+    if resume and path.is_file() and not _is_same(TaggedImages.load(path), described):
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
     recipe = _recipe_for(described, align)
@@ -193,11 +197,30 @@ def prepare_run(
         _require_text_tower()
     if words.background:
         opts += ["MODEL.CLIP.BACKGROUND", words.background]
-    described.save(path)
+    _convert_held_out(described, path.parent / _MASKS).save(path)
     for reason in recipe.reasons:
         print(f"- {reason}")
     print(f"- recipe {recipe.config}; any key of it can be overruled at the end of the command")
     return replace(recipe, opts=tuple(opts))
+
+
+def _is_same(earlier: TaggedImages, now: TaggedImages) -> bool:
+    """Return whether two descriptions are of the same images; converted masks do not count."""
+    return replace(earlier, masks=None) == replace(now, masks=None)
+
+
+def _convert_held_out(described: TaggedImages, folder: Path) -> TaggedImages:
+    """Return the description with held-out masks of the classes' values, written if need be."""
+    if not described.masks:
+        return described
+    values = read_mask_values(described.masks, list(described.classes))
+    if values is None:
+        return described
+    records = described.records("val")
+    masks = {str(r["image_id"]): r["sem_seg_file_name"] for r in records if r.get(_MASK_KEY)}
+    names = {str(PurePosixPath(name).with_suffix(".png")): path for name, path in masks.items()}
+    convert_masks({name: Path(path) for name, path in names.items()}, values, folder)
+    return replace(described, masks=folder)
 
 
 def _data_options(described: TaggedImages, path: Path) -> list[str]:

@@ -105,6 +105,19 @@ def test_run_that_goes_on_needs_the_same_images(folder):
         prepare_run(folder / "nowhere", output, **arguments)
 
 
+def test_masks_of_other_values_are_converted_for_the_held_out_images(folder):
+    (folder / "masks/classes.txt").write_text("red\nblue\n")
+    arguments = {"tags": folder / "tags.csv", "masks": folder / "masks", "val": "0.5"}
+    for resume in (False, True):
+        prepare_run(folder / "images", str(folder / "run"), align=False, resume=resume, **arguments)
+    described = TaggedImages.load(folder / "run/dataset.yaml")
+    assert described.masks == folder / "run/val_masks" and len(described.held_out) == 5
+    for record in described.records("val"):
+        old = np.array(Image.open(folder / "masks" / record["image_id"]))
+        new = np.array(Image.open(record["sem_seg_file_name"]))
+        assert np.array_equal(new, np.array([0, 2, 1])[old])
+
+
 TINY = """MODEL.DEVICE cpu MODEL.VIT.NAME vit_tiny_patch16_224 MODEL.VIT.WEIGHTS ""
 MODEL.VIT.IMG_SIZE 32 MODEL.VIT.PATCH_SIZE 8 MODEL.VIT.EMBED_DIM 24 MODEL.VIT.DEPTH 2
 MODEL.VIT.NUM_HEADS 2 MODEL.VIT.INTERMEDIATE_BLOCK 1 MODEL.SEM_SEG_HEAD.CONVS_DIM 16

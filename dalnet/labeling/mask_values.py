@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which class a value in someone's masks means, and the masks with this project's values."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dalnet.data.image_io import read_mask, write_mask
+from dalnet.errors import UsageError
+from dalnet.io import read_lines, read_text
+
+IGNORE = 255
+_BACKGROUND = "background"
+
+
+def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | None:
+    """Read from a folder of masks what their values mean.
+
+    The folder may have ``dataset_meta.json`` (``{"label_map": {"0": "background", "7": "cat"}}``,
+    as ``dalnet label`` and Datumaro write it) or ``classes.txt`` (one class a line, the values
+    from 1 on; a first line ``background`` stands for 0).
+
+    Args:
+        folder: of the masks.
+        classes: the C classes of the labels 1..C.
+
+    Returns:
+        The label of each value; values of other classes have the ignore value. None if the folder
+        has neither file: its values are the labels.
+
+    Raises:
+        UsageError: a file of another form, or without one of the classes.
+    """
+    meta, names = folder / "dataset_meta.json", folder / "classes.txt"
+    if meta.is_file():
+        path, known = meta, _read_meta(meta)
+    elif names.is_file():
+        lines = read_lines(names, "write one class a line")
+        first = 0 if lines[0].casefold() == _BACKGROUND else 1
+        path, known = names, dict(enumerate(lines, start=first))
+    else:
+        return None
+    if missing := set(classes) - set(known.values()):
+        raise UsageError(f"it has no value for {min(missing)}", path, "add the class")
+    labels = {name: label for label, name in enumerate(classes, start=1)}
+    labels |= {name: 0 for name in known.values() if name.casefold() == _BACKGROUND}
+    return {0: 0, IGNORE: IGNORE} | {v: labels.get(n, IGNORE) for v, n in known.items()}
+
+
+def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: Path) -> None:
+    """Write masks with other values.
+
+    Args:
+        masks: by name, with suffix, below ``folder``.
+        values: the new value of each value, as :func:`read_mask_values` returns it.
+        folder: where the new masks go.
+
+    Raises:
+        UsageError: a mask that cannot be read, or a value that the map does not have.
+    """
+    table = np.full(256, -1)
+    table[list(values)] = list(values.values())
+    for name, path in masks.items():
+        mask = read_mask(str(path))
+        new = table[mask]
+        if (new < 0).any():
+            what = f"the mask contains the value {mask[new < 0][0]}, which means no class"
+            raise UsageError(what, path, "correct the mask, or the list of classes beside it")
+        write_mask(folder / name, new.astype(np.uint8))
+
+
+def _read_meta(path: Path) -> dict[int, str]:
+    try:
+        content = json.loads(read_text(path))
+        known = {int(value): str(name) for value, name in content["label_map"].items()}
+        if not known or not all(0 <= value <= IGNORE for value in known):
+            raise ValueError("values from 0 to 255 are expected")
+        return known
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = 'write {"label_map": {"0": "background", "1": "cat"}}'
+        raise UsageError(f"it does not say what values mean ({error})", path, hint) from error
