@@ -132,7 +132,10 @@ class Counts:
         self.ignore = ignore
         self.names: list[str] = []
         matrix, bins = num_classes + 1, (num_classes - 1) * (len(self.thresholds) + 1)
-        self._arrays = {"images": np.zeros(2, np.int64)}
+        self._arrays = {
+            "images": np.zeros(2, np.int64),
+            "labels": np.zeros((num_classes - 1, 4), np.int64),
+        }
         for one in self.measurements:
             shape = (num_classes, bins if one.has_curve else matrix)
             self._arrays[str(one)] = np.zeros(shape, np.int64)
@@ -147,12 +150,21 @@ class Counts:
         """How many of these CAMs or pseudo labels are measured on, which need labels."""
         return int(self._arrays["images"][1])
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Sum of :func:`dalnet.evaluation.label_check.compare_labels` over these images."""
+        return self._arrays["labels"]
+
     def empty_copy(self) -> "Counts":
         """Return counts of the same measurements, at zero."""
         return Counts(self.measurements, self.num_classes, self.threshold, self.ignore)
 
     def update(
-        self, name: str, truth: np.ndarray | None, predictions: Mapping[Measurement, np.ndarray]
+        self,
+        name: str,
+        truth: np.ndarray | None,
+        predictions: Mapping[Measurement, np.ndarray],
+        labels: np.ndarray | None = None,
     ) -> None:
         """Count one image.
 
@@ -161,11 +173,14 @@ class Counts:
             truth: integers ``[H, W]``; an image without a mask, None, is only noted.
             predictions: of those measurements that the image has, :func:`bin_cams` where they have
                 a curve, else label maps, integers ``[H, W]``.
+            labels: of :func:`dalnet.evaluation.label_check.compare_labels`; None without labels.
         """
         if truth is not None:
             # All of them before any is added: an interrupt must not leave an image half counted.
             is_labeled = any(one.needs_labels for one in predictions)
             counted = {"images": np.array([1, is_labeled])}
+            if labels is not None:
+                counted["labels"] = labels
             for one, prediction in predictions.items():
                 if one.has_curve:
                     shape = self._arrays[str(one)].shape

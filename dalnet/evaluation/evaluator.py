@@ -29,6 +29,7 @@ from dalnet.errors import UsageError
 from .counts import Counts, bin_cams, labeled_pixels, mean_iou
 from .crf import CRFPool, CRFTask
 from .dump import Dump, image_name
+from .label_check import compare_labels
 from .results import summarize, write_results
 from .scorer import ImageCAMs, Prediction, label_map_of
 from .sources import Measurement, model_measurements
@@ -45,7 +46,8 @@ class _Pending(NamedTuple):
 
     name: str
     truth: np.ndarray | None
-    label_maps: dict[Measurement, np.ndarray]  # see Counts.update
+    labels: np.ndarray | None  # see Counts.update
+    label_maps: dict[Measurement, np.ndarray]
     refined: "dict[Measurement, Future[np.ndarray]]"
 
 
@@ -124,10 +126,13 @@ class CountsEvaluator(DatasetEvaluator):
 
     def _start(self, record: Record, output: Mapping[Measurement, Prediction]) -> None:
         """Read the mask, once for all measurements; hand the CRFs to the pool."""
-        counts, name, truth = self.counts, image_name(record), None
+        counts, name, truth, labels = self.counts, image_name(record), None, None
         if "sem_seg_file_name" in record:
             truth = read_truth(record, counts.num_classes, counts.ignore)
-        pending = _Pending(name, truth, {}, {})
+            if "image_labels" in record:
+                known = record.get("known_labels")
+                labels = compare_labels(record["image_labels"], known, truth)
+        pending = _Pending(name, truth, labels, {}, {})
         for measurement, prediction in output.items():
             if isinstance(prediction, CRFTask):
                 assert self._pool is not None, "a measurement with CRF needs a pool"
@@ -142,12 +147,12 @@ class CountsEvaluator(DatasetEvaluator):
 
     def _finish(self) -> None:
         """Count the oldest image, waiting for its CRFs."""
-        name, truth, label_maps, refined = self._waiting.popleft()
+        name, truth, labels, label_maps, refined = self._waiting.popleft()
         label_maps |= {measurement: future.result() for measurement, future in refined.items()}
         for measurement, label_map in label_maps.items():
             if self._dump and not measurement.has_curve:
                 self._dump.write_labels(measurement, name, label_map)
-        self.counts.update(name, truth, label_maps)
+        self.counts.update(name, truth, label_maps, labels)
 
     def evaluate(self) -> Counts | None:
         """Return the counts of all ranks on the main rank; else None."""

@@ -19,6 +19,7 @@ from dalnet.modeling.meta_arch.segmentor import crf_parameters
 from dalnet.numbers import finite_or_none, percent, threshold_text
 
 from .counts import Counts, class_ious, labeled_pixels, mean_iou, pixel_accuracy
+from .label_check import describe_differences, label_differences
 from .sources import Measurement
 
 Result = dict[str, Any]
@@ -52,15 +53,18 @@ def summarize(
     Returns:
         ``split``, ``num_images``, ``num_scored`` (images with a mask), ``num_labeled`` (those of
         them that CAMs and pseudo labels are measured on, as they have image-level labels),
-        ``iteration`` where it is known, ``weights_sha256``, ``system``, ``class_names``, ``config``
-        and ``measurements``, which is empty if no image has a mask. A measurement has ``source``,
-        ``title``, ``protocol``, ``scales``, ``flip``, ``crf`` (its parameters, or None),
+        ``iteration`` where it is known, ``weights_sha256``, ``system``, ``class_names``,
+        ``config``, ``label_differences`` where labels and masks differ (see
+        :func:`dalnet.evaluation.label_check.label_differences`) and ``measurements``, which is
+        empty if no image has a mask. A measurement has ``source``, ``title``, ``protocol``,
+        ``scales``, ``flip``, ``crf`` (its parameters, or None),
         ``threshold`` (of CAMs, [low, high] of pseudo labels, or None), ``miou``, ``iou`` by class
         (None for a class without ground truth), ``pixel_accuracy``, ``labeled`` (percent of the
         pixels that are not ignored) and ``confusion`` ([truth][prediction], the last column for
         ignored); CAMs without CRF also ``best_threshold``, ``best_miou`` and ``curve``.
     """
     measured = counts.measurements if counts.num_scored else ()
+    differences = label_differences(counts.labels, class_names)
     return {
         "split": split,
         "num_images": len(counts.names),
@@ -70,6 +74,7 @@ def summarize(
         "weights_sha256": weights_sha256,
         "system": cfg.MODEL.META_ARCHITECTURE,
         "class_names": list(class_names),
+        **({"label_differences": differences} if differences else {}),
         "measurements": [_describe(cfg, one, class_names, counts) for one in measured],
         "config": yaml.safe_load(cfg.dump()),
     }
@@ -141,6 +146,9 @@ def write_results(result: Result, folder: Path) -> None:
         logger.info("%s", format_results(result))
     else:
         logger.warning("%s: nothing was scored.", result["split"])
+    if differences := result.get("label_differences"):
+        text = describe_differences(differences)
+        logger.warning("%s: image-level labels and masks differ: %s.", result["split"], text)
     write_text(folder / "results.json", json.dumps(result, indent=1) + "\n")
     shared = {key: result[key] for key in ("split", "num_scored", "weights_sha256")}
     columns = [*shared, *_COLUMNS, *(f"iou:{name}" for name in result["class_names"])]

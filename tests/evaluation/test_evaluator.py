@@ -290,7 +290,7 @@ def counts(tiny_cfg):
 
 @pytest.fixture
 def inputs(split):
-    return [record | {"height": 40, "width": 50} for record in split.records]
+    return [record | {"height": 40, "width": 50} for record in make_inputs(split.records)]
 
 
 def process(evaluator, counts, record):
