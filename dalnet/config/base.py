@@ -32,6 +32,9 @@ def _add_data(cfg: CN) -> None:
     cfg.DATASETS.DESCRIPTION = ""
     # All training views have one size, so grouping by aspect ratio would only delay images [D].
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    # Training images that cannot be read: False leaves them out and names them in the log, True
+    # ends the run [D].
+    cfg.DATALOADER.STRICT = False
     cfg.INPUT.FORMAT = "RGB"  # the order of the channels; no other is supported [D]
     cfg.INPUT.DATASET_MAPPER_NAME = "MultiCropMapper"  # makes the views: a mapper of dalnet.data
     # Pixels on the short side of a training image before anything else; 0 keeps its size [T].

@@ -17,13 +17,13 @@ from dalnet.io import reading_errors
 from .classes import match_classes
 from .datasets import ensure_registered
 from .datasets.tagged import register_tagged
-from .image_io import read_image
+from .image_io import open_image
 
 logger = logging.getLogger(__name__)
 
 # A crop of VOC's recipe spans about one short side of an image.
 _MAX_SIDES_TO_CROP = 3.0
-_SAMPLES = 5  # images that are read to know the size of all
+_SAMPLES = 5  # images that are opened to know the size of all
 
 
 def check_datasets(
@@ -92,7 +92,7 @@ def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
     if any(cfg.INPUT.MIN_SIZE_TRAIN) or cfg.INPUT.LONGER_SIDE_RANGE or not paths:
         return
     chosen = paths[:: max(len(paths) // _SAMPLES, 1)][:_SAMPLES]
-    side = statistics.median(min(read_image(path).shape[:2]) for path in chosen)
+    side = statistics.median(map(_short_side, chosen))
     factor = statistics.mean(cfg.INPUT.RESCALE_RANGE)
     if side * factor > _MAX_SIDES_TO_CROP * min(cfg.INPUT.CROP.SIZE):
         logger.warning(
@@ -103,6 +103,11 @@ def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
             tuple(cfg.INPUT.CROP.SIZE),
             tuple(cfg.INPUT.RESCALE_RANGE),
         )
+
+
+def _short_side(path: str) -> int:
+    with open_image(path, "image") as image:
+        return min(image.size)
 
 
 @reading_errors()

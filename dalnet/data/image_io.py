@@ -51,11 +51,7 @@ def to_rgb(image: Image.Image, where: str = "image") -> np.ndarray:
     Raises:
         UsageError: it has more than 8 bits a channel.
     """
-    # Pillow cuts off what lies above 255: most of the image would be white.
-    if image.mode.startswith(("I", "F")):
-        what = f"it has more than 8 bits a pixel and one channel (mode {image.mode})"
-        hint = "convert it to 8 bits, in the range that it is to be seen in"
-        raise UsageError(what, where, hint)
+    refuse_deep(image, where)
     image.load()  # First: Pillow turns a TIFF while it loads it, and then drops the tag.
     turn = exif_orientation(image)
     if turn != 1:
@@ -64,6 +60,18 @@ def to_rgb(image: Image.Image, where: str = "image") -> np.ndarray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
+
+
+def refuse_deep(image: Image.Image, where: str) -> None:
+    """Refuse an opened image of more than 8 bits, which Pillow would cut off above 255.
+
+    Raises:
+        UsageError: it is such an image.
+    """
+    if image.mode.startswith(("I", "F")):
+        what = f"it has more than 8 bits a pixel and one channel (mode {image.mode})"
+        hint = "convert it to 8 bits, in the range that it is to be seen in"
+        raise UsageError(what, where, hint)
 
 
 def exif_orientation(image: Image.Image) -> int:

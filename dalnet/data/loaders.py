@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loaders over a system's mapper, valid for Detectron2 v0.5 and later."""
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
-    MapDataset,
     MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
+from detectron2.utils.serialize import PicklableWrapper
+from torch.utils.data import DataLoader, Dataset
 
 from dalnet.config.checks import check_rules, one_of
+from dalnet.errors import UsageError
 
 from .checks import check_datasets, check_masks, warn_of_large_images
 from .classes import number_as_model
+from .image_headers import keep_readable
 from .labels import filter_unlabeled, warn_of_unlearnable
-from .mapper import build_mapper
+from .mapper import Mapper, build_mapper
 from .samplers import ResumableSampler, build_sampler
+
+logger = logging.getLogger(__name__)
 
 _RULES = (
     one_of(("skip", "refuse"), "DATASETS.UNLABELED_IMAGES"),
@@ -32,10 +37,48 @@ _RULES = (
 )
 
 
+class TrainImages(Dataset[dict[str, Any]]):
+    """Mapped records of training; in place of an image that cannot be read comes the next one.
+
+    The inputs then have ``skipped``, the errors of the images before it.
+    """
+
+    def __init__(self, records: list[dict[str, Any]], mapper: Mapper) -> None:
+        self.records = DatasetFromList(records, copy=False)
+        self.mapper = PicklableWrapper(mapper)  # also where workers do not fork
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return the inputs for the record of this number; if none can be, ``skipped`` alone."""
+        skipped: list[UsageError] = []
+        for step in range(len(self)):
+            try:
+                inputs = self.mapper(self.records[(index + step) % len(self)])
+            except UsageError as error:
+                skipped.append(error)
+            else:
+                return inputs | {"skipped": skipped} if skipped else inputs
+        return {"skipped": skipped}
+
+
 class TrainLoader(DataLoader[dict[str, Any]]):
-    """Endless batches of one process, which can begin anywhere in the order of the images."""
+    """Endless batches of one process, which can begin anywhere in the order of the images.
+
+    Attributes:
+        strict: whether an image that cannot be read is an error; else it is skipped.
+        skipped: the sentences of those that were skipped so far.
+    """
 
     _begun = False
+
+    def __init__(self, images: TrainImages, strict: bool, **settings: Any) -> None:
+        """Batch images as PyTorch's loader does with these settings."""
+        super().__init__(images, **settings)
+        self.strict = strict
+        self.skipped: list[str] = []
 
     def start_at(self, batch: int) -> None:
         """Begin with the batch of this number, as a resumed training does.
@@ -63,7 +106,19 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         where to go on; workers that ran at once would read the wrong images.
         """
         self._begun = True
-        yield from super().__iter__()
+        for batch in super().__iter__():
+            for inputs in batch:
+                errors = inputs.pop("skipped", [])
+                if errors and (self.strict or not inputs):
+                    raise errors[0]
+                self._note(errors)
+            yield batch
+
+    def _note(self, errors: Sequence[UsageError]) -> None:
+        for sentence in map(str, errors):
+            if sentence not in self.skipped:
+                self.skipped.append(sentence)
+                logger.warning("skipped image %d: %s", len(self.skipped), sentence)
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
@@ -76,7 +131,8 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
     Raises:
         UsageError: data sets that cannot be used (:func:`~dalnet.data.check_datasets`), an unknown
-            sampler or mapper, or images without labels that the policy refuses.
+            sampler or mapper, images without labels that the policy refuses, or images that cannot
+            be read under ``DATALOADER.STRICT``, now or in their turn.
     """
     check_rules(cfg, _RULES)
     names = list(cfg.DATASETS.TRAIN)
@@ -84,11 +140,13 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     classes = MetadataCatalog.get(names[0]).stuff_classes[1:]
     dicts = filter_unlabeled(dicts, len(classes), cfg.DATASETS.UNLABELED_IMAGES)
+    dicts = keep_readable(dicts, cfg.DATALOADER.STRICT)
     warn_of_unlearnable(dicts, classes)
     warn_of_large_images(cfg, [record["file_name"] for record in dicts])
     # Not by Detectron2's builder: that of version 0.5 cannot pin memory.
     return TrainLoader(
-        MapDataset(DatasetFromList(dicts, copy=False), build_mapper(cfg, is_train=True)),
+        TrainImages(dicts, build_mapper(cfg, is_train=True)),
+        strict=cfg.DATALOADER.STRICT,
         sampler=build_sampler(cfg, dicts),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
         drop_last=True,
@@ -124,8 +182,8 @@ def build_test_loader(
         A loader of lists of one mapped dict (see :class:`~dalnet.data.ImageLabelMapper`).
 
     Raises:
-        UsageError: a data set that cannot be used (:func:`~dalnet.data.check_datasets`), a missing
-            mask, or a folder of masks that cannot be read.
+        UsageError: a data set that cannot be used (:func:`~dalnet.data.check_datasets`), an image
+            that cannot be read, a missing mask, or a folder of masks that cannot be read.
     """
     check_datasets(cfg, [dataset_name], "DATASETS.TEST", any_order=any_order)
     if dicts is None:
@@ -133,6 +191,7 @@ def build_test_loader(
     if any_order:
         dicts = number_as_model(cfg, dataset_name, dicts)
     check_masks(dicts)
+    keep_readable(dicts, strict=True)
     return build_detection_test_loader(
         dicts, mapper=build_mapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )

@@ -83,6 +83,47 @@ def test_workers_draw_differently(tree, tree_cfg):
     assert not torch.equal(first[0]["local_views"], second[0]["local_views"])
 
 
+def damage(path, kept=100):
+    """Cut an image off behind its header."""
+    path.write_bytes(path.read_bytes()[:kept])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_only_their_turn_shows_to_be_damaged_are_skipped_and_counted(
+    tree, tree_cfg, caplog, workers
+):
+    damage(tree / "JPEGImages" / "p2.png")
+    damage(tree / "JPEGImages" / "p3.png")
+    cfg = tree_cfg("DATALOADER.NUM_WORKERS", workers)
+    loader = build_train_loader(cfg)
+    seen = [d for batch in islice(loader, 12) for d in batch]
+    assert {d["image_id"] for d in seen} == {"p0", "p1", "p4"}
+    assert not any("skipped" in d for d in seen)
+    assert len(loader.skipped) == 2
+    assert "skipped image 2" in caplog.text and "p2.png" in caplog.text
+    cfg.DATALOADER.STRICT = True
+    with refused(tree / "JPEGImages"):
+        list(islice(build_train_loader(cfg), 12))
+
+
+def test_training_ends_where_no_image_can_be_read(tree, tree_cfg):
+    for path in (tree / "JPEGImages").iterdir():
+        damage(path)
+    with refused(tree / "JPEGImages"):
+        next(iter(build_train_loader(tree_cfg())))
+
+
+def test_images_whose_header_is_damaged_are_found_at_the_start(tree, tree_cfg, caplog):
+    (tree / "JPEGImages" / "p2.png").write_bytes(b"no image")
+    seen = [d for batch in islice(build_train_loader(tree_cfg()), 12) for d in batch]
+    assert {d["image_id"] for d in seen} == {"p0", "p1", "p3", "p4"}
+    assert "left out 1 of 5" in caplog.text and "p2.png" in caplog.text
+    with refused("p2.png"):
+        build_train_loader(tree_cfg("DATALOADER.STRICT", True))
+    with refused("p2.png"):
+        build_test_loader(tree_cfg(), "built_tree")
+
+
 def test_test_loader_yields_every_image_once(tree, tree_cfg):
     loader = build_test_loader(tree_cfg("DATALOADER.NUM_WORKERS", 1), "built_tree")
     outs = [d for batch in loader for d in batch]
