@@ -7,6 +7,7 @@ works before Detectron2 exists.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
@@ -37,6 +38,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; the exit status is 0, 1 after bad input, 2 after bad usage."""
     argv = sys.argv[1:] if argv is None else argv
+    # Names of files may hold letters that the terminal has not, or no letters at all.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     name = next((word for word in argv if not word.startswith("-")), "")
     with one_sentence_errors():
         _refuse_unknown(name)

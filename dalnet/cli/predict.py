@@ -18,6 +18,9 @@ is 1 if nothing could be predicted. The log and the full config are in the folde
 """
 
 import argparse
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -92,17 +95,33 @@ def run(args: argparse.Namespace) -> int:
     else:
         inputs = [PredictionInput(args.webcam, Path(f"webcam{args.webcam}"), is_video=True)]
     protocol = asdict(Protocol.parse(args.protocol)) if args.protocol else {}
+    setup_logger(name="dalnet")
     log = args.output / "log"
-    with atomic_write(log / "config.yaml") as unfinished:
-        setup_logger(str(log.resolve()), name="dalnet")
-        predictor = Predictor(args.weights or "", config=args.config, opts=args.opts, **protocol)
-        unfinished.write_text(predictor.cfg.dump(), encoding="utf-8")
-    shown = args.classes
-    if shown and predictor.is_open:
-        predictor.set_vocabulary(shown)
-        shown = None
-    options = PredictOptions(args.save, shown, args.image_classes)
-    return predict_files(predictor, inputs, args.output, options)
+    with contextlib.ExitStack() as stack:
+        with atomic_write(log / "config.yaml") as unfinished:
+            stack.enter_context(_log_to(log / "log.txt"))
+            model = args.weights or ""
+            predictor = Predictor(model, config=args.config, opts=args.opts, **protocol)
+            unfinished.write_text(predictor.cfg.dump(), encoding="utf-8")
+        shown = args.classes
+        if shown and predictor.is_open:
+            predictor.set_vocabulary(shown)
+            shown = None
+        options = PredictOptions(args.save, shown, args.image_classes)
+        return predict_files(predictor, inputs, args.output, options)
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Append to a file whatever the package logs, also names of files that are no valid text."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+    logging.getLogger("dalnet").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("dalnet").removeHandler(handler)
+        handler.close()
 
 
 def _names(text: str) -> list[str]:

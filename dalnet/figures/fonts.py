@@ -22,7 +22,7 @@ def find_font(text: str) -> str:
     Where no installed font has them all, that is logged once for each text, and letters that the
     default one lacks are drawn as boxes.
     """
-    letters = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
+    letters = {ord(letter) for letter in text if letter.isprintable()}
     # Regular weight first. The font of last resort has a box for every letter.
     fonts = sorted(fontManager.ttflist, key=lambda font: (font.weight != 400, font.fname))
     files = [font.fname for font in fonts if "Last Resort" not in font.name]

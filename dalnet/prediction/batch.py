@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dalnet.data.image_io import open_image
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 
@@ -102,10 +103,16 @@ def _reason(item: PredictionInput, error: UsageError) -> str:
 def _predict_image(
     predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
 ) -> None:
+    assert isinstance(item.source, Path)
     save = options.save or ("overlay", "mask")
     wants_cams = "cam" in save or bool(options.image_classes)
     needed = wants_cams or predictor.needs_image_classes
-    prediction = predictor(Path(str(item.source)), options.image_classes if needed else ())
+    prediction = predictor(item.source, options.image_classes if needed else ())
+    with open_image(str(item.source), "image") as image:
+        frames = getattr(image, "n_frames", 1)
+        # What a camera's MPO has beside its first image is another view, or a preview, of it.
+        if frames > 1 and image.format != "MPO":
+            logger.warning("%s: only the first of its %d images is predicted", item.source, frames)
     if "overlay" in save:
         _save_picture(paths.overlay(item), prediction.overlay(options.classes))
     if "mask" in save:

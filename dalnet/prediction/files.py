@@ -175,8 +175,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     for parent, folders, files in os.walk(folder, onerror=warn, followlinks=True):
         place = os.path.realpath(parent)
-        folders[:] = [] if place in entered else [f for f in folders if not f.startswith(".")]
+        if place in entered:
+            folders.clear()
+            continue
         entered.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from dalnet.checkpoint import config_for, load_model
 from dalnet.config.validation import check_values
 from dalnet.data.augmentation import resize_image
+from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.image_io import read_image, to_rgb
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
@@ -102,8 +103,12 @@ class Predictor:
         """Look for the classes ``names`` from now on.
 
         Raises:
-            UsageError: the system is not open, or a name cannot be asked for.
+            UsageError: the system is not open, a name cannot be asked for, or there are more than
+                a label map holds.
         """
+        if len(names) >= IGNORE_LABEL:
+            hint = f"name less than {IGNORE_LABEL}, as label maps have 8 bits"
+            raise UsageError(f"there are {len(names)} classes", "vocabulary", hint)
         self._model.set_vocabulary(names)
         self.class_names: tuple[str, ...] = tuple(self._model.class_names)
 

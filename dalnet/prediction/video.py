@@ -92,6 +92,7 @@ def write_video(
     Raises:
         UsageError: it cannot be written, or nothing was.
     """
+    _as_text(path)
     writer, count, start = cv2.VideoWriter(), 0, time.monotonic()
     with atomic_write(path) as unfinished:
         # OpenCV chooses the container by the suffix.
@@ -100,7 +101,7 @@ def write_video(
         def write(frame: np.ndarray) -> None:
             nonlocal count
             size, codec = frame.shape[1::-1], cv2.VideoWriter.fourcc(*"mp4v")
-            if not (count or writer.open(_as_text(temporary), codec, rate, size)):
+            if not (count or writer.open(str(temporary), codec, rate, size)):
                 what = f"no video of {size[0]} x {size[1]} pixels can be written"
                 raise UsageError(what, path, "free the place or name another")
             due = max(round((time.monotonic() - start) * rate) if live else 0, count + 1)

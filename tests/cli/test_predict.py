@@ -2,7 +2,11 @@
 """Predicting from the command line, with and without a config, through demo/predict.py."""
 
 import logging
+import os
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +82,20 @@ def test_bad_input_is_one_sentence(program, capfd, arguments, part):
     errors = [x for x in capfd.readouterr().err.splitlines() if x.startswith("error: ")]
     assert len(errors) == 1 and part in errors[0]
     assert not list(Path().glob("out/*.*"))
+
+
+def test_names_that_are_no_text_in_the_c_locale(program, tmp_path):
+    output, folder = os.fsdecode(b"out\xff"), Path(os.fsdecode(b"in\xff"))
+    folder.mkdir()
+    shutil.copy("a.png", folder / "猫.png")
+    (folder / "broken 猫.png").touch()
+    command = [sys.executable, ROOT / "demo" / "predict.py", "--weights", "run", "--input", folder]
+    c = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--output", output], env={**os.environ, **c}, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
+    assert Path(output, "猫_mask.png").is_file()
+    log = Path(output, "log", "log.txt").read_text(encoding="utf-8")
+    assert "1 of 2" in log and "left out" in log

@@ -101,6 +101,25 @@ def test_what_cannot_be_written_is_left_out(predict, image, caplog):
     assert caplog.text.encode()  # what a log file asks of it
 
 
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.png", "猫 ß.png".encode(), b"[1] 50%d #?&.png", b"a b..png", b"'\"<b>.png"]
+)
+def test_files_of_any_name_are_predicted(predict, image, name):
+    path = Path("in", os.fsdecode(name))
+    Image.fromarray(image).save(path)
+    assert predict(str(path), save=["mask"]) == 1
+    assert results() == {f"{path.stem}_mask.png"}
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "mpo"])
+def test_further_images_of_a_file_are_spoken_of(predict, image, caplog, suffix):
+    frames = [Image.fromarray(np.roll(image, 9 * i, axis=0)) for i in range(3)]
+    frames[0].save(f"in/a.{suffix}", save_all=True, append_images=frames[1:])
+    assert predict("in", save=["mask"]) == 1
+    # The other views in a camera's MPO are no images of their own.
+    assert ("first of its 3 images" in caplog.text) == (suffix != "mpo")
+
+
 def test_a_full_disk_ends_it(predict, image, monkeypatch):
     for name in "ab":
         Image.fromarray(image).save(f"in/{name}.png")

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files are found, what their results are called, and that no input is overwritten."""
 
+import errno
+import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,57 @@ def test_inputs_are_never_overwritten(tree, name):
     for folder in ("a", "link"):
         with refused("a/", name):
             write(folder)
+
+
+def test_links_that_lead_in_circles_end(tree):
+    # By glob, two of them in a folder would be followed along 2 to the power of 40 paths.
+    for name in ("ring1", "ring2"):
+        Path("a", name).symlink_to(tree / "a")
+    assert find("a/**/*.jpg") == images("x", "deep/x")
+    assert find("a/**") == {**images("x.jpg", "x.png", "y", "deep/x"), "walk": True}
+
+
+def test_patterns_stand_below_folders_of_any_name(tree):
+    for name in ("p[1]/q/r.png", "p[1]/q.png", "p[1]/50% *.png", "~z.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert find("p[1]/*.png") == images("q", "50% *")
+    assert find("p[1]/**/r.png") == images("q/r")
+    assert find("p[1]/**/q/*") == images("q/r")
+    assert find("~z.png") == images("~z")
+
+
+def test_what_cannot_be_looked_into_is_named(tree, monkeypatch, caplog):
+    Path("a/broken.png").symlink_to("nowhere")
+    assert "broken" in {item.name.name for item in find_inputs(["a"], Path("out"))}
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, "not allowed", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert "deep/x" not in {str(item.name) for item in find_inputs(["a"], Path("out"))}
+    assert "a/deep" in caplog.text and "not allowed" in caplog.text
+
+
+def test_two_results_of_one_name_are_refused():
+    first = PredictionInput(Path("in/x.png"), Path("x"))
+    second = PredictionInput(Path("in/x_cam.png"), Path("x_cam"))
+    paths = ResultPaths(Path("out"), [first, second], ["background", "mask"])
+    assert paths.cam(first, "mask") == Path("out/x_cam_mask.png")
+    assert paths.cam(first, "mask")
+    with refused("x_cam.png", "in/x.png"):
+        paths.mask(second)
+
+
+def test_class_names_lead_to_no_other_folder_and_no_long_name():
+    names = ["background", "../../up", "/root", "..", "long " * 60, "long " * 60 + "er"]
+    item = PredictionInput(Path("in/x.png"), Path("x"))
+    paths = ResultPaths(Path("out"), [item], names)
+    found = [paths.cam(item, name) for name in names]
+    assert len(set(found)) == len(names)
+    for path in found:
+        assert path.parent == Path("out") and len(path.name) < 100

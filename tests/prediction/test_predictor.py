@@ -85,6 +85,33 @@ def test_paths_pictures_and_arrays_are_images(toy_checkpoint, make_image, tmp_pa
         np.testing.assert_array_equal(result.labels, results[0].labels)
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_a_picture_is_seen_as_its_file_is(toy_checkpoint, make_image, tmp_path, mode, suffix):
+    predictor, picture = Predictor(toy_checkpoint), Image.fromarray(make_image(40, 60))
+    if mode in ("LA", "RGBA"):
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    picture, path = picture.convert(mode), tmp_path / f"x.{suffix}"
+    if (suffix, mode) in (("png", "CMYK"), ("tif", "LA")) or suffix == "webp":
+        picture = picture.convert("RGBA" if "A" in mode else "RGB")
+    picture.save(path, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(predictor(picture).image, predictor(path).image)
+    if "A" in mode:
+        # Transparent at the top: white.
+        assert predictor(picture).image[0].min() > 250
+
+
+def test_classes_of_another_name_or_order_are_refused(toy_checkpoint, tiny_cfg, tmp_path):
+    names = list(Predictor(toy_checkpoint).class_names)
+    for changed in ([*names[:-1], "sun"], [names[0], names[2], names[1], *names[3:]]):
+        tiny_cfg.MODEL.CLASS_NAMES, tiny_cfg.MODEL.PROMPT_NAMES = changed, changed[1:]
+        config = tmp_path / "config.yaml"
+        config.write_text(tiny_cfg.dump())
+        differing = next(one for one, other in zip(changed, names, strict=True) if one != other)
+        with refused("", differing, "model_final.pth"):
+            Predictor(toy_checkpoint, config=str(config))
+
+
 def test_protocol_and_found_classes(toy_checkpoint, make_image):
     image, single = make_image(40, 40), Predictor(toy_checkpoint)
     result = single(image)

@@ -2,6 +2,9 @@
 """Videos in and out, whole or not at all; a camera played by a file."""
 
 import logging
+import os
+import shutil
+import struct
 
 import cv2
 import numpy as np
@@ -114,3 +117,77 @@ def test_a_recording_lasts_as_long_as_its_making(tmp_path, monkeypatch):
             write(frame)
     # 0.95 seconds at 10 frames a second; the last frame once although hardly any time has passed.
     assert VideoReader(tmp_path / "out.mp4").announced == 10
+
+
+class Capture:
+    """A capture of which some properties are others."""
+
+    def __init__(self, capture, **properties):
+        self._capture = capture
+        self._properties = {getattr(cv2, f"CAP_PROP_{k}"): v for k, v in properties.items()}
+
+    def __getattr__(self, name):
+        return getattr(self._capture, name)
+
+    def get(self, prop):
+        value = self._properties.get(prop)
+        return self._capture.get(prop) if value is None else value() if callable(value) else value
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 90000, 1e-9])
+def test_rates_that_cannot_be_are_replaced_and_named(tmp_path, monkeypatch, caplog, rate):
+    make_video(tmp_path / "x.mp4", 3)
+    capture = cv2.VideoCapture
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda s: Capture(capture(s), FPS=rate))
+    assert VideoReader(tmp_path / "x.mp4").rate == 25
+    assert "x.mp4" in caplog.text and "25 frames a second" in caplog.text
+
+
+@pytest.mark.parametrize("rate", [29.97, 23.976, 7.123, 0.5, 240, 1000])
+def test_odd_rates_are_kept(tmp_path, rate, caplog):
+    make_video(tmp_path / "x.mp4", 8, rate=rate)
+    reader = VideoReader(tmp_path / "x.mp4")
+    assert reader.rate == pytest.approx(rate, rel=1e-3)
+    assert len(list(reader)) == 8
+    assert not caplog.text
+
+
+def test_a_rate_that_varies_is_named(tmp_path, monkeypatch, caplog):
+    make_video(tmp_path / "x.mp4", 4, rate=10)
+    times = iter([50, 150, 900, 950])
+    capture, change = cv2.VideoCapture, {"POS_MSEC": lambda: next(times)}
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda s: Capture(capture(s), **change))
+    assert len(list(VideoReader(tmp_path / "x.mp4"))) == 4
+    assert "x.mp4" in caplog.text and "10 frames a second throughout" in caplog.text
+
+
+def test_frames_of_a_turned_video_are_upright(tmp_path):
+    make_video(tmp_path / "x.mp4", 2, size=(48, 64))
+    content = (tmp_path / "x.mp4").read_bytes()
+    # The matrix in the track's header: behind its type 40 bytes, nine numbers of 4.
+    start = content.index(b"tkhd") + 44
+    one = 1 << 16
+    turned = struct.pack(">9i", 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)
+    (tmp_path / "x.mp4").write_bytes(content[:start] + turned + content[start + 36 :])
+    assert next(iter(VideoReader(tmp_path / "x.mp4"))).shape == (64, 48, 3)
+
+
+def test_damaged_videos_are_named(tmp_path):
+    make_video(tmp_path / "x.mp4", 4)
+    content = (tmp_path / "x.mp4").read_bytes()
+    for size in (0, 100, len(content) // 2):
+        (tmp_path / "x.mp4").write_bytes(content[:size])
+        with refused("x.mp4"):
+            list(VideoReader(tmp_path / "x.mp4"))
+
+
+def test_names_that_opencv_crashes_at_are_refused(tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff.mp4")
+    with refused(odd):
+        make_video(odd, 1)
+    assert not list(tmp_path.iterdir())
+    make_video(tmp_path / "50%d [1].mp4", 2)
+    shutil.copy(tmp_path / "50%d [1].mp4", odd)
+    with refused(odd):
+        VideoReader(odd)
+    assert len(list(VideoReader(tmp_path / "50%d [1].mp4"))) == 2
