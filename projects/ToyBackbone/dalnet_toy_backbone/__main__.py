@@ -3,7 +3,8 @@
 
     python -m dalnet_toy_backbone
 
-By default it overwrites the weights that come with dalnet: see dalnet/assets/README.md.
+By default it overwrites the weights that come with dalnet: see dalnet/assets/README.md. With
+--cnn resnet18 it trains the trunk of CLIMS's toy recipes, which MODEL.CNN.WEIGHTS takes.
 Interrupted, the same command with --resume goes on.
 """
 
@@ -27,13 +28,19 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--iterations", type=int, default=TrainOptions.iterations)
     parser.add_argument("--seed", type=int, default=TrainOptions.seed)
-    parser.add_argument("--output", type=Path, default=ASSETS / "toy_vit.safetensors")
-    folder = Path("output/toy_backbone")
-    parser.add_argument("--folder", type=Path, default=folder, help="of log and checkpoints")
+    parser.add_argument("--cnn", default="", help="timm's name of a CNN to train instead")
+    text = "default: the file that comes with dalnet; of a CNN, output/toy_<name>.safetensors"
+    parser.add_argument("--output", type=Path, help=text)
+    text = "of log and checkpoints (default: output/toy_backbone, of a CNN output/toy_<name>)"
+    parser.add_argument("--folder", type=Path, help=text)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args()
     if args.iterations < 1 or args.seed < 0:
         parser.error("--iterations must be at least 1, and --seed at least 0")
+    name = f"toy_{args.cnn}" if args.cnn else "toy_backbone"
+    args.folder = args.folder or Path("output", name)
+    own = Path("output", f"{name}.safetensors") if args.cnn else ASSETS / "toy_vit.safetensors"
+    args.output = args.output or own
     return args
 
 
@@ -41,7 +48,7 @@ def main() -> None:
     """Train as the command line says."""
     args = parse_args()
     with one_sentence_errors():
-        options = TrainOptions(iterations=args.iterations, seed=args.seed)
+        options = TrainOptions(iterations=args.iterations, seed=args.seed, cnn=args.cnn)
         try:
             for name in ("detectron2", "fvcore", __package__):
                 setup_logger(str(args.folder), name=name)

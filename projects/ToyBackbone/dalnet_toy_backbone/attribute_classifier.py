@@ -6,22 +6,26 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from .cnn_tokens import CNNTokens
+
 # Those of configs/toy_dalnet.yaml, which the encoder is trained for.
 _PIXEL_MEAN = _PIXEL_STD = 127.5
 
 
 class AttributeClassifier(nn.Module):
-    """A ViT with a linear layer on the class token and one on the pooled patch tokens.
+    """An encoder with a linear layer on the first token and one on the pooled patch tokens.
 
     The max-pooled patch tokens of each tile name the attributes of that tile, the class token names
     those of all. Since a tile is judged by its own tokens, these stay local.
 
     Attributes:
-        vit: the encoder, timm's own model.
+        vit: the encoder, timm's own ViT or a CNN that gives tokens as it does.
         attributes: number of values of each attribute by name; K is their sum.
     """
 
-    def __init__(self, vit: VisionTransformer, attributes: dict[str, int], num_tiles: int) -> None:
+    def __init__(
+        self, vit: VisionTransformer | CNNTokens, attributes: dict[str, int], num_tiles: int
+    ) -> None:
         """
         Args:
             vit: encoder without classifier, with a class token.

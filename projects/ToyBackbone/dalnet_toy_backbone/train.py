@@ -25,6 +25,7 @@ from dalnet.io import atomic_write
 from dalnet.modeling import TimmViT
 
 from .attribute_classifier import AttributeClassifier
+from .cnn_tokens import CNNTokens
 from .collages import NUM_LABELS, PATCH, TILES, Batch, training_batches, unseen_batches
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class TrainOptions(RunOptions):
     memory: int = 4096  # number of the latest collages that batches are chosen from
     initial: int = 256  # collages drawn at the start
     fresh: int = 4  # collages drawn for each further iteration
+    cnn: str = ""  # timm's name of a CNN to train in place of the ViT
 
 
 def train(
@@ -86,7 +88,7 @@ def train(
     Raises:
         UsageError: the checkpoint is of a run with other options.
     """
-    model = build_classifier(options.seed)
+    model = build_classifier(options.seed, options.cnn)
     source = (options.seed, options.batch_size, options.memory, options.initial, options.fresh)
     evaluation = hooks.EvalHook(save_every, partial(evaluate, model, options, batches=4))
     run(model, partial(training_batches, *source), options, folder, resume, save_every, evaluation)
@@ -137,9 +139,11 @@ def run(
         trainer.train(start, options.iterations)
 
 
-def build_classifier(seed: int) -> AttributeClassifier:
-    """The classifier around the very encoder that ``TimmViT`` trains."""
+def build_classifier(seed: int, cnn: str = "") -> AttributeClassifier:
+    """The classifier around the very encoder that ``TimmViT``, or ``TimmCNN``, trains."""
     torch.manual_seed(seed)
+    if cnn:
+        return AttributeClassifier(CNNTokens(cnn, PATCH), NUM_LABELS, TILES)
     vit = TimmViT(name=_VIT, weights="", intermediate_block=1, overrides=_SIZES).vit
     return AttributeClassifier(vit, NUM_LABELS, TILES)
 
@@ -195,7 +199,8 @@ def evaluate(
 
 def save_encoder(model: AttributeClassifier, path: Path) -> None:
     """Write the encoder in half precision, with timm's names and without a classifier."""
-    state = {key: value.half().contiguous() for key, value in model.vit.state_dict().items()}
+    encoder = model.vit.cnn if isinstance(model.vit, CNNTokens) else model.vit
+    state = {key: value.half().contiguous() for key, value in encoder.state_dict().items()}
     with atomic_write(path) as temporary:
         save_file(state, temporary)
     logger.info("wrote %s", path)
