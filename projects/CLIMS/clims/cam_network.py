@@ -16,7 +16,7 @@ from dalnet.modeling.multi_scale import Features
 
 
 @META_ARCH_REGISTRY.register()
-class CAMBaseline(WeakSegmentor):
+class CAMBaseline(WeakSegmentor[TrainingBatch]):
     """A CNN that classifies images; the weights of its classifier give CAMs.
 
     Mean pooling, a linear layer without bias, and the sigmoid cross-entropy of each class.

@@ -60,6 +60,7 @@ class CLIMS(CAMBaseline):
         self._matching = [] if matching is None else [matching]
         self._load_matching = load_matching
         self.criterion = criterion
+        self._warned = False  # of a batch without classes
         self.register_buffer("clip_mean", torch.tensor(clip_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("clip_std", torch.tensor(clip_std).view(-1, 1, 1), persistent=False)
 
@@ -103,8 +104,11 @@ class CLIMS(CAMBaseline):
         objects, backgrounds, (_, classes) = masked_images(
             images, maps, batch.image_labels, matching.image_size
         )
-        if not len(classes):
-            logger.warning("A batch has no image with a label: it only teaches maps to be small.")
+        if not len(classes) and not self._warned:
+            self._warned = True
+            logger.warning(
+                "A batch has no image that shows a class: its only loss is the area of the maps."
+            )
         outputs = {"maps": maps, "objects": matching.embed(objects)}
         if "btm" in self.criterion.weights:
             outputs["backgrounds"] = matching.embed(backgrounds)

@@ -24,7 +24,7 @@ from dalnet.data.mapper import SingleViewMapper
 from dalnet.data.views import SingleView
 from dalnet.errors import UsageError
 from dalnet.modeling.backbone.cnn import create_cnn, load_cnn_weights
-from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.batch import ImageBatch
 from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.multi_scale import Features
 
@@ -36,8 +36,8 @@ _CHANNELS, _GROUPS = 32, 4
 
 
 @dataclass(frozen=True)
-class EdgeBatch(TrainingBatch):
-    """A batch with label maps.
+class EdgeBatch(ImageBatch):
+    """N training images with label maps.
 
     Attributes:
         label_maps: ``[N, H / 4, W / 4]``, of the views' pixels, 255 for unsure ones.
@@ -47,7 +47,7 @@ class EdgeBatch(TrainingBatch):
 
 
 @META_ARCH_REGISTRY.register()
-class EdgeNetwork(WeakSegmentor):
+class EdgeNetwork(WeakSegmentor[EdgeBatch]):
     """Edges from all stages of a frozen, pre-trained CNN; it has no predictions of classes."""
 
     sources = {}
@@ -195,6 +195,4 @@ class EdgeMapper(SingleViewMapper):
         image = read_image(record["file_name"])
         path = self.labels / f"{Path(record['file_name']).stem}.png"
         label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
-        labels = torch.zeros(self.num_classes)
-        labels[record["image_labels"]] = 1.0
-        return {"image_labels": labels, **self.view.show_both(image, label_map, self.ignore)}
+        return self.view.show_both(image, label_map, self.ignore)
