@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outside files of weights: found, and read without running anything they contain."""
 
+import re
 import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm.models
 from detectron2.utils.file_io import PathManager
+from torch import Tensor
 
 import dalnet.assets  # noqa: F401  (registers dalnet://)
 from dalnet.errors import UsageError
@@ -47,8 +50,20 @@ def refused_with(what: str, where: object = "", hint: str = "") -> Iterator[None
     except UsageError:
         raise
     except Exception as error:  # each reader, and each family of timm, fails with its own types
-        reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
-        raise UsageError(f"{what}: {reason}", where, hint) from error
+        raise UsageError(f"{what}: {reason_of(error)}", where, hint) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says, shortened, and without advice that a user cannot follow."""
+    text = str(error) or type(error).__name__
+    if "weights_only" in text:
+        # torch and timm advise to load the file in another way, which is never done here.
+        found = re.search(r"(?:GLOBAL|globals:) ([\w.]+)", text)
+        if found is None:
+            return "it is damaged, or holds more than tensors"
+        kind = found[1].rstrip(".")
+        return f"it holds objects of {kind}, which are not loaded, as that could run code"
+    return textwrap.shorten(text, 300, placeholder=" ...")
 
 
 def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
@@ -72,7 +87,9 @@ def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
 def read_state(path: Path, key: str) -> dict[str, Any]:
     """Return the state dict in a ``.safetensors`` or PyTorch file (``weights_only=True``).
 
-    Wrappings such as ``{"state_dict": ...}``, ``{"model": ...}`` and ``module.`` are taken off.
+    Wrappings such as ``{"state_dict": ...}``, ``{"model": ...}`` and ``module.`` are taken off, of
+    moving averages (``{"model_ema": ...}``) too. Several states in one file, such as
+    ``{"student": ..., "teacher": ...}``, are joined, with names such as ``teacher.blocks.0``.
 
     Args:
         path: the file.
@@ -81,5 +98,42 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
     Raises:
         UsageError: damaged, or it holds objects other than tensors.
     """
-    with refused_with(f"{key} names it, but it cannot be read as a file of tensors", path):
-        return timm.models.load_state_dict(str(path), weights_only=True)
+    with refused_with(
+        f"{key} names it, but it cannot be read as a file of tensors",
+        path,
+        "name a .safetensors file, or one that torch.save made of a state dict alone",
+    ):
+        state = timm.models.load_state_dict(str(path), weights_only=True)
+        return _join_states(state) if any(isinstance(v, dict) for v in state.values()) else state
+
+
+def _join_states(state: dict[str, Any]) -> dict[str, Any]:
+    joined: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            inner = timm.models.clean_state_dict(_join_states(value))
+            joined |= {f"{name}.{key}": item for key, item in inner.items()}
+        elif isinstance(value, Tensor):
+            joined[name] = value
+    return joined
+
+
+def find_part(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the part of a state dict that a model's ``names`` are found in, by these names.
+
+    Args:
+        state: perhaps of a larger model, whose names for the part share a prefix, such as
+            ``module.encoder.`` or ``teacher.backbone.``.
+        names: of the model's own state dict.
+
+    Returns:
+        What has the prefix behind which most of the names are found, without it; of equals, that of
+        a moving average. All of ``state`` where no name is found.
+    """
+    found: Counter[str] = Counter()
+    for key in state:
+        starts = [0, *(place + 1 for place, letter in enumerate(key) if letter == ".")]
+        found.update(key[:start] for start in starts if key[start:] in names)
+    averages = ("teacher", "ema")
+    prefix = max(found, key=lambda p: (found[p], any(a in p for a in averages)), default="")
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

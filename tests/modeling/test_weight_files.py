@@ -8,7 +8,7 @@ from helpers import refused
 from safetensors.torch import save_file
 
 from dalnet import assets
-from dalnet.modeling.weight_files import local_file, read_state
+from dalnet.modeling.weight_files import find_part, local_file, read_state
 
 SUFFIXES = (".safetensors", ".pth")
 
@@ -26,9 +26,11 @@ class Harmful:
 def test_objects_are_never_unpickled(tmp_path):
     trace, path = tmp_path / "trace", tmp_path / "weights.pth"
     torch.save({"x": Harmful(str(trace))}, path)
-    with refused("weights.pth", "SOME.KEY"):
+    with refused("weights.pth", "SOME.KEY", "open") as error:
         read_state(path, "SOME.KEY")
     assert not trace.exists()
+    # torch advises to allow it, which no command does.
+    assert "weights_only" not in str(error.value) and "safe_globals" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 20])
@@ -52,6 +54,41 @@ def test_wrappings_are_taken_off(tmp_path):
     save_file({"x": value}, tmp_path / "bare.safetensors")
     for name in ("wrapped.pth", "bare.safetensors"):
         assert torch.equal(read_state(tmp_path / name, "SOME.KEY")["x"], value)
+
+
+def test_several_states_in_one_file_are_joined(tmp_path):
+    value = torch.arange(3.0)
+    states = {"student": {"module.x": value}, "teacher": {"net": {"x": value + 1}}, "epoch": 3}
+    torch.save(states, tmp_path / "joined.pth")
+    joined = read_state(tmp_path / "joined.pth", "SOME.KEY")
+    assert {key: item.tolist() for key, item in joined.items()} == {
+        "student.x": [0, 1, 2],
+        "teacher.net.x": [1, 2, 3],
+    }
+
+
+@pytest.mark.parametrize(
+    "prefixes, chosen",
+    [
+        (["module.encoder."], "module.encoder."),
+        (["student.", "teacher."], "teacher."),
+        (["ema_model.", ""], "ema_model."),
+        (["online.", "target."], "online."),
+        ([""], ""),
+    ],
+)
+def test_the_part_of_a_model_is_found_by_its_names(prefixes, chosen):
+    names = ["stem.weight", "blocks.0.weight", "norm.weight"]
+    state = {f"{prefix}{name}": (prefix, name) for prefix in prefixes for name in names}
+    state |= {"head.norm.weight": None, "queue": None}
+    found = find_part(state, names)
+    assert {name: found[name] for name in names} == {name: (chosen, name) for name in names}
+    assert chosen == "" or found.keys() == set(names)
+
+
+def test_a_state_of_other_names_stays_as_it_is():
+    state = {"visual.class_embedding": 1, "visual.proj": 2}
+    assert find_part(state, ["cls_token", "pos_embed"]) == state
 
 
 def test_local_file(tmp_path):

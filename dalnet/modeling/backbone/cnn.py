@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dalnet.modeling.backbone.weights import load_from_hub
-from dalnet.modeling.weight_files import local_file, read_state, refused_with
+from dalnet.modeling.weight_files import find_part, local_file, read_state, refused_with
 
 logger = logging.getLogger(__name__)
 
 _PROBE = 128  # pixels of an image by which strides are found; a multiple of any CNN's stride
 _STEM = ("conv1", "conv_stem", "bn1")  # what timm's CNNs call the layers before their stages
-_IN_CHECKPOINT = "backbone.cnn."  # what precedes the trunk's keys in a checkpoint of a training
 
 
 @BACKBONE_REGISTRY.register()
@@ -182,21 +181,16 @@ def load_cnn_weights(cnn: nn.Module, name: str, weights: str, key: str) -> None:
     else:
         path = local_file(weights, key, (".safetensors", ".pth", ".pt"))
         source, state = str(path), read_state(path, key)
-    trunk = {
-        part.removeprefix(_IN_CHECKPOINT): value
-        for part, value in state.items()
-        if part.startswith(_IN_CHECKPOINT)
-    }
     with refused_with(
         f"{key} names it, but it does not fit {name}",
         where=source,
         hint="name the matching model or another file",
     ):
         own = cnn.state_dict()
-        if own.keys() <= trunk.keys() or own.keys() == state.keys():
-            cnn.load_state_dict(trunk or state)
-        else:
-            cnn.load_state_dict(_trunk_of_classifier(own, name, state))
+        state = find_part(state, own.keys())
+        if own.keys() != state.keys():
+            state = _trunk_of_classifier(own, name, state)
+        cnn.load_state_dict(state)
     logger.info("Loaded the weights of %s from %s.", name, source)
 
 

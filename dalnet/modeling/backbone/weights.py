@@ -10,15 +10,13 @@ import timm.models
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from dalnet.errors import UsageError
-from dalnet.modeling.weight_files import local_file, read_state, refused_with
+from dalnet.modeling.weight_files import find_part, local_file, read_state, refused_with
 
 logger = logging.getLogger(__name__)
 
 _KEY = "MODEL.VIT.WEIGHTS"
 # Parts that follow the tokens; an ImageNet checkpoint has them, this encoder has not.
 _HEADS = ("head", "head_dist", "fc_norm", "attn_pool", "pre_logits")
-# What precedes the encoder's keys in a checkpoint of train_net.py (DALNet.backbone, TimmViT.vit).
-_IN_CHECKPOINT = "backbone.vit."
 
 
 def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
@@ -34,7 +32,8 @@ def load_vit_weights(vit: VisionTransformer, name: str, weights: str) -> None:
         weights: "timm" (the hub's file for ``name``, downloaded once), a path to ``.safetensors``,
             ``.pth``/``.pt`` (read with ``weights_only=True``) or ``.npz`` (the original format of
             ViT and AugReg), ``dalnet://NAME``, or "" to keep the random initialization. Of a
-            checkpoint of ``train_net.py`` only the encoder is taken.
+            larger model, such as that of a checkpoint, only the encoder is taken, see
+            :func:`~dalnet.modeling.weight_files.find_part`.
 
     Raises:
         UsageError: file missing, unreadable, or not of this model.
@@ -96,13 +95,9 @@ def load_from_hub(name: str, key: str) -> tuple[str, dict[str, Any]]:
 
 
 def _load_state(vit: VisionTransformer, state: dict[str, Any]) -> None:
-    encoder = {
-        key.removeprefix(_IN_CHECKPOINT): value
-        for key, value in state.items()
-        if key.startswith(_IN_CHECKPOINT)
-    }
+    state = find_part(state, vit.state_dict().keys())
     state = checkpoint_filter_fn(
-        encoder or state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
+        state, vit, adapt_layer_scale=True, interpolation="bilinear", antialias=False
     )
     vit.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] not in _HEADS})
 

@@ -148,6 +148,11 @@ def load_clip(name: str, weights: str, provider: str = "open_clip") -> FrozenCLI
 
 def _openai_layout(state: dict[str, Any]) -> tuple[dict[str, Tensor], bool]:
     """Return the towers under OpenAI's keys, and whether the image tower is an empty one."""
+    # A larger model has a prefix, OpenCLIP's custom towers "text." before the text tower's names.
+    marker = "token_embedding.weight"
+    found = min((key for key in state if key.endswith(marker)), key=len, default=marker)
+    prefix = found.removesuffix(marker).removesuffix("text.")
+    state = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
     state = {key.removeprefix("text."): value for key, value in state.items()}
     state = {k: v for k, v in state.items() if isinstance(v, Tensor) and k not in _NOT_TOWERS}
     state["logit_scale"] = state.get("logit_scale", torch.zeros(())).reshape(())

@@ -51,6 +51,22 @@ def test_encoder_of_a_training_checkpoint(tmp_path):
     assert_loaded(vit, state)
 
 
+def test_encoder_of_a_teacher(tmp_path):
+    """As DINO writes them: both networks with their heads, of which the teacher is better."""
+    teacher, student = (make(seed=seed).state_dict() for seed in (1, 2))
+    trees = {
+        name: {
+            **{f"module.backbone.{key}": value for key, value in state.items()},
+            "module.head.mlp.0.weight": torch.ones(1),
+        }
+        for name, state in (("student", student), ("teacher", teacher))
+    }
+    torch.save({**trees, "epoch": 3}, tmp_path / "dino.pth")
+    vit = make()
+    load_vit_weights(vit, NAME, str(tmp_path / "dino.pth"))
+    assert_loaded(vit, teacher)
+
+
 def as_original_npz(vit, path):
     """Write ``vit`` in the layout of Google's ViT and AugReg files (Flax: kernels [in, out])."""
     state = {key: value.numpy() for key, value in vit.state_dict().items()}

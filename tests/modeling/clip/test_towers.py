@@ -56,6 +56,14 @@ def test_openclip_layouts(make_clip, images, tmp_path, kind, suffix):
     assert clip.image_size == 32
 
 
+@pytest.mark.parametrize("kind", [CLIP, CustomTextCLIP])
+def test_clip_inside_a_larger_model(make_clip, images, tmp_path, kind):
+    model = make_clip(kind)
+    state = {f"net.clip.{key}": value for key, value in model.state_dict().items()}
+    save_file({**state, "net.head.weight": torch.ones(3)}, tmp_path / "clip.safetensors")
+    assert_same_embeddings(load_clip("ViT-B-16", str(tmp_path / "clip.safetensors")), model, images)
+
+
 def test_weights_are_those_of_the_file_to_the_last_digit(make_clip, file):
     loaded = named_tensors(load_clip("ViT-B-16", file).model)
     for name, expected in named_tensors(make_clip()).items():
