@@ -50,6 +50,7 @@ class TinyCNN(Backbone):
 class TinyCAM(WeakSegmentor):
     """An image classifier whose weights give CAMs."""
 
+    class_rows = {"classifier.linear.weight": 1}
     sources = {
         "cam": Source("CAM", "cam"),
         "pseudo_label": Source("pseudo label", "pseudo_label"),

@@ -40,6 +40,12 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
     batch_type = MultiCropBatch
     required = ("backbone.", "text_")
     rebuilt = ("text_fg", "text_bg")
+    class_rows = {
+        "classifier.linear.weight": 1,
+        "inter_classifier.linear.weight": 1,
+        "sem_seg_head.predictor.weight": 0,
+        "sem_seg_head.predictor.bias": 0,
+    }
     # The losses whose targets are made of multi-scale CAMs; those of the head are too.
     cam_losses: ClassVar[tuple[str, ...]] = ("gia", "ptc")
     sources = {

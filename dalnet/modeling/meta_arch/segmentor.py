@@ -14,6 +14,7 @@ from dalnet.config import with_class_names
 from dalnet.errors import UsageError
 from dalnet.layers import PixelAdaptiveRefinement
 from dalnet.modeling.batch import ImageBatch, TrainingBatch
+from dalnet.modeling.class_rows import match_class_rows
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
 from dalnet.modeling.pseudo_labels import refine_local
@@ -93,6 +94,8 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     required: ClassVar[tuple[str, ...]] = ("backbone.",)
     # Buffers that a training makes anew for its own classes, whatever a checkpoint holds.
     rebuilt: ClassVar[tuple[str, ...]] = ()
+    # Tensors with a row for each class, see dalnet.modeling.class_rows.match_class_rows.
+    class_rows: ClassVar[Mapping[str, int]] = {}
     # Whether a checkpoint that another training starts from must be of the same classes.
     keeps_classes: ClassVar[bool] = False
     # Whether any classes can be asked for; the system then has a set_vocabulary of its own.
@@ -178,6 +181,21 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
         parameters at every step, or of none.
         """
         return ()
+
+    def take_class_rows(
+        self, state: dict[str, Tensor], class_names: Sequence[str] | None
+    ) -> list[str]:
+        """Prepare a checkpoint's ``state`` for a training with the classes of this model.
+
+        Args:
+            state: changed in place: rows of ``class_rows`` are matched by class name.
+            class_names: C' + 1 names of the checkpoint, background first; None if unknown.
+
+        Returns:
+            The classes whose rows come from the checkpoint.
+        """
+        own = self.state_dict()
+        return match_class_rows(state, own, self.class_rows, class_names, self.class_names)
 
     @property
     def num_classes(self) -> int:

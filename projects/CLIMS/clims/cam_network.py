@@ -23,6 +23,7 @@ class CAMBaseline(WeakSegmentor[TrainingBatch]):
     """
 
     sources = {"cam": Source("CAM", "cam")}
+    class_rows = {"classifier.linear.weight": 1}
 
     @configurable
     def __init__(self, *, backbone: TimmCNN, **shared: Any) -> None:
