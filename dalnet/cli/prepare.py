@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.data.datasets.coco import COCO_CLASSES
+from dalnet.data.datasets.custom import read_classes
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.data.prepare.coco_masks import prepare_coco
 from dalnet.data.prepare.image_labels import convert_image_labels
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--workers", type=int, help="processes (default: all cores)")
     labels = kinds.add_parser("labels", help="image_tags.json from a cls_labels.npy")
     labels.add_argument("--input", type=Path, required=True, help="the .npy file")
-    labels.add_argument("--classes", choices=_CLASSES, required=True, help="whose order it has")
+    text = "whose order it has: voc, coco, or a classes.txt"
+    labels.add_argument("--classes", required=True, help=text)
     labels.add_argument("--output", type=Path, required=True, help="image_tags.json")
 
 
@@ -54,5 +56,6 @@ def run(args: argparse.Namespace) -> None:
         for split in args.splits:
             print(f"{split}2014: {prepare_coco(args.output, split, args.workers)}")
     else:
-        count = convert_image_labels(args.input, args.output, _CLASSES[args.classes])
+        classes = _CLASSES.get(args.classes) or tuple(read_classes(Path(args.classes)))
+        count = convert_image_labels(args.input, args.output, classes)
         print(f"{args.output}: labels of {count:,} images")

@@ -2,7 +2,9 @@
 """The community's ``cls_labels*.npy`` (a pickled dictionary) as ``image_tags.json``."""
 
 import json
+import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
+from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 
@@ -18,6 +21,8 @@ _CONTENT = "expected a dictionary image id -> multi-hot vector, saved with numpy
 
 def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> int:
     """Write ``{"image id": ["class name", ...]}`` from a file of multi-hot vectors.
+
+    Folders and suffixes of the file's keys are taken off; a vector of zeros shows no class.
 
     Args:
         source: ``.npy`` file that holds a dictionary image id -> vector [C] of 0 and 1.
@@ -28,16 +33,20 @@ def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> 
         Number of images.
 
     Raises:
-        UsageError: ``source`` is not such a file, or holds anything but arrays, numbers and text.
+        UsageError: ``source`` is not such a file, holds anything but arrays, numbers and text, or
+            names an image twice.
     """
-    tags = {}
+    tags: dict[str, list[str]] = {}
     for image_id, vector in read_label_file(source).items():
         values = np.asarray(vector)
-        if values.shape != (len(classes),) or not np.isin(values, (0, 1)).all():
+        if values.shape not in ((len(classes),), (1, len(classes))) or set(values.flat) - {0, 1}:
             what = f"image {image_id} has no vector of {len(classes)} zeros and ones"
             hint = "choose the class list that the file was made for"
             raise UsageError(f"{what} (its shape is {values.shape})", source, hint)
-        tags[_file_stem(image_id)] = [classes[i] for i in np.flatnonzero(values).tolist()]
+        stem = _file_stem(image_id)
+        if stem in tags:
+            raise UsageError(f"image {stem} is there twice", source, "keep one of them")
+        tags[stem] = [classes[i] for i in np.flatnonzero(values).tolist()]
     with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(tags, indent=0, ensure_ascii=False), encoding="utf-8")
     return len(tags)
@@ -69,6 +78,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
         ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
         ("_codecs", "encode"),  # protocol 2, which old numpy wrote, stores bytes as text
     }
 
@@ -81,7 +91,8 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _file_stem(image_id: Any) -> str:  # noqa: ANN401
+    file = str(image_id).replace("\\", "/").rpartition("/")[2]
+    stem, suffix = os.path.splitext(file)
+    stem = stem if suffix.lower() in IMAGE_SUFFIXES else file
     # IRN writes VOC's 2007_000032 as the number 2007000032.
-    if isinstance(image_id, (int, np.integer)) and len(str(image_id)) == 10:
-        return f"{str(image_id)[:4]}_{str(image_id)[4:]}"
-    return str(image_id)
+    return f"{stem[:4]}_{stem[4:]}" if re.fullmatch(r"20\d{8}", stem) else stem

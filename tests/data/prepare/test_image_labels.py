@@ -76,7 +76,15 @@ def test_pickles_that_call_anything_are_refused_and_do_nothing(tmp_path, protoco
 
 
 @pytest.mark.parametrize(
-    "content", [{"a": one_hot(1, count=80)}, {"a": one_hot(1) * 0.5}, {"a": "cat"}, [1, 2]]
+    "content",
+    [
+        {"a": one_hot(1, count=80)},
+        {"a": one_hot(1, count=21)},
+        {"a": one_hot(1) * 0.5},
+        {"a": one_hot(1) * np.nan},
+        {"a": "cat"},
+        [1, 2],
+    ],
 )
 def test_label_files_with_other_content_are_refused(tmp_path, content):
     source = save_labels(tmp_path / "odd.npy", content)
@@ -89,6 +97,38 @@ def test_numbers_become_the_names_of_voc_images(tmp_path):
     source = save_labels(tmp_path / "irn.npy", {2007000032: one_hot(0)})
     convert_image_labels(source, tmp_path / "tags.json", VOC_CLASSES)
     assert json.loads((tmp_path / "tags.json").read_text()) == {"2007_000032": ["aeroplane"]}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "2007_000032",
+        "2007_000032.jpg",
+        "JPEGImages/2007_000032.jpg",
+        "C:\\VOC\\2007_000032.JPG",
+        2007000032,
+        np.int64(2007000032),
+        "2007000032",
+    ],
+)
+@pytest.mark.parametrize("form", ["array", "bool", "list", "row"])
+def test_keys_and_vectors_of_other_repositories(tmp_path, key, form):
+    vector = one_hot(0, 2)
+    forms = {"array": vector, "bool": vector > 0, "list": vector.tolist(), "row": vector[None]}
+    source = save_labels(tmp_path / "in.npy", {key: forms[form]})
+    convert_image_labels(source, tmp_path / "tags.json", VOC_CLASSES)
+    tags = json.loads((tmp_path / "tags.json").read_text())
+    assert tags == {"2007_000032": ["aeroplane", "bird"]}
+
+
+def test_names_with_dots_stay_whole_and_an_image_comes_once(tmp_path):
+    content = {"a.b": one_hot(0), "a.jpg": one_hot(count=20), "32": one_hot(1)}
+    convert_image_labels(save_labels(tmp_path / "in.npy", content), tmp_path / "t", VOC_CLASSES)
+    tags = json.loads((tmp_path / "t").read_text())
+    assert tags == {"a.b": ["aeroplane"], "a": [], "32": ["bicycle"]}
+    twice = save_labels(tmp_path / "twice.npy", {"a": one_hot(0), "a.png": one_hot(0)})
+    with refused(twice):
+        convert_image_labels(twice, tmp_path / "t", VOC_CLASSES)
 
 
 def test_files_that_are_no_label_files_are_refused(tmp_path):
@@ -108,5 +148,8 @@ def test_converter_command(tmp_path, last_words, capsys):
     main(["prepare", *command, "coco"])
     assert "labels of 1 images" in capsys.readouterr().out
     assert json.loads(target.read_text()) == {"12": ["toothbrush"]}
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(80)))
+    main(["prepare", *command, str(tmp_path / "classes.txt")])
+    assert json.loads(target.read_text()) == {"12": ["class 79"]}
     status, sentence = last_words(*command, "voc")
     assert status == 1 and sentence.startswith(f"error: {source}: image 12")
