@@ -4,10 +4,12 @@
     dalnet prepare voc --input benchmark_RELEASE/dataset
     dalnet prepare coco --splits train val
     dalnet prepare labels --input cls_labels.npy --classes voc --output image_tags.json
+    dalnet prepare masks --input SegmentationClass --label-map labelmap.txt --classes classes.txt \
+        --output masks
 
 voc makes VOC 2012's train_aug split from the SBD release and VOC's own masks, coco makes COCO
 2014's label maps from the instance annotations, labels converts a published cls_labels.npy
-without trusting its pickle.
+without trusting its pickle, masks converts masks in color (CVAT's) to class indices.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from dalnet.data.datasets.coco import COCO_CLASSES
 from dalnet.data.datasets.custom import read_classes
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.data.prepare.coco_masks import prepare_coco
+from dalnet.data.prepare.color_masks import convert_color_masks
 from dalnet.data.prepare.image_labels import convert_image_labels
 from dalnet.data.prepare.sbd import prepare_sbd
 
@@ -37,9 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--workers", type=int, help="processes (default: all cores)")
     labels = kinds.add_parser("labels", help="image_tags.json from a cls_labels.npy")
     labels.add_argument("--input", type=Path, required=True, help="the .npy file")
-    text = "whose order it has: voc, coco, or a classes.txt"
-    labels.add_argument("--classes", required=True, help=text)
     labels.add_argument("--output", type=Path, required=True, help="image_tags.json")
+    masks = kinds.add_parser("masks", help="masks of class indices from masks in color")
+    masks.add_argument("--input", type=Path, required=True, help="folder of the color masks")
+    masks.add_argument("--label-map", type=Path, required=True, help="CVAT's labelmap.txt")
+    masks.add_argument("--output", type=Path, required=True, help="folder of the new masks")
+    masks.add_argument("--workers", type=int, help="processes (default: all cores)")
+    for kind in (labels, masks):
+        text = "list of the classes in their order: voc, coco, or a classes.txt"
+        kind.add_argument("--classes", required=True, help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,5 +66,9 @@ def run(args: argparse.Namespace) -> None:
             print(f"{split}2014: {prepare_coco(args.output, split, args.workers)}")
     else:
         classes = _CLASSES.get(args.classes) or tuple(read_classes(Path(args.classes)))
-        count = convert_image_labels(args.input, args.output, classes)
-        print(f"{args.output}: labels of {count:,} images")
+        if args.kind == "labels":
+            count = convert_image_labels(args.input, args.output, classes)
+            print(f"{args.output}: labels of {count:,} images")
+        else:
+            paths = (args.input, args.label_map, args.output)
+            print(f"{args.output}: {convert_color_masks(*paths, classes, args.workers)}")

@@ -132,26 +132,42 @@ def read_mask(
     return values.astype(np.uint8)
 
 
-def _stored_values(image: Image.Image, path: str) -> np.ndarray:
-    """Return the values of an opened mask, [H, W], as its file stores them."""
+def read_color_mask(path: str) -> np.ndarray:
+    """Read a mask whose colors stand for classes, uint8 [H, W, 3] RGB, as it is stored.
+
+    Raises:
+        UsageError: it is missing, unreadable, of a lossy format or transparent.
+    """
+    with open_image(path, "mask") as image:
+        return np.array(_load_as_stored(image, path).convert("RGB"))
+
+
+def _load_as_stored(image: Image.Image, path: str) -> Image.Image:
+    """Return a mask with its pixels loaded, not turned by EXIF."""
     if image.format in _LOSSY:
         what = f"the mask is stored as {image.format}, which changes class indices"
         raise UsageError(what, path, "write masks as PNG")
-    # Pillow spreads gray values of 2 and 4 bits over 0..255.
-    raw_mode = str(getattr(image, "tile", ""))
-    unit = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
     turn = exif_orientation(image)
     image.load()
     if turn != exif_orientation(image):  # a TIFF, which Pillow has turned
         image = image.transpose(_TURNS[turn][1])
+    if "A" in image.getbands() and np.asarray(image)[..., -1].min() < 255:
+        what = "the mask is partly transparent, so that its classes are not certain"
+        raise UsageError(what, path, "write class indices as PNG without alpha channel")
+    return image
+
+
+def _stored_values(image: Image.Image, path: str) -> np.ndarray:
+    """Return the values of an opened mask, [H, W], as its file stores them."""
+    # Pillow spreads gray values of 2 and 4 bits over 0..255.
+    raw_mode = str(getattr(image, "tile", ""))
+    unit = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
+    image = _load_as_stored(image, path)
     values = np.asarray(image)
     if values.ndim == 3:
         colors = values[..., : len(image.getbands()) - ("A" in image.getbands())]
-        if "A" in image.getbands() and values[..., -1].min() < 255:
-            what = "the mask is partly transparent, so that its classes are not certain"
-            raise UsageError(what, path, "write class indices as PNG without alpha channel")
         if image.mode == "CMYK" or (colors != colors[..., :1]).any():
-            hint = "convert each color to the index of its class (0 is the background)"
+            hint = "convert colors to class indices: dalnet prepare masks"
             raise UsageError("the mask is in color, not of class indices", path, hint)
         values = colors[..., 0]
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
