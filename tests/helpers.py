@@ -102,6 +102,8 @@ DEGENERATE = {
 
 def fake(value, device):
     """The same value, dataclasses included, in tensors without numbers."""
+    if value is None:
+        return None
     if isinstance(value, torch.Tensor):
         return torch.empty_like(value, device=device)
     fields = {f.name: fake(getattr(value, f.name), device) for f in dataclasses.fields(value)}

@@ -2,6 +2,7 @@
 """The commands of docs/tutorial.md, one after another, on generated images and a tiny network."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,15 @@ def test_commands_lead_from_tags_to_masks_and_a_model(folder):
         words = shlex.split(block)
         assert words[0] == "dalnet"
         main([*words[1:], *shlex.split(MORE.get(words[1], ""))])
+        if words[1] == "label":
+            # What a person does then.
+            (folder / "corrected").mkdir()
+            shutil.copy(folder / "labeled/masks/img_5.png", folder / "corrected")
     assert (folder / "check.html").exists()
     masks = {path.relative_to(folder / "labeled/masks") for path in folder.rglob("masks/**/*.png")}
     assert len(masks) == 8 and Path("garden/img_0.png") in masks
     for name in ("uncertain.csv", "annotations.json", "label_studio.json", "overlays/img_5.jpg"):
         assert (folder / "labeled" / name).exists()
+    assert (folder / "output/pets2/model_final.pth").exists()
     assert (folder / "predicted/dog_mask.png").exists()
     assert (folder / "exported/model.safetensors").exists()

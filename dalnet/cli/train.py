@@ -20,6 +20,9 @@ from dalnet.errors import UsageError
 
 from .arguments import add_config, add_keys, add_processes, add_weights
 
+# Arguments that are passed on as they are.
+_OWN = ("tags", "classes", "untagged", "masks", "corrections", "val", "encoder", "texts", "resume")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
@@ -37,32 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("your own images").add_argument
-    add(
-        "--images", type=Path, metavar="DIR", help="folder of the images, searched with sub-folders"
-    )
+    add("--images", type=Path, metavar="DIR", help="folder of the images, with its sub-folders")
     add("--tags", type=Path, metavar="FILE", help="tags of the images (default: the sub-folders)")
     add("--classes", type=Path, metavar="FILE", help="YAML: classes, synonyms, background")
-    add(
-        "--untagged",
-        choices=("unknown", "none"),
-        default="unknown",
-        help="what an image without "
-        "tags shows: nothing is known, or none of the classes; default: %(default)s",
-    )
+    text = "what an image without tags shows: nothing is known, or no class; default: %(default)s"
+    add("--untagged", choices=("unknown", "none"), default="unknown", help=text)
     add("--masks", type=Path, metavar="DIR", help="label maps (PNG), for evaluation only")
-    add(
-        "--val",
-        default="",
-        metavar="FILE|FRACTION",
-        help="held out: a list of images, or a "
-        "fraction of them (default: 0.15 of those with a mask)",
-    )
-    add(
-        "--encoder",
-        default="",
-        metavar="NAME|FILE",
-        help="a model of timm, or a file of its weights",
-    )
+    text = "corrected label maps (PNG), which training uses in place of its pseudo labels"
+    add("--corrections", type=Path, metavar="DIR", help=text)
+    text = "held out: a list of images or a fraction (default: 0.15 of those with a mask)"
+    add("--val", default="", metavar="FILE|FRACTION", help=text)
+    add("--encoder", default="", metavar="NAME|FILE", help="a model of timm, or its weights")
     add("--texts", default="", metavar="FILE", help="text embeddings in place of CLIP's text tower")
     add("--no-alignment", action="store_true", help="train the plain ViT with L_ptc, without texts")
 
@@ -83,8 +71,7 @@ def run(args: argparse.Namespace) -> None:
         if args.output:
             # Before the description of the images is written into it.
             require_unused(args.output, args.resume, args.overwrite)
-        own = ("tags", "classes", "untagged", "masks", "val", "encoder", "texts", "resume")
-        options = {name: getattr(args, name) for name in own}
+        options = {name: getattr(args, name) for name in _OWN}
         recipe = prepare_run(args.images, args.output, align=not args.no_alignment, **options)
         # The user's own config and keys go before the recipe's.
         args.config, args.opts = args.config or recipe.config, [*recipe.opts, *args.opts]

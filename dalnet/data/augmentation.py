@@ -126,3 +126,8 @@ def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
             hint="crop it",
         )
     return transform.apply_image(image)
+
+
+def resize_mask(mask: np.ndarray, resize: T.Augmentation) -> np.ndarray:
+    """Resize a mask of class indices, uint8 [H, W], as :func:`resize_image` resizes its image."""
+    return resize.get_transform(mask).apply_segmentation(mask)

@@ -15,18 +15,20 @@ from torch import Tensor
 from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
 
-from .augmentation import resize_image
-from .image_io import read_image
+from .augmentation import resize_image, resize_mask
+from .image_io import read_image, read_mask
 from .labels import has_labels
 from .views import MultiCropViews, SingleView
 
-Views = Callable[[np.ndarray], dict[str, Tensor]]
+# Of an image, uint8 [H, W, 3], and of its label map, uint8 [H, W], where it has one.
+Views = Callable[..., dict[str, Tensor]]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Called with (cfg, is_train), an entry returns what makes a system's inputs of a record.
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 
 _PASSED_ON = ("file_name", "image_id")
+CORRECTED_MASK = "corrected_mask"  # of a record: a mask that takes the pseudo label's place
 _MASK_KEYS = ("sem_seg_file_name", "mask_classes")
 _RULES = (
     one_of(("RGB",), "INPUT.FORMAT"),
@@ -91,11 +93,21 @@ class ImageLabelMapper(metaclass=ABCMeta):
             inputs["known_labels"] = torch.ones(self.num_classes, dtype=torch.bool)
             inputs["known_labels"][record.get("unknown_labels", [])] = False
         if self.views is not None:
-            return {**inputs, **self.views(resized)}
+            return {**inputs, **self.views(resized, *self._corrected_mask(record, image))}
         # Only evaluation may know where the masks are.
         inputs |= {key: record[key] for key in _MASK_KEYS if key in record}
         inputs["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return inputs
+
+    def _corrected_mask(self, record: dict[str, Any], image: np.ndarray) -> list[np.ndarray]:
+        """Return the mask that a person has corrected, of the resized image, if there is one.
+
+        It is the only mask that training opens, and only where the user names such masks.
+        """
+        if CORRECTED_MASK not in record:
+            return []
+        mask = read_mask(record[CORRECTED_MASK], image.shape[:2], self.num_classes + 1)
+        return [mask if self.resize is None else resize_mask(mask, self.resize)]
 
 
 @DATASET_MAPPER_REGISTRY.register()

@@ -24,13 +24,21 @@ from .augmentation import RandomLongerSide, RandomRescale, photometric_chain
 _ASPECT_RANGE = (3 / 4, 4 / 3)
 
 Transform = Callable[[Image.Image], Image.Image]
+_IGNORE = 255  # of label maps, in the padding
 
 
 class Crop(NamedTuple):
-    """The part of an image that a view shows: the pixels (RGB) and their corner (y0, x0) in it."""
+    """The part of an image that a view shows.
+
+    Attributes:
+        content: the pixels, RGB.
+        corner: their place (y0, x0) in the view.
+        label_map: uint8 [h, w] of the same pixels, for images that have one.
+    """
 
     content: Image.Image
     corner: tuple[int, int]
+    label_map: np.ndarray | None = None
 
 
 class SingleView:
@@ -51,33 +59,37 @@ class SingleView:
         )
         self.photometric = photometric_chain(cfg.INPUT.PHOTOMETRIC, blur_prob=1.0)
 
-    def __call__(self, image: np.ndarray) -> dict[str, Tensor]:
-        """Make the view of an RGB image, uint8 [H, W, 3].
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Make the view of an RGB image, uint8 [H, W, 3], and of its label map if it has one.
 
         Returns:
             ``image`` uint8 [3, H, W] and ``image_box`` int64 [4] = (y0, y1, x0, x1) of what is no
-            padding in it.
+            padding in it; with a label map ``label_map`` uint8 [H, W], ignored in the padding.
         """
-        return self.show(self.cut(image))
+        return self.show(self.cut(image, label_map))
 
-    def cut(self, image: np.ndarray) -> Crop:
-        """Rescale, flip and cut an RGB image, uint8 [H, W, 3], and draw its place in the view."""
-        aug_input = T.AugInput(image)
+    def cut(self, image: np.ndarray, label_map: np.ndarray | None = None) -> Crop:
+        """Rescale, flip and cut an image, uint8 [H, W, 3] RGB, and draw its place in the view.
+
+        Its label map, uint8 [H, W], is cut alike.
+        """
+        aug_input = T.AugInput(image, sem_seg=label_map)
         self.geometry(aug_input)
-        return self.place(aug_input.image)
-
-    def place(self, image: np.ndarray) -> Crop:
-        """Draw the place in the view of an RGB image, uint8 [H, W, 3], that is not larger."""
-        content = Image.fromarray(np.ascontiguousarray(image))
+        content = Image.fromarray(np.ascontiguousarray(aug_input.image))
         top = np.random.randint(self.size[0] - content.height + 1)
         left = np.random.randint(self.size[1] - content.width + 1)
-        return Crop(content, (top, left))
+        return Crop(content, (top, left), aug_input.sem_seg)
 
     def show(self, crop: Crop) -> dict[str, Tensor]:
         """Make the view of a crop, see :meth:`__call__`."""
         (y0, x0), (width, height) = crop.corner, crop.content.size
         box = torch.tensor([y0, y0 + height, x0, x0 + width])
-        return {"image": self.render(crop, self.photometric), "image_box": box}
+        view = {"image": self.render(crop, self.photometric), "image_box": box}
+        if crop.label_map is not None:
+            label_map = torch.full(self.size, _IGNORE, dtype=torch.uint8)
+            label_map[y0 : y0 + height, x0 : x0 + width] = torch.from_numpy(crop.label_map.copy())
+            view["label_map"] = label_map
+        return view
 
     def render(self, crop: Crop, photometric: Transform) -> Tensor:
         """Alter a crop's colors and pad it: uint8 [3, H, W]."""
@@ -142,7 +154,7 @@ class LocalViews:
             Views, uint8 [L, 3, S, S], and their boxes (y0, y1, x0, x1) in pixels of the padded
             main view, int64 [L, 4].
         """
-        content, (y0, x0) = crop
+        content, (y0, x0) = crop.content, crop.corner
         views = torch.empty(self.number, 3, *self.size, dtype=torch.uint8)
         boxes = torch.empty(self.number, 4, dtype=torch.int64)
         for view, box in zip(views, boxes, strict=True):
@@ -165,15 +177,15 @@ class MultiCropViews:
         self.main_view, self.global_views = SingleView(cfg), GlobalViews(cfg)
         self.local_views = LocalViews(cfg)
 
-    def __call__(self, image: np.ndarray) -> dict[str, Tensor]:
-        """Make the views of an RGB image, uint8 [H, W, 3].
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Make the views of an RGB image, uint8 [H, W, 3], and of its label map if it has one.
 
         Returns:
-            ``image`` and ``image_box`` as of :class:`SingleView`, ``global_views`` uint8
-            [G - 1, 3, H, W], ``local_views`` uint8 [L, 3, S, S] and their ``local_boxes`` int64
-            [L, 4] = (y0, y1, x0, x1) in pixels of ``image``.
+            ``image``, ``image_box`` and ``label_map`` as of :class:`SingleView`,
+            ``global_views`` uint8 [G - 1, 3, H, W], ``local_views`` uint8 [L, 3, S, S] and their
+            ``local_boxes`` int64 [L, 4] = (y0, y1, x0, x1) in pixels of ``image``.
         """
-        crop = self.main_view.cut(image)
+        crop = self.main_view.cut(image, label_map)
         views = self.main_view.show(crop)
         views["local_views"], views["local_boxes"] = self.local_views(crop)
         views["global_views"] = self.global_views(image)

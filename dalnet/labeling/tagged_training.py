@@ -76,13 +76,14 @@ def describe_images(
     *,
     words: ClassWords | None = None,
     masks: Path | None = None,
+    corrections: Path | None = None,
     val: str = "",
     untagged: str = "unknown",
 ) -> TaggedImages:
     """Return the description of one's own images, with what is held out for validation.
 
     Args:
-        images, tags, masks, untagged: see :mod:`dalnet.data.datasets.tagged`.
+        images, tags, masks, corrections, untagged: see :mod:`dalnet.data.datasets.tagged`.
         words: the classes; by default all tags, in the file's order or sorted.
         val: a text file that lists the held-out images, or the fraction of the images (of those
             with a mask, where there are masks); by default 0.15 where there are masks, else 0.
@@ -90,7 +91,7 @@ def describe_images(
     Raises:
         UsageError: something that cannot be read or matched, or a class that no image shows.
     """
-    for name, folder in (("images", images), ("masks", masks)):
+    for name, folder in (("images", images), ("masks", masks), ("corrections", corrections)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is no folder", where=name, hint="name an existing one")
     files = find_images(images)
@@ -101,6 +102,7 @@ def describe_images(
         classes=words.classes,
         synonyms=words.synonyms,
         masks=masks and masks.absolute(),
+        corrections=corrections and corrections.absolute(),
         untagged=untagged,
     )
     records = whole.records("train")
@@ -147,6 +149,7 @@ def prepare_run(
     classes: Path | None = None,
     untagged: str = "unknown",
     masks: Path | None = None,
+    corrections: Path | None = None,
     val: str = "",
     encoder: str = "",
     texts: str = "",
@@ -157,7 +160,7 @@ def prepare_run(
 
     Args:
         output: folder of the run; gets ``dataset.yaml``.
-        images, tags, masks, val, untagged: see :func:`describe_images`.
+        images, tags, masks, corrections, val, untagged: see :func:`describe_images`.
         classes: see :func:`read_class_words`.
         encoder: a model of timm, or a file of its weights that is called like it.
         texts: a file of text embeddings; by default CLIP's text tower, downloaded if need be.
@@ -178,6 +181,7 @@ def prepare_run(
         tags,
         words=words if words.classes else None,
         masks=masks,
+        corrections=corrections,
         val=val,
         untagged=untagged,
     )

@@ -65,12 +65,15 @@ class TrainingBatch(ImageBatch):
         image_labels: multi-hot ``[N, C]``, float32, 1 where the image shows the class.
         known_labels: boolean ``[N, C]``, false where it is unknown whether the image shows the
             class; ``image_labels`` is 0 there. All true where the mapper gives none.
+        corrected: label maps ``[N, H, W]``, int16, of the images whose mask a person has corrected,
+            -1 in the others; None where the batch has no corrected image.
         image_classes: the classes of ``image_labels``, few beside C.
         boxes: the image inside each padded view ``[N, 4]``, (y0, y1, x0, x1) in pixels.
     """
 
     image_labels: Tensor
     known_labels: Tensor
+    corrected: Tensor | None
     image_classes: ImageClasses
     boxes: Tensor
 
@@ -81,6 +84,11 @@ class TrainingBatch(ImageBatch):
         values: dict[str, Any] = {"image_classes": ImageClasses.from_labels(labels).to(device)}
         if "known_labels" not in inputs[0]:
             values["known_labels"] = torch.ones_like(labels, dtype=torch.bool).to(device)
+        values["corrected"] = None
+        if any("label_map" in item for item in inputs):
+            without = torch.full(inputs[0]["image"].shape[-2:], -1, dtype=torch.int16)
+            maps = [item.get("label_map", without).to(torch.int16) for item in inputs]
+            values["corrected"] = torch.stack(maps).to(device)
         return values
 
     @property

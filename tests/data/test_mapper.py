@@ -174,3 +174,18 @@ def test_missing_or_unreadable_image_is_named(tmp_path, noise, content):
 def test_unsupported_input_keys_are_refused(key, value):
     with refused("", key):
         build_mapper(make_cfg(key, value), True)
+
+
+def test_corrected_mask_is_opened_in_training_only(noise, tmp_path):
+    mask = np.full((75, 100), 4, np.uint8)
+    Image.fromarray(mask).save(tmp_path / "corrected.png")
+    record = {**record_of(noise), "corrected_mask": str(tmp_path / "corrected.png")}
+    cfg = make_cfg("INPUT.MIN_SIZE_TRAIN", (50,))
+    out = build_mapper(cfg, True)(record)
+    y0, y1, x0, x1 = out["image_box"].tolist()
+    assert (out["label_map"][y0:y1, x0:x1] == 4).all() and out["label_map"].shape == CROP
+    assert "label_map" not in build_mapper(cfg, True)(record_of(noise))
+    Image.fromarray(mask[:9]).save(tmp_path / "corrected.png")
+    with refused("corrected.png"):
+        build_mapper(cfg, True)(record)
+    assert "label_map" not in build_mapper(cfg, False)(record)

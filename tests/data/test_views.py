@@ -188,3 +188,33 @@ def test_one_pixel_image_still_gives_all_views():
     assert out["local_views"].shape == (8, 3, 96, 96)
     boxes = out["local_boxes"]
     assert (boxes[:, 1] > boxes[:, 0]).all() and (boxes[:, 3] > boxes[:, 2]).all()
+
+
+def test_label_map_is_cut_as_the_image():
+    view = SingleView(make_cfg("INPUT.PHOTOMETRIC", False))
+    label_map = np.zeros((40, 56), np.uint8)
+    label_map[8:25, 10:50], label_map[20:38, 5:20] = 1, 2
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+    np.random.seed(0)
+    for _ in range(20):
+        made = view(colors[label_map], label_map)
+        y0, y1, x0, x1 = made["image_box"].tolist()
+        shown = made["image"][:, y0:y1, x0:x1].permute(1, 2, 0).numpy().astype(int)
+        # The nearest of the three colors: resizing blurs edges of the image, not of the label map.
+        nearest = ((shown[..., None, :] - colors) ** 2).sum(-1).argmin(-1)
+        found = made["label_map"]
+        assert (found[y0:y1, x0:x1].numpy() == nearest).mean() > 0.9
+        outside = torch.ones_like(found, dtype=torch.bool)
+        outside[y0:y1, x0:x1] = False
+        assert (found[outside] == 255).all()
+
+
+def test_views_do_not_depend_on_a_label_map():
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    made = []
+    for label_map in (None, np.zeros((40, 56), np.uint8)):
+        np.random.seed(0)
+        torch.manual_seed(0)
+        made.append(MultiCropViews(make_cfg())(image, label_map))
+    assert made[1].pop("label_map").shape == made[0]["image"].shape[1:]
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0] | made[1])

@@ -8,6 +8,7 @@
     classes: {cat: cat, dog: dog}       # words for the text prompts, in the order of labels
     synonyms: {puppy: dog}              # tags that mean a class
     masks: /data/pet_masks              # or null; evaluation alone opens them
+    corrections: /data/corrected        # or null; masks that take the pseudo labels' place
     held_out: [a.jpg, sub/b.jpg]        # images of the val split
     untagged: unknown                   # or none: images without tags show none of the classes
 
@@ -44,6 +45,7 @@ class TaggedImages:
     classes: Mapping[str, str]
     synonyms: Mapping[str, str] = field(default_factory=dict)
     masks: Path | None = None
+    corrections: Path | None = None
     held_out: Sequence[str] = ()
     untagged: str = "unknown"
 
@@ -56,7 +58,8 @@ class TaggedImages:
         Returns:
             One dict an image: ``file_name``, ``image_id`` (its path below the folder),
             ``image_labels`` (sorted indices of the classes that it shows) and, where they exist,
-            ``unknown_labels`` (sorted indices of which nothing is known), ``sem_seg_file_name``.
+            ``unknown_labels`` (sorted indices of which nothing is known), ``sem_seg_file_name``
+            and, in training, ``corrected_mask``.
 
         Raises:
             UsageError: files that cannot be read, tags that name no image or no class.
@@ -71,6 +74,10 @@ class TaggedImages:
         if missing := held_out - set(files):
             raise UsageError(f"there is no image {min(missing)}", self.images, "correct held_out")
         masks = _masks_by_image(self.masks, files) if self.masks else {}
+        corrected = _masks_by_image(self.corrections, files) if self.corrections else {}
+        if self.corrections and not corrected:
+            hint = "name the masks after their images"
+            raise UsageError("no mask in it belongs to an image", self.corrections, hint)
         records = []
         for file in files:
             if (file in held_out) != (split == "val"):
@@ -85,6 +92,8 @@ class TaggedImages:
             }
             if file in masks:
                 record["sem_seg_file_name"] = str(masks[file])
+            if file in corrected and split == "train":
+                record["corrected_mask"] = str(corrected[file])
             records.append(record)
         return records
 
@@ -95,7 +104,7 @@ class TaggedImages:
             UsageError: it cannot be written.
         """
         content = asdict(self) | {"held_out": list(self.held_out)}
-        for key in ("images", "tags", "masks"):
+        for key in ("images", "tags", "masks", "corrections"):
             content[key] = content[key] and str(content[key])
         with atomic_write(path) as unfinished:
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -118,6 +127,7 @@ class TaggedImages:
                 tags=Path(content["tags"]) if content.get("tags") else None,
                 classes={str(name): str(words) for name, words in classes.items()},
                 masks=Path(content["masks"]) if content.get("masks") else None,
+                corrections=Path(content["corrections"]) if content.get("corrections") else None,
                 synonyms=dict(content.get("synonyms") or {}),
                 held_out=tuple(content.get("held_out") or ()),
                 untagged=content.get("untagged", "unknown"),

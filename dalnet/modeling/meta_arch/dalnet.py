@@ -292,10 +292,16 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         return batch.ignore_unclear(label_map, self.cam_settings.ignore_value)
 
     def segmentation_targets(self, batch: MultiCropBatch, cams: Tensor) -> Tensor:
-        """Return pseudo labels ``[N, H, W]`` of CAMs ``[N, K, H, W]``, with the ignore value."""
+        """Return pseudo labels ``[N, H, W]`` of CAMs ``[N, K, H, W]``, with the ignore value.
+
+        Where a person has corrected an image's mask, it takes the pseudo label's place.
+        """
         classes, ignore = batch.image_classes, self.cam_settings.ignore_value
         local = self.pseudo_labels(batch.images, cams, classes.valid, batch.boxes)
-        return batch.ignore_unclear(classes.to_class_labels(local, ignore), ignore)
+        labels = batch.ignore_unclear(classes.to_class_labels(local, ignore), ignore)
+        if batch.corrected is None:
+            return labels
+        return torch.where(batch.corrected < 0, labels, batch.corrected.long())
 
     def trains_head(self) -> bool:
         """Return whether the head is trained in this iteration: not before CAMs are of use."""

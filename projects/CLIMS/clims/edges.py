@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.data import transforms as T
 from detectron2.modeling import META_ARCH_REGISTRY
 from timm.models import FeatureInfo
 from torch import Tensor, nn
@@ -21,7 +19,6 @@ from torch import Tensor, nn
 from dalnet.data import DATASET_MAPPER_REGISTRY
 from dalnet.data.image_io import read_image, read_mask
 from dalnet.data.mapper import SingleViewMapper
-from dalnet.data.views import SingleView
 from dalnet.errors import UsageError
 from dalnet.modeling.backbone.cnn import create_cnn, load_cnn_weights
 from dalnet.modeling.batch import ImageBatch
@@ -148,26 +145,6 @@ class EdgeNetwork(WeakSegmentor[EdgeBatch]):
         return ((plain + flipped.flip(-1)) / 2).sigmoid()
 
 
-class LabeledView(SingleView):
-    """A view of an image and its label map."""
-
-    def show_both(self, image: np.ndarray, label_map: np.ndarray, ignore: int) -> dict[str, Tensor]:
-        """Make the view of an RGB image and a label map, uint8 [H, W, 3] and [H, W].
-
-        Returns:
-            As :class:`SingleView`, and ``label_maps`` uint8 [H / 4, W / 4] of the view.
-        """
-        both = T.AugInput(image, sem_seg=label_map)
-        self.geometry(both)
-        crop = self.place(both.image)
-        view = np.full(self.size, ignore, np.uint8)
-        top, left = crop.corner
-        view[top : top + crop.content.height, left : left + crop.content.width] = both.sem_seg
-        # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
-        small = view[GRID // 2 :: GRID, GRID // 2 :: GRID].copy()
-        return {**self.show(crop), "label_maps": torch.from_numpy(small)}
-
-
 @DATASET_MAPPER_REGISTRY.register()
 class EdgeMapper(SingleViewMapper):
     """A training image becomes a view with the labels of ``MODEL.CLIMS.EDGES.LABELS``."""
@@ -178,7 +155,6 @@ class EdgeMapper(SingleViewMapper):
             UsageError: there is no folder of labels.
         """
         super().__init__(cfg, is_train)
-        self.view = LabeledView(cfg) if is_train else None
         self.labels = Path(cfg.MODEL.CLIMS.EDGES.LABELS) / "SegmentationClass"
         self.ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         if is_train and not self.labels.is_dir():
@@ -190,9 +166,12 @@ class EdgeMapper(SingleViewMapper):
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs for one record of a data set."""
-        if self.view is None:
+        if self.views is None:
             return super().__call__(record)
         image = read_image(record["file_name"])
         path = self.labels / f"{Path(record['file_name']).stem}.png"
         label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
-        return self.view.show_both(image, label_map, self.ignore)
+        view = self.views(image, label_map)
+        # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
+        view["label_maps"] = view.pop("label_map")[GRID // 2 :: GRID, GRID // 2 :: GRID].clone()
+        return view

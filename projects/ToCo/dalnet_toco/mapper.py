@@ -19,15 +19,15 @@ class ToCoViews:
         # Alters the colors of the copy that the model cuts local views from.
         self.local_photometric = photometric_chain(cfg.INPUT.PHOTOMETRIC, blur_prob=0.5)
 
-    def __call__(self, image: np.ndarray) -> dict[str, Tensor]:
-        """Make the views of an RGB image, uint8 [H, W, 3].
+    def __call__(self, image: np.ndarray, label_map: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Make the views of an RGB image, uint8 [H, W, 3], and of its label map if it has one.
 
         Returns:
-            ``image``, ``image_box``, ``global_views`` as of
+            ``image``, ``image_box``, ``label_map``, ``global_views`` as of
             :class:`~dalnet.data.views.MultiCropViews`; ``local_source`` uint8 [3, H, W], which is
             ``image`` in other colors.
         """
-        crop = self.main_view.cut(image)
+        crop = self.main_view.cut(image, label_map)
         return {
             **self.main_view.show(crop),
             "global_views": self.global_views(image),

@@ -99,3 +99,16 @@ def test_file_of_another_form_is_refused(tmp_path, text):
     (tmp_path / "dataset.yaml").write_text(text)
     with refused("dataset.yaml"):
         TaggedImages.load(tmp_path / "dataset.yaml")
+
+
+def test_corrections_are_named_in_training_only(described, tmp_path):
+    described = TaggedImages(
+        **{**vars(described), "corrections": tmp_path / "masks", "held_out": ("a.jpg",)}
+    )
+    records = by_id(described.records("train"))
+    assert records["sub/c.JPG"]["corrected_mask"] == str(tmp_path / "masks/c.png")
+    assert "corrected_mask" not in records["b.png"]
+    assert "corrected_mask" not in by_id(described.records("val"))["a.jpg"]
+    (tmp_path / "none").mkdir()
+    with refused(tmp_path / "none"):
+        TaggedImages(**{**vars(described), "corrections": tmp_path / "none"}).records("train")

@@ -4,6 +4,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.utils.events import EventStorage
 from helpers import DEGENERATE, losses_of, make_item, make_model, raw_cams, refused
 
 from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
@@ -363,3 +364,20 @@ def test_a_mapper_that_gives_too_little_is_named(tiny_cfg):
     del item["local_boxes"]
     with refused("INPUT.DATASET_MAPPER_NAME", "'local_boxes'"):
         losses_of(make_model(tiny_cfg), [item])
+
+
+def test_corrected_masks_take_the_place_of_pseudo_labels(tiny_cfg):
+    corrected = torch.full((32, 32), 255, dtype=torch.uint8)
+    corrected[:16] = 3
+    items = [make_item(0), {**make_item(1), "label_map": corrected}]
+    model = make_model(tiny_cfg)
+    targets = {}
+    for name, batch in (("with", items), ("without", [items[0], make_item(1)])):
+        batch = model.batch_type.collate(batch, torch.device("cpu"))
+        with EventStorage(0):
+            cams = model.multi_scale_cams(batch, model.encode(model.normalize(batch.images)))
+            targets[name] = model.segmentation_targets(batch, cams.final)
+    assert torch.equal(targets["with"][0], targets["without"][0])
+    assert torch.equal(targets["with"][1], corrected.long())
+    assert not torch.equal(targets["without"][1], corrected.long())
+    assert model.batch_type.collate([make_item(0)], torch.device("cpu")).corrected is None
