@@ -3,6 +3,7 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -136,7 +137,10 @@ def save_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
     # The same picture is the same file.
     metadata = {"CreationDate": None} if kind == "pdf" else None
     # Fonts of type 42: the default's are what publishers refuse.
-    with matplotlib.rc_context({"pdf.fonttype": 42}), atomic_write(path) as unfinished:
+    style = matplotlib.rc_context({"pdf.fonttype": 42})
+    with style, warnings.catch_warnings(), atomic_write(path) as unfinished:
+        # Letters that no font has are named by find_font, once.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(
             unfinished, format=kind, dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.1
         )

@@ -69,6 +69,8 @@ def predict_files(
     if unknown:
         hint = f"choose of {', '.join(KINDS)}"
         raise UsageError(f"{min(unknown)!r} cannot be saved", "save", hint)
+    if "cam" in (options.save or ()) and not predictor.has_cams:
+        raise UsageError("the system has no CAMs", "save", "save overlay or mask")
     label_values(predictor.class_names, options.classes or (), "classes")
     label_values(predictor.class_names, options.image_classes or ())
     paths = ResultPaths(output, inputs, predictor.class_names)

@@ -67,15 +67,17 @@ class Prediction:
         """Write ``labels`` as a PNG with VOC's palette, whole or not at all.
 
         Raises:
-            UsageError: it cannot be written.
+            UsageError: its name does not end in .png, or it cannot be written.
         """
+        if Path(path).suffix.lower() != ".png":
+            raise UsageError("a label map is written as PNG", path, "name it .png")
         write_mask(Path(path), self.labels)
 
 
 def label_values(
     class_names: Sequence[str], chosen: Sequence[str], parameter: str = "image_classes"
 ) -> list[int]:
-    """Return the labels 1..C of the ``chosen`` ones of ``class_names``, background first.
+    """Return the labels 1..C of the ``chosen`` ones of ``class_names``, each once.
 
     Raises:
         UsageError: ``parameter`` has a name that is not known.
@@ -85,7 +87,7 @@ def label_values(
         if name not in values:
             hint = f"it knows {', '.join(values)}"
             raise UsageError(f"the model knows no class {name!r}", parameter, hint)
-    return [values[name] for name in chosen]
+    return [values[name] for name in dict.fromkeys(chosen)]
 
 
 def _draw_names(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[str]) -> np.ndarray:

@@ -41,6 +41,7 @@ class Predictor:
         cfg: of the model.
         class_names: C + 1 names, background first.
         is_open: whether any classes can be looked for.
+        has_cams: whether the system has CAMs.
         needs_image_classes: whether only classes that are named can be found in an image, as the
             system has no segmentation head.
     """
@@ -86,7 +87,7 @@ class Predictor:
         self._model = load_model(cfg).eval()
         self.is_open = self._model.open_vocabulary
         self.set_vocabulary(self._model.class_names[1:] if vocabulary is None else vocabulary)
-        self._has_cams = "cam" in self._model.sources
+        self.has_cams = "cam" in self._model.sources
         self.needs_image_classes = "sem_seg" not in self._model.sources
         test, cam = cfg.TEST.MULTI_SCALE, self._model.cam_settings
         if multi_scale is None:
@@ -140,7 +141,7 @@ class Predictor:
                 # The encoder's passes are shared, and no CAM has been computed yet.
                 inference.image_classes = tuple(value - 1 for value in values)
             named_cams = {}
-            if self._has_cams:
+            if self.has_cams:
                 names = [self.class_names[value] for value in values]
                 cams = inference.cams("cam", self._cam_scales, self._flip).cpu().numpy()
                 named_cams = dict(zip(names, cams, strict=True))
@@ -165,8 +166,8 @@ class Predictor:
         Raises:
             UsageError: as for a prediction, or an unknown source.
         """
-        if source not in ("sem_seg", "cam") or (source == "cam" and not self._has_cams):
-            known = "sem_seg or cam" if self._has_cams else "sem_seg"
+        if source not in ("sem_seg", "cam") or (source == "cam" and not self.has_cams):
+            known = "sem_seg or cam" if self.has_cams else "sem_seg"
             raise UsageError(f"there is no source {source!r}", "source", f"use {known}")
         values = label_values(self.class_names, image_classes)
         pixels = _read(image)

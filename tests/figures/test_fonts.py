@@ -57,9 +57,12 @@ def test_an_installed_font_with_the_letters_is_found(font, caplog):
     assert not caplog.text
 
 
-def test_letters_that_no_font_has_are_said_once(caplog):
-    assert find_font(CAT) == find_font(CAT) == DEFAULT_FONT
+@pytest.mark.filterwarnings("error")
+def test_letters_that_no_font_has_are_said_once(caplog, tmp_path):
+    page = draw_page([[(np.zeros((9, 9, 3), np.uint8), f"a {CAT}")]] * 2, [CAT])
+    save_figure(tmp_path / "a.png", page, 50)
     assert len(caplog.records) == 1 and CAT in caplog.text
+    assert find_font(CAT) == DEFAULT_FONT
 
 
 def test_names_are_drawn_in_it(font, tmp_path):

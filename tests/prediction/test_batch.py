@@ -149,6 +149,9 @@ def test_refusals(predict, image, monkeypatch):
             predict("in", **options)
     with refused("", "broken.jpg"):
         predict("in/broken.jpg")
+    with monkeypatch.context() as patch, refused("save"):
+        patch.setattr(predict.predictor, "has_cams", False)
+        predict("in", save=["cam"])
     assert not Path("out").exists()
 
     def interrupt(*args):

@@ -93,3 +93,5 @@ def test_save(prediction, tmp_path):
     (tmp_path / "file").touch()
     with refused("", "x.png"):
         prediction.save(tmp_path / "file" / "x.png")
+    with refused("x.jpg"):
+        prediction.save(tmp_path / "x.jpg")

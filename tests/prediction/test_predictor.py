@@ -120,6 +120,7 @@ def test_protocol_and_found_classes(toy_checkpoint, make_image):
     found = [single.class_names[i] for i in np.unique(result.labels) if i]
     assert found and list(result.cams) == found
     assert single(image, ()).cams == {}
+    assert list(single(image, ["moon", "leaf", "moon"]).cams) == ["moon", "leaf"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (300, 4)])
@@ -175,6 +176,8 @@ def test_refusals(toy_checkpoint, make_image, tmp_path):
         predictor(tmp_path / "gone.png")
     with pytest.raises(UsageError, match="goldfish"):
         Predictor(toy_checkpoint, vocabulary=["unicorn"])
+    with refused("vocabulary", "300"):
+        Predictor(toy_checkpoint, vocabulary=[f"thing {i}" for i in range(300)])
     with pytest.raises(UsageError, match=r"gone\.pth"):
         Predictor(tmp_path / "gone.pth")
     with pytest.raises(UsageError, match=r"MODEL\.CAM\.SCALES"):
