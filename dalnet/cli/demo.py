@@ -13,7 +13,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
-from torch import nn
 
 from dalnet.checkpoint import load_model
 from dalnet.config import load_config
@@ -23,6 +22,7 @@ from dalnet.errors import UsageError
 from dalnet.figures.images import predict_images
 from dalnet.figures.layout import save_figure
 from dalnet.figures.sheet import draw_sheet
+from dalnet.modeling.meta_arch import WeakSegmentor
 
 from . import train
 
@@ -64,14 +64,16 @@ def main(args: argparse.Namespace) -> None:
         trainer.resume_or_load(resume=args.resume)
         model, results = trainer.model, trainer.train()
     if comm.is_main_process():
-        report = _draw(cfg, getattr(model, "module", model))
+        unwrapped = getattr(model, "module", model)
+        assert isinstance(unwrapped, WeakSegmentor)
+        report = _draw(cfg, unwrapped)
         # A split without image-level labels has no CAMs.
         names = {"sem_seg": "seg", "cam": "CAM"}
         found = [f"{names[k]} mIoU = {results[k]['mIoU']:.1f}" for k in names if k in results]
         print(f"demo: {', '.join(found)}\n{report}")
 
 
-def _draw(cfg: CfgNode, model: nn.Module) -> Path:
+def _draw(cfg: CfgNode, model: WeakSegmentor) -> Path:
     """Write the first images with truth, CAMs and prediction; return the file's path."""
     split = cfg.DATASETS.TEST[0]
     results = list(predict_images(cfg, model, split, DatasetCatalog.get(split)[:_NUM_IMAGES]))
