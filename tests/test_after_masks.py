@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python of docs/after_masks.md trains a network on label maps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import code_blocks
+from PIL import Image
+
+PAGE = Path(__file__).parents[1] / "docs" / "after_masks.md"
+
+
+@pytest.mark.extra
+def test_plain_network_learns_from_the_masks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/sub", "masks/sub"):
+        (tmp_path / "labeled" / name).mkdir(parents=True)
+    for number in range(4):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[:, : 10 + 5 * number] = 1
+        pixels = np.repeat(200 * mask[..., None], 3, axis=2)
+        name = Path("sub" if number else "", f"{number}")
+        Image.fromarray(pixels).save(tmp_path / "labeled/images" / name.with_suffix(".jpg"))
+        Image.fromarray(mask).save(tmp_path / "labeled/masks" / name.with_suffix(".png"))
+    meta = {"label_map": {"0": "background", "1": "cat"}}
+    (tmp_path / "labeled/dataset_meta.json").write_text(json.dumps(meta))
+    (code,) = code_blocks(PAGE, "python")
+    for old, new in (("256, 8, 1000", "64, 4, 41"), ('"imagenet"  #', "None  #")):
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, {})
+    losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert losses[-1] < losses[0] / 2
+    assert (tmp_path / "unet.pth").exists()
