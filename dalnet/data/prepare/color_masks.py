@@ -36,10 +36,8 @@ def convert_color_masks(
     if missing := [name for name in labels if name not in colors.values()]:
         raise UsageError(f"it has no color for {missing[0]!r}", label_map, "add a line for it")
     known = {color: labels[name] for color, name in colors.items() if name in labels}
-    sources = {
-        (target / file).with_suffix(".png"): MaskSource(source / file, _time(source / file))
-        for file in find_images(source)
-    }
+    files = {(target / file).with_suffix(".png"): source / file for file in find_images(source)}
+    sources = {new: MaskSource(file, file.stat().st_mtime) for new, file in files.items()}
     if not sources:
         raise UsageError("there is no image in it", source, "name the folder of the color masks")
     return write_masks(sources, partial(color_mask_to_labels, known), workers)
@@ -83,10 +81,7 @@ def color_mask_to_labels(labels: Mapping[tuple[int, int, int], int], path: Path)
     found, places = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
     for color in map(tuple, found.tolist()):
         if color not in labels:
-            raise UsageError(f"the color {color} means no class", path, "add it to the label map")
+            hint = "name its class in the label map and in the list of classes"
+            raise UsageError(f"the color {color} means no class", path, hint)
     values = np.array([labels[tuple(color)] for color in found.tolist()], dtype=np.uint8)
     return values[places].reshape(pixels.shape[:2])
-
-
-def _time(path: Path) -> float:
-    return path.stat().st_mtime
