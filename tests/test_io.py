@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are read in lines, and files that are written whole or not at all."""
 
+import os
+
 import pytest
 from helpers import refused
 
@@ -24,6 +26,15 @@ def test_text_is_read_in_the_encodings_that_programs_write(tmp_path):
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         path.write_bytes("kätzchen\r\n".encode(encoding))
         assert read_text(path) == "kätzchen\r\n"
+
+
+def test_names_of_any_length_and_encoding_are_written(tmp_path):
+    for name in (b"m" * 255, "\u732b".encode() * 85, b"caf\xe9", b"100% {0} [1]"):
+        target = tmp_path / os.fsdecode(name)
+        with atomic_write(target) as temporary:
+            temporary.write_text("whole")
+        assert target.read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_failed_writing_leaves_nothing(tmp_path):

@@ -22,7 +22,7 @@ def test_missing_masks_stop_the_evaluation_at_once(tree, tree_cfg):
 
 def test_unreadable_masks_are_named(tree, tree_cfg, lock):
     lock(tree / "SegmentationClass")
-    with refused("", "SegmentationClass"):
+    with refused("SegmentationClass"):
         build_test_loader(tree_cfg(), "built_tree")
 
 

@@ -144,7 +144,7 @@ def test_test_loader_yields_every_image_once(tree, tree_cfg):
     ],
 )
 def test_config_that_does_not_fit_the_data(tree, tree_cfg, key, value, words):
-    with refused("", key, *words):
+    with refused(key, *words):
         build_train_loader(tree_cfg(key, value))
 
 

@@ -59,7 +59,7 @@ def test_a_system_brings_views_of_its_own(noise):
 
 
 def test_unknown_mapper_is_refused_with_those_that_are_known():
-    with refused("", "INPUT.DATASET_MAPPER_NAME", "'MultiCropMapper'", "'SingleViewMapper'"):
+    with refused("INPUT.DATASET_MAPPER_NAME", "'MultiCropMapper'", "'SingleViewMapper'"):
         build_mapper(make_cfg("INPUT.DATASET_MAPPER_NAME", "Mapper"), is_train=True)
 
 
@@ -172,7 +172,7 @@ def test_missing_or_unreadable_image_is_named(tmp_path, noise, content):
     ],
 )
 def test_unsupported_input_keys_are_refused(key, value):
-    with refused("", key):
+    with refused(key):
         build_mapper(make_cfg(key, value), True)
 
 

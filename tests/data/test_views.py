@@ -40,7 +40,7 @@ def test_further_views_may_be_switched_off(noise):
     assert out["global_views"].shape == (0, 3, *CROP)
     assert out["local_views"].shape == (0, 3, 96, 96)
     assert out["local_boxes"].shape == (0, 4) and out["local_boxes"].dtype == torch.int64
-    with refused("", "INPUT.MULTI_CROP.GLOBAL_VIEWS"):
+    with refused("INPUT.MULTI_CROP.GLOBAL_VIEWS"):
         MultiCropViews(make_cfg("INPUT.MULTI_CROP.GLOBAL_VIEWS", 3))
 
 

@@ -54,7 +54,7 @@ def test_broken_releases_are_named(coco_root, edit_annotations):
 @pytest.mark.parametrize("part", [".", "val2014"])
 def test_unreadable_folder_is_named(coco_root, lock, part):
     lock(coco_root / part)
-    with refused("", coco_root / "val2014"):
+    with refused(coco_root / "val2014"):
         load_coco(coco_root, "val")
 
 

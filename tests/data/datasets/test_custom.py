@@ -181,5 +181,5 @@ def test_unreadable_classes(tmp_path, content):
     path = tmp_path / "classes.txt"
     if content is not None:
         path.write_bytes(content)
-    with refused("", path):
+    with refused(path):
         read_classes(path)

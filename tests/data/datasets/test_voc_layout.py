@@ -48,17 +48,17 @@ def break_empty_list(root):
 
 def break_image(root):
     (root / "JPEGImages/b.jpg").unlink()
-    return ["b", "JPEGImages"]
+    return ["train.txt", "'b'", "JPEGImages"]
 
 
 def break_labels(root):
     (root / "image_tags.json").unlink()
-    return ["Annotations", "image_tags.json"]
+    return [root, "Annotations", "image_tags.json"]
 
 
 def break_class(root):
     (root / "image_tags.json").write_text('{"b": ["dragon"]}')
-    return ["dragon", "image_tags.json", "image b"]
+    return ["image_tags.json, image b", "dragon"]
 
 
 def break_json(root):
@@ -99,7 +99,7 @@ def break_xml_class(root):
     (root / "Annotations").mkdir()
     entry = "<object><name>dragon</name></object>"
     (root / "Annotations" / "c.xml").write_text(f"<annotation>{entry}</annotation>")
-    return ["dragon", "c.xml"]
+    return ["c.xml", "dragon"]
 
 
 def break_xml(root):
@@ -146,7 +146,7 @@ def break_keys_of_one_image(root):
 
 def break_two_files_of_tags(root):
     (root / "image_tags.csv").write_text("file,cat\na,1\n")
-    return ["two files"]
+    return [root, "two files"]
 
 
 def break_cell(root):
@@ -197,7 +197,7 @@ def break_two_masks_of_one_image(root):
 def test_damaged_tree_is_named_in_one_sentence(tmp_path, damage, write_tree):
     root = write_tree(tmp_path / "t", {"a": ["cat"]})
     expected = damage(root)
-    with refused("", *expected) as info:
+    with refused(*expected) as info:
         load_voc_layout(root, "train", CLASSES, how_to_get="fetch it")
     assert "\n" not in str(info.value)
 
@@ -272,7 +272,7 @@ def test_files_of_any_name_are_listed(tmp_path, write_tree):
 def test_unreadable_folder_is_named(tmp_path, lock, part, write_tree):
     root = write_tree(tmp_path / "t", {"a": ["cat"]})
     lock(root / part)
-    with refused("", root / "JPEGImages"):
+    with refused(root / "JPEGImages"):
         load_voc_layout(root, "train", CLASSES)
 
 

@@ -63,7 +63,7 @@ def test_sbd_that_is_incomplete_or_foreign_is_named(releases, last_words):
     assert status == 1 and sentence.startswith("error: ") and "s1.mat: " in sentence
     assert not (voc / "ImageSets/Segmentation/train_aug.txt").exists()
     (sbd / "val.txt").unlink()
-    with refused("", "val.txt"):
+    with refused("val.txt"):
         prepare_sbd(sbd, voc, workers=1)
 
 

@@ -100,7 +100,7 @@ def test_other_peoples_files_are_refused(tmp_path):
 
 def test_unreadable_folder_is_named(tmp_path, lock):
     lock(tmp_path)
-    with refused("", "dataset.json"):
+    with refused("dataset.json"):
         ensure_toy_dataset(tmp_path)
 
 
