@@ -2,7 +2,7 @@
 """Segment your own images and videos with a trained model.
 
     dalnet predict --weights output/voc_dalnet/model_final.pth \\
-        --input photos/ "more/*.jpg" --output predicted
+        --input images/ "more/*.jpg" --output predicted
 
 Of an image "dog.jpg" it writes, into the folder of --output:
   dog_overlay.jpg     the image with its classes in color, named where they stand
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="PATH",
         help="files; folders, searched for images with all folders in them; quoted patterns such "
-        'as "photos/**/*.png"; videos by their suffix (in folders only by a pattern)',
+        'as "images/**/*.png"; videos by their suffix (in folders only by a pattern)',
     )
     source.add_argument("--webcam", type=int, metavar="N", help="record camera N until Ctrl-C")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")

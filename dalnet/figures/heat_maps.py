@@ -109,7 +109,7 @@ def draw_similarities(
     with inference_context(model):
         # By label (0: background), cosines [H, W] in -1..1.
         loader = build_test_loader(cfg, split, records, any_order=False)
-        maps = [similarity_maps(model, item) for (item,) in loader]
+        maps = [similarity_maps(model, record) for (record,) in loader]
     names, _ = class_table(split)
     values = np.concatenate([m.ravel() for by_label in maps for m in by_label.values()])
     ends = float(values.min()), float(values.max())

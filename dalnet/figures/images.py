@@ -113,20 +113,20 @@ def predict_images(
     """
     needs_labels = needs_cams or "sem_seg" not in model.sources
     with inference_context(model), torch.no_grad():
-        for (item,) in build_test_loader(cfg, split, records, any_order=False):
+        for (record,) in build_test_loader(cfg, split, records, any_order=False):
             if not needs_labels:
-                item.pop("image_labels", None)
-            yield _predict_image(model, item)
+                record.pop("image_labels", None)
+            yield _predict_image(model, record)
 
 
-def _predict_image(model: WeakSegmentor, item: Record) -> ImageResult:
-    image, labels = read_image(item["file_name"]), item.get("image_labels")
+def _predict_image(model: WeakSegmentor, record: Record) -> ImageResult:
+    image, labels = read_image(record["file_name"]), record.get("image_labels")
     image_classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
     label_maps, cams = {}, {}
-    if "sem_seg_file_name" in item:
+    if "sem_seg_file_name" in record:
         size, num_classes = image.shape[:2], len(model.class_names)
-        label_maps["truth"] = read_mask(item["sem_seg_file_name"], size, num_classes)
-    (output,) = model([item])
+        label_maps["truth"] = read_mask(record["sem_seg_file_name"], size, num_classes)
+    (output,) = model([record])
     all_cams, scores = output.get("cam"), output.get("sem_seg")
     if all_cams is not None:
         cams = {c: all_cams[c].float().cpu().numpy() for c in image_classes}
@@ -137,4 +137,4 @@ def _predict_image(model: WeakSegmentor, item: Record) -> ImageResult:
         label_maps["pseudo label"] = label_map_of(output["pseudo_label"])
     if scores is not None:
         label_maps["prediction"] = label_map_of(scores)
-    return ImageResult(Path(item["file_name"]).stem, image, image_classes, label_maps, cams)
+    return ImageResult(Path(record["file_name"]).stem, image, image_classes, label_maps, cams)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lays out pictures in rows and columns on one page, by matplotlib."""
+"""Lays out panels in rows and columns on one page, by matplotlib."""
 
 import math
 import textwrap
@@ -22,24 +22,24 @@ from dalnet.io import atomic_write
 from .fonts import DEFAULT_FONT, find_font
 from .overlay import HEAT_COLORMAPS, HEAT_WEIGHT, Color, find_labels, make_legend
 
-# A picture, uint8 [H, W, 3], with the text below it, or an empty place.
+# A panel, uint8 [H, W, 3], with the text below it, or an empty place.
 Cell = tuple[np.ndarray, str] | None
 
-_WIDTH, _LINE = 2.5, 0.25  # of a picture and of a line of text, in inches
-_TITLE_LETTERS, _CAPTION_LETTERS = 28, 34  # that fit above and below a picture
+_WIDTH, _LINE = 2.5, 0.25  # of a panel and of a line of text, in inches
+_TITLE_LETTERS, _CAPTION_LETTERS = 28, 34  # that fit above and below a panel
 _FORMATS = ("png", "pdf")
 
 
 def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: str = "") -> Figure:
-    """Draw rows of pictures, all equally wide, each row as high as its first picture asks.
+    """Draw rows of panels, all equally wide, each row as high as its first panel asks.
 
     Args:
-        rows: at least one, each with a picture; a place that is None or missing stays empty.
+        rows: at least one, each with a panel; a place that is None or missing stays empty.
         titles: of the columns; the last one is also that of all further ones.
         headline: of the page; may be empty.
     """
     first = [next(cell[0] for cell in row if cell is not None) for row in rows]
-    ratios = [picture.shape[0] / picture.shape[1] for picture in first]
+    ratios = [panel.shape[0] / panel.shape[1] for panel in first]
     # No pyplot: it would choose a backend and keep the figure for the whole process.
     columns = max(len(titles), *map(len, rows))
     size = _WIDTH * columns, _WIDTH * sum(ratios) + _LINE * (2 * len(rows) + 2)
@@ -54,7 +54,7 @@ def draw_page(rows: Sequence[Sequence[Cell]], titles: Sequence[str], headline: s
     for row, places, ratio in zip(rows, grid, ratios, strict=True):
         for cell, axes in zip_longest(row, places):
             if cell is None:
-                # As high as the pictures beside it, or a title above it would stand apart.
+                # As high as the panels beside it, or a title above it would stand apart.
                 axes.set_box_aspect(ratio)
             else:
                 axes.imshow(cell[0])
@@ -68,7 +68,7 @@ def add_legend(
     class_names: Sequence[str],
     colors: Sequence[Color],
 ) -> None:
-    """Name the colors of the labels that occur in ``label_maps`` below all pictures."""
+    """Name the colors of the labels that occur in ``label_maps`` below all panels."""
     entries = make_legend(find_labels(label_maps), class_names, colors)
     if not entries:
         return
@@ -99,7 +99,7 @@ def add_colorbar(
 
 
 def _add_height(figure: Figure, inches: float) -> None:
-    # Otherwise the pictures would shrink.
+    # Otherwise the panels would shrink.
     figure.set_figheight(figure.get_figheight() + inches)
 
 
@@ -111,7 +111,7 @@ def check_format(path: Path) -> str:
     """
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in _FORMATS:
-        raise UsageError("it is neither .png nor .pdf", path, "name the picture so")
+        raise UsageError("it is neither .png nor .pdf", path, "name the figure so")
     return suffix
 
 
@@ -121,7 +121,7 @@ def save_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
     Args:
         path: its folder is made if need be.
         figure: what to write.
-        dpi: pixels an inch, in a PDF those of its pictures.
+        dpi: pixels an inch, in a PDF those of its images.
 
     Raises:
         UsageError: another suffix, or a folder that cannot be written.
@@ -134,7 +134,7 @@ def save_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
         text.set_parse_math(False)
         if font != DEFAULT_FONT:
             text.get_fontproperties().set_file(font)
-    # The same picture is the same file.
+    # The same figure is the same file.
     metadata = {"CreationDate": None} if kind == "pdf" else None
     # Fonts of type 42: the default's are what publishers refuse.
     style = matplotlib.rc_context({"pdf.fonttype": 42})

@@ -34,10 +34,10 @@ def draw_sheet(
     names, class_colors = class_table(split)
     label_maps = [one for r in results for title, one in r.label_maps.items() if title in titles]
     colors = choose_colors(class_colors, find_labels(label_maps), colorblind)
-    pictures = [draw_pictures(result, colors, colorblind) for result in results]
-    titles = [title for title in titles if any(title in one for one in pictures)]
+    panels = [draw_panels(result, colors, colorblind) for result in results]
+    titles = [title for title in titles if any(title in one for one in panels)]
     rows = []
-    for result, one in zip(results, pictures, strict=True):
+    for result, one in zip(results, panels, strict=True):
         classes = ", ".join(names[c + 1] for c in result.image_classes)
         captions = {"image": f"{result.name}: {classes}" if classes else result.name}
         rows.append([(one[t], captions.get(t, "")) if t in one else None for t in titles])
@@ -46,7 +46,7 @@ def draw_sheet(
     return figure
 
 
-def draw_pictures(
+def draw_panels(
     result: ImageResult, colors: Sequence[Color], colorblind: bool = False
 ) -> dict[str, np.ndarray]:
     """Return what there is to see of an image: uint8 ``[H, W, 3]`` by title.
@@ -56,10 +56,10 @@ def draw_pictures(
         colors: C + 1 RGB triples in 0..255, background first.
         colorblind: whether CAMs are drawn from blue to yellow, not over green to red.
     """
-    pictures = {"image": result.image}
+    panels = {"image": result.image}
     for title, label_map in result.label_maps.items():
-        pictures[title] = blend_labels(result.image, label_map, colors)
+        panels[title] = blend_labels(result.image, label_map, colors)
     if result.cams:
         cam = np.max(list(result.cams.values()), axis=0)
-        pictures["CAM"] = draw_heat(result.image, cam, colorblind)
-    return {title: pictures[title] for title in _TITLES if title in pictures}
+        panels["CAM"] = draw_heat(result.image, cam, colorblind)
+    return {title: panels[title] for title in _TITLES if title in panels}

@@ -76,14 +76,14 @@ def predict_files(
     paths = ResultPaths(output, inputs, predictor.class_names)
     failed: list[str] = []
     try:
-        for item in tqdm(inputs, unit="input", disable=len(inputs) == 1):
+        for entry in tqdm(inputs, unit="input", disable=len(inputs) == 1):
             try:
-                predict = _predict_video if item.is_video else _predict_image
-                predict(predictor, item, paths, options)
+                predict = _predict_video if entry.is_video else _predict_image
+                predict(predictor, entry, paths, options)
             except UsageError as error:
                 if getattr(error.__cause__, "errno", None) in _DISK_ERRORS:
                     raise
-                failed.append(_reason(item, error))
+                failed.append(_reason(entry, error))
     except KeyboardInterrupt:
         what = f"interrupted; what is in {output} by now is complete, the rest is missing"
         raise UsageError(what) from None
@@ -96,63 +96,63 @@ def predict_files(
     return done
 
 
-def _reason(item: PredictionInput, error: UsageError) -> str:
-    reason = str(error) if str(item.source) in str(error) else f"{item.source}: {error}"
+def _reason(entry: PredictionInput, error: UsageError) -> str:
+    reason = str(error) if str(entry.source) in str(error) else f"{entry.source}: {error}"
     # A file's name may hold bytes that no log can.
     return reason.encode(errors="backslashreplace").decode()
 
 
 def _predict_image(
-    predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
+    predictor: Predictor, entry: PredictionInput, paths: ResultPaths, options: PredictOptions
 ) -> None:
-    assert isinstance(item.source, Path)
+    assert isinstance(entry.source, Path)
     save = options.save or ("overlay", "mask")
     wants_cams = "cam" in save or bool(options.image_classes)
     needed = wants_cams or predictor.needs_image_classes
-    prediction = predictor(item.source, options.image_classes if needed else ())
-    with open_image(str(item.source), "image") as image:
+    prediction = predictor(entry.source, options.image_classes if needed else ())
+    with open_image(str(entry.source), "image") as image:
         frames = getattr(image, "n_frames", 1)
         # What a camera's MPO has beside its first image is another view, or a preview, of it.
         if frames > 1 and image.format != "MPO":
-            logger.warning("%s: only the first of its %d images is predicted", item.source, frames)
+            logger.warning("%s: only the first of its %d images is predicted", entry.source, frames)
     if "overlay" in save:
-        _save_picture(paths.overlay(item), prediction.overlay(options.classes))
+        _save_image(paths.overlay(entry), prediction.overlay(options.classes))
     if "mask" in save:
-        prediction.save(paths.mask(item))
+        prediction.save(paths.mask(entry))
     # CAMs of classes that were only found are shown as overlays show them.
     shown = options.image_classes or options.classes or prediction.cams
     for name in prediction.cams if wants_cams else ():
         if name in shown:
-            _save_picture(paths.cam(item, name), prediction.cam_overlay(name))
+            _save_image(paths.cam(entry, name), prediction.cam_overlay(name))
 
 
 def _predict_video(
-    predictor: Predictor, item: PredictionInput, paths: ResultPaths, options: PredictOptions
+    predictor: Predictor, entry: PredictionInput, paths: ResultPaths, options: PredictOptions
 ) -> None:
     save = options.save or ("overlay",)
     if not {"overlay", "mask"} & set(save):
         raise UsageError("videos have no CAMs", "save", "save their overlay or mask")
     image_classes = options.image_classes if predictor.needs_image_classes else ()
-    reader = VideoReader(item.source)
+    reader = VideoReader(entry.source)
     with contextlib.ExitStack() as stack:
         write = None
         if "overlay" in save:
-            path = paths.overlay(item)
+            path = paths.overlay(entry)
             write = stack.enter_context(write_video(path, reader.rate, reader.live))
         if reader.live:
             # This is how a camera is switched off; the video up to there is wanted.
             stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        bar = tqdm(reader, str(item.source), reader.announced or None, unit="frame")
+        bar = tqdm(reader, str(entry.source), reader.announced or None, unit="frame")
         for number, frame in enumerate(bar):
             prediction = predictor(frame, image_classes)
             if "mask" in save:
-                prediction.save(paths.mask(item, number))
+                prediction.save(paths.mask(entry, number))
             if write is not None:
                 write(prediction.overlay(options.classes))
 
 
-def _save_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 [H, W, 3], as its suffix says, whole or not at all."""
+def _save_image(path: Path, image: np.ndarray) -> None:
+    """Write an image, uint8 [H, W, 3], as its suffix says, whole or not at all."""
     with atomic_write(path) as unfinished:
         kind = "JPEG" if path.suffix == ".jpg" else "PNG"
-        Image.fromarray(picture).save(unfinished, format=kind, quality=95)
+        Image.fromarray(image).save(unfinished, format=kind, quality=95)

@@ -84,7 +84,9 @@ class ResultPaths:
     ) -> None:
         """Take the folder, all inputs and the names of all classes."""
         self._output = output
-        self._inputs = {item.source.resolve() for item in inputs if isinstance(item.source, Path)}
+        self._inputs = {
+            entry.source.resolve() for entry in inputs if isinstance(entry.source, Path)
+        }
         self._owners: dict[Path, PredictionInput] = {}
         slugs = [re.sub(r"[^\w.-]+", "_", name)[:_CLASS_LETTERS] for name in class_names]
         counts = Counter(slug.lower() for slug in slugs)
@@ -94,28 +96,28 @@ class ResultPaths:
             for label, (name, slug) in enumerate(zip(class_names, slugs, strict=True))
         }
 
-    def overlay(self, item: PredictionInput) -> Path:
+    def overlay(self, entry: PredictionInput) -> Path:
         """Return the path of an overlay."""
-        if not isinstance(item.source, Path) or item.is_video:
-            return self._path(item, "overlay.mp4")
-        is_jpeg = item.source.suffix.lower() in JPEG_SUFFIXES
-        return self._path(item, "overlay.jpg" if is_jpeg else "overlay.png")
+        if not isinstance(entry.source, Path) or entry.is_video:
+            return self._path(entry, "overlay.mp4")
+        is_jpeg = entry.source.suffix.lower() in JPEG_SUFFIXES
+        return self._path(entry, "overlay.jpg" if is_jpeg else "overlay.png")
 
-    def mask(self, item: PredictionInput, frame: int = 0) -> Path:
+    def mask(self, entry: PredictionInput, frame: int = 0) -> Path:
         """Return the path of a label map; of a video that of a frame, counted from 0."""
-        return self._path(item, f"mask/{frame:06d}.png" if item.is_video else "mask.png")
+        return self._path(entry, f"mask/{frame:06d}.png" if entry.is_video else "mask.png")
 
-    def cam(self, item: PredictionInput, class_name: str) -> Path:
+    def cam(self, entry: PredictionInput, class_name: str) -> Path:
         """Return the path of a CAM."""
-        return self._path(item, f"cam_{self._cam_names[class_name]}.png")
+        return self._path(entry, f"cam_{self._cam_names[class_name]}.png")
 
-    def _path(self, item: PredictionInput, ending: str) -> Path:
-        path = self._output / item.name.parent / f"{item.name.name}_{ending}"
-        owner = self._owners.setdefault(path, item)
-        if path.resolve() in self._inputs or owner is not item:
-            what = "an input" if owner is item else f"that of {owner.source}"
-            hint = "choose another folder" if owner is item else "rename one of them"
-            raise UsageError(f"its result {path} would overwrite {what}", item.source, hint)
+    def _path(self, entry: PredictionInput, ending: str) -> Path:
+        path = self._output / entry.name.parent / f"{entry.name.name}_{ending}"
+        owner = self._owners.setdefault(path, entry)
+        if path.resolve() in self._inputs or owner is not entry:
+            what = "an input" if owner is entry else f"that of {owner.source}"
+            hint = "choose another folder" if owner is entry else "rename one of them"
+            raise UsageError(f"its result {path} would overwrite {what}", entry.source, hint)
         return path
 
 

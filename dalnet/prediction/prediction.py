@@ -93,8 +93,8 @@ def label_values(
 def _draw_names(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     """Return the image with the name of each class where its region is widest."""
     height, width = label_map.shape
-    picture = Image.fromarray(image)
-    draw = ImageDraw.Draw(picture)
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
     text_size = max(_MIN_TEXT, round(math.sqrt(height * width) * _TEXT_FRACTION))
     # OpenCV's own font has no letters beyond ASCII.
     font = ImageFont.truetype(find_font("".join(class_names)), text_size)
@@ -117,4 +117,4 @@ def _draw_names(image: np.ndarray, label_map: np.ndarray, class_names: Sequence[
         taken[top + dy : bottom + dy, columns] = True
         place = (x + dx, y + dy)
         draw.text(place, name, "white", font, "mm", stroke_width=stroke, stroke_fill="black")
-    return np.array(picture)
+    return np.array(canvas)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a report's gallery: images chosen by the scores of their predictions, as small pictures."""
+"""Makes a report's gallery: images chosen by the scores of their predictions, as small images."""
 
 import base64
 import io
@@ -17,11 +17,11 @@ from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.evaluation.counts import class_ious, confusion_matrix
 from dalnet.figures.images import ImageResult, Record, predict_images
 from dalnet.figures.overlay import Color, find_labels
-from dalnet.figures.sheet import draw_pictures
+from dalnet.figures.sheet import draw_panels
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 _SEED = 0  # the same random images for every model
-_WIDTH = 220  # pixels of a picture; larger ones are shrunk
+_WIDTH = 220  # pixels of a panel; larger ones are shrunk
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Card:
         image_classes: classes 0..C-1 of its image-level labels.
         ious: see :func:`score_image`.
         labels: labels 0..C (background 0) and 255 that its label maps show.
-        pictures: JPEG in base64 by title.
+        panels: JPEG in base64 by title.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Card:
     image_classes: Sequence[int]
     ious: Mapping[int, float]
     labels: Sequence[int]
-    pictures: Mapping[str, str]
+    panels: Mapping[str, str]
 
     @property
     def classes(self) -> list[int]:
@@ -123,18 +123,18 @@ def choose_groups(scores: Sequence[float], count: int) -> dict[str, list[int]]:
 def make_card(
     result: ImageResult, groups: Sequence[str], colors: Sequence[Color], colorblind: bool = False
 ) -> Card:
-    """Draw an image and keep only its small pictures; arguments as for ``make_gallery``."""
-    pictures = {}
-    for title, picture in draw_pictures(result, colors, colorblind).items():
-        image, stream = Image.fromarray(picture), io.BytesIO()
+    """Draw an image and keep only its small panels; arguments as for ``make_gallery``."""
+    panels = {}
+    for title, panel in draw_panels(result, colors, colorblind).items():
+        image, stream = Image.fromarray(panel), io.BytesIO()
         image.thumbnail((_WIDTH, 10 * _WIDTH))
         image.save(stream, "JPEG", quality=82)
-        pictures[title] = base64.b64encode(stream.getvalue()).decode("ascii")
+        panels[title] = base64.b64encode(stream.getvalue()).decode("ascii")
     return Card(
         name=result.name,
         groups=groups,
         image_classes=result.image_classes,
         ious=score_image(result, len(colors)),
         labels=find_labels(result.label_maps.values()),
-        pictures=pictures,
+        panels=panels,
     )

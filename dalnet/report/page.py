@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills ``page.html.j2`` with the numbers, charts and pictures of a report."""
+"""Fills ``page.html.j2`` with the numbers, charts and images of a report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

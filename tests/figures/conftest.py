@@ -56,7 +56,7 @@ class Shown:
     def __init__(self, figure):
         bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
         grid = [axes for axes in figure.axes if axes not in bars]
-        self.pictures = [axes.images[0].get_array() if axes.images else None for axes in grid]
+        self.panels = [axes.images[0].get_array() if axes.images else None for axes in grid]
         self.captions = [axes.get_xlabel() for axes in grid]
         self.titles = [axes.get_title() for axes in grid if axes.get_title()]
         self.bar = bars[0].get_xlim() if bars else None

@@ -70,7 +70,7 @@ def test_names_are_drawn_in_it(font, tmp_path):
     image = np.zeros((60, 90, 3), np.uint8)
     one = Prediction(image, labels, np.zeros((2, 60, 90)), {}, ("background", CAT)).overlay()
     two = Prediction(image, labels, np.zeros((2, 60, 90)), {}, ("background", "a" + CAT)).overlay()
-    white = [(picture == 255).all(-1).sum() for picture in (one, two)]
+    white = [(panel == 255).all(-1).sum() for panel in (one, two)]
     assert 1.5 < white[1] / white[0] < 2.5  # squares, of which the second has two
     figure = draw_page([[(image, f"a {CAT}")]], ["b"])
     save_figure(tmp_path / "a.png", figure, 50)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures 3, 5 and 6: which picture stands where, and what it says; ranges of colors."""
+"""Figures 3, 5 and 6: which panel stands where, and what it says; ranges of colors."""
 
 import dataclasses
 
@@ -30,14 +30,14 @@ def test_cams_stand_beside_image_and_truth_with_their_classes(
     shown = look(draw_cams([result, plain], split, colorblind))
     assert shown.titles == ["image", "truth", "CAM", "CAM"]
     assert shown.captions == ["beast", "", "cat", "", "two", "", "cat", "cow"]
-    assert [picture is None for picture in shown.pictures] == [*[False] * 3, True, False, True] + [
+    assert [panel is None for panel in shown.panels] == [*[False] * 3, True, False, True] + [
         False
     ] * 2
     assert shown.legend == ["background", "cat"]
     assert shown.bar == (0, 1)
     expected = draw_heat(make_faint(result.image), two[2], colorblind)
-    np.testing.assert_array_equal(shown.pictures[7], expected)
-    np.testing.assert_array_equal(shown.pictures[0], result.image)
+    np.testing.assert_array_equal(shown.panels[7], expected)
+    np.testing.assert_array_equal(shown.panels[0], result.image)
 
 
 def test_without_masks_there_is_no_truth(split, result, look, without):
@@ -60,10 +60,10 @@ def test_models_stand_side_by_side(split, result, look):
     assert shown.titles == ["image", "a: b", "c"]
     assert shown.captions == ["beast: cat, cow", "", ""]
     expected = draw_heat(make_faint(result.image), np.maximum(result.cams[0], low))
-    np.testing.assert_array_equal(shown.pictures[1], expected)
+    np.testing.assert_array_equal(shown.panels[1], expected)
     one = look(draw_comparison({"a": [both]}, split, "cow"))
     assert one.captions[0] == "beast: cow"
-    np.testing.assert_array_equal(one.pictures[1], draw_heat(make_faint(result.image), low))
+    np.testing.assert_array_equal(one.panels[1], draw_heat(make_faint(result.image), low))
 
 
 @pytest.mark.parametrize("stretch", [False, True])
@@ -74,7 +74,7 @@ def test_similarities_share_one_range_or_have_each_its_own(voc_model, look, monk
     assert shown.captions == ["2007_000000", "cat, -0.500 to 0.000", "background, 0.000 to 0.750"]
     faint = make_faint(read_image(records[0]["file_name"]))
     first = np.linspace(0, 1, 2000).reshape(40, 50) if stretch else (LOW + 0.5) / 1.25
-    np.testing.assert_array_equal(shown.pictures[1], draw_heat(faint, first))
+    np.testing.assert_array_equal(shown.panels[1], draw_heat(faint, first))
     if not stretch:
         assert shown.bar == (-0.5, 0.75)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of pictures: places, long texts, and files."""
+"""Pages of panels: places, long texts, and files."""
 
 import re
 from pathlib import Path
@@ -23,9 +23,9 @@ def test_nothing_overlaps_and_pictures_keep_their_shape():
     names = [f"a thing of many letters {i}" for i in range(7)]
     add_legend(figure, [np.arange(7)], names, [(9, 9, 9)] * 7)
     figure.draw_without_rendering()
-    pictures = [axes.get_window_extent() for axes in figure.axes if axes.images]
-    assert len(pictures) == 4
-    for box, ratio in zip(pictures, (1, 1, 2.5, 1), strict=True):
+    panels = [axes.get_window_extent() for axes in figure.axes if axes.images]
+    assert len(panels) == 4
+    for box, ratio in zip(panels, (1, 1, 2.5, 1), strict=True):
         assert box.height / box.width == pytest.approx(ratio, rel=0.01)
         assert box.width == pytest.approx(2.5 * figure.dpi, rel=0.05)
     *places, bar = figure.axes

@@ -22,10 +22,10 @@ GRAY = np.full((12, 16, 3), 100, np.uint8)
 def test_blend_mixes_by_alpha_away_from_outlines():
     label_map = np.zeros((12, 16), np.int64)
     label_map[:, 8:] = 1
-    picture = blend_labels(GRAY, label_map, COLORS, alpha=0.25)
-    assert picture.dtype == np.uint8
-    assert picture[6, 2].tolist() == [75, 75, 75]
-    assert picture[6, 13].tolist() == [107, 75, 75]
+    panel = blend_labels(GRAY, label_map, COLORS, alpha=0.25)
+    assert panel.dtype == np.uint8
+    assert panel[6, 2].tolist() == [75, 75, 75]
+    assert panel[6, 13].tolist() == [107, 75, 75]
     ignored = blend_labels(GRAY, np.full((12, 16), 255), COLORS, alpha=1)
     assert (ignored == IGNORE_COLOR).all()
 
@@ -50,9 +50,9 @@ def test_blend_outlines_regions_and_only_them():
 def test_heat_is_red_where_high_and_blue_where_low():
     heat = np.zeros((12, 16), np.float32)
     heat[:, 8:] = 1.0
-    picture = draw_heat(GRAY, heat).astype(int)
-    assert picture[6, 12, 0] > picture[6, 12, 2]
-    assert picture[6, 2, 2] > picture[6, 2, 0]
+    panel = draw_heat(GRAY, heat).astype(int)
+    assert panel[6, 12, 0] > panel[6, 12, 2]
+    assert panel[6, 2, 2] > panel[6, 2, 0]
     np.testing.assert_array_equal(draw_heat(GRAY, 5 * heat - 1), draw_heat(GRAY, heat))
 
 

@@ -131,7 +131,7 @@ def test_a_full_disk_ends_it(predict, image, monkeypatch):
         )
 
     calls = []
-    monkeypatch.setattr(batch, "_save_picture", fill)
+    monkeypatch.setattr(batch, "_save_image", fill)
     with refused("a_"):
         predict("in")
     assert len(calls) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images the gallery shows, their scores and pictures."""
+"""Which images the gallery shows, their scores and panels."""
 
 import base64
 import io
@@ -52,7 +52,7 @@ def test_random_images_do_not_depend_on_the_scores():
 def test_card_holds_small_pictures(size, small):
     card = make_card(make_result(1, 2, size), ["best"], voc_palette(3))
     assert card.classes == [1, 2]
-    assert list(card.pictures) == ["image", "truth", "prediction"]
-    for jpeg in card.pictures.values():
-        with Image.open(io.BytesIO(base64.b64decode(jpeg, validate=True))) as picture:
-            assert (picture.format, picture.size) == ("JPEG", small)
+    assert list(card.panels) == ["image", "truth", "prediction"]
+    for jpeg in card.panels.values():
+        with Image.open(io.BytesIO(base64.b64decode(jpeg, validate=True))) as panel:
+            assert (panel.format, panel.size) == ("JPEG", small)
