@@ -16,6 +16,7 @@ from dalnet.data.datasets.catalog import class_table
 from dalnet.errors import UsageError
 from dalnet.evaluation.results import Result, read_results
 from dalnet.evaluation.sources import model_measurements
+from dalnet.figures.images import Record
 from dalnet.figures.overlay import choose_colors
 from dalnet.io import atomic_write
 
@@ -54,13 +55,7 @@ def write_report(
         UsageError: settings or files that do not fit, as results of other weights.
     """
     records = DatasetCatalog.get(split)
-    if not 1 <= images <= MAX_IMAGES:
-        hint = f"choose 1 to {MAX_IMAGES}, as the page holds all of them"
-        raise UsageError(f"it is {images}", "images", hint)
-    if not records:
-        raise UsageError("it has no images", split, "name another split")
-    if run is not None and not run.is_dir():
-        raise UsageError(f"{run} is no folder", "run", "name the one of the training")
+    _check_request(split, records, run, images)
     run = run or Path(cfg.MODEL.WEIGHTS).parent
     # Before the long part, so that a wrong file is found at once.
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
@@ -91,6 +86,17 @@ def write_report(
     with atomic_write(output) as unfinished:
         # Names of files need not be valid text.
         unfinished.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _check_request(split: str, records: Sequence[Record], run: Path | None, images: int) -> None:
+    """Raise ``UsageError`` where the arguments of :func:`write_report` cannot be met."""
+    if not 1 <= images <= MAX_IMAGES:
+        hint = f"choose 1 to {MAX_IMAGES}, as the page holds all of them"
+        raise UsageError(f"it is {images}", "images", hint)
+    if not records:
+        raise UsageError("it has no images", split, "name another split")
+    if run is not None and not run.is_dir():
+        raise UsageError(f"{run} is no folder", "run", "name the one of the training")
 
 
 def _read_results(paths: Sequence[Path], weights: str) -> dict[str, Result]:
