@@ -2,17 +2,22 @@
 """Models and inputs that several test modules build."""
 
 import dataclasses
+import itertools
 import re
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import get_cfg
+from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dalnet.config import add_dalnet_config
 from dalnet.errors import UsageError
 
 
@@ -29,6 +34,37 @@ def refused(where, *words):
 def code_blocks(path, language):
     """Return the blocks of a language in a Markdown file."""
     return re.findall(rf"^ *```{language}\n(.*?)^ *```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C, which pytest would take for itself."""
+
+
+def stopped_at(iteration, done):
+    """``SimpleTrainer.run_step`` that lists the iterations done, and stops once."""
+    run_step, stops = SimpleTrainer.run_step, itertools.count()
+
+    def step(trainer):
+        if trainer.iter == iteration and next(stops) == 0:
+            raise Interrupted
+        done.append(trainer.iter)
+        run_step(trainer)
+
+    return step
+
+
+def make_noise(height=75, width=100, seed=0, least=130):
+    """An RGB image in which every pixel differs from the padding of a view."""
+    shape = (height, width, 3)
+    return np.random.default_rng(seed).integers(least, 256, shape, dtype=np.uint8)
+
+
+def config_with(*options):
+    """Every key of DALNet at its default, but for these."""
+    cfg = get_cfg()
+    add_dalnet_config(cfg)
+    cfg.merge_from_list(list(options))
+    return cfg
 
 
 def make_item(seed, labels=(1, 4), box=(0, 32, 4, 32)):
@@ -70,6 +106,27 @@ def make_model(cfg, *options):
 def losses_of(model, items, iteration=0):
     with EventStorage(iteration):
         return model.train()(items)
+
+
+def learning_passes(model):
+    """Note, by the size of the images, whether each pass of the encoder learns from then on."""
+    encode, modes = model.backbone.forward, {}
+
+    def note(images):
+        modes.setdefault(tuple(images.shape[-2:]), []).append(torch.is_grad_enabled())
+        return encode(images)
+
+    model.backbone.forward = note
+    return modes
+
+
+def assert_finite_in_half_precision(model, items, dtype):
+    with torch.autocast("cpu", dtype=dtype):
+        losses = losses_of(model, items)
+    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def raw_cams(model, views):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 _EPS = 1e-8
 # The eight neighbors as (dy, dx), in units of the dilation.
 _DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-# Pixels that a GPU refines at a time, 400 bytes each. A batch then needs as many kernel launches as
+# Pixels that a GPU refines at a time, 700 bytes each. A batch then needs as many kernel launches as
 # one image, and these, not the arithmetic, take the time. A CPU's cache hardly holds one image.
 _GPU_PIXELS = 1 << 20
 

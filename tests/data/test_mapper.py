@@ -4,22 +4,17 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.utils.env import seed_all_rng
-from helpers import refused
+from helpers import config_with, make_noise, refused
 from PIL import Image
 
-from dalnet.config import add_dalnet_config
 from dalnet.data import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
 
 CROP = (64, 96)
 
 
 def make_cfg(*options):
-    cfg = get_cfg()
-    add_dalnet_config(cfg)
-    cfg.merge_from_list(["INPUT.CROP.SIZE", list(CROP), *options])
-    return cfg
+    return config_with("INPUT.CROP.SIZE", list(CROP), *options)
 
 
 def record_of(path, labels=(0, 3)):
@@ -34,8 +29,7 @@ def record_of(path, labels=(0, 3)):
 @pytest.fixture
 def noise(tmp_path):
     """An image in which every pixel differs from the padding."""
-    values = np.random.default_rng(0).integers(130, 256, (75, 100, 3), dtype=np.uint8)
-    Image.fromarray(values).save(tmp_path / "noise.png")
+    Image.fromarray(make_noise()).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
 
 

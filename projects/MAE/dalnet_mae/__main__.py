@@ -78,7 +78,8 @@ def main() -> None:
         try:
             run(args)
         except OSError as error:
-            raise UsageError(f"{error}: name another file or folder, or make it usable.") from error
+            hint = "name another file or folder, or make it usable"
+            raise UsageError(error.strerror or str(error), error.filename or "", hint) from error
 
 
 def run(args: argparse.Namespace) -> None:

@@ -55,12 +55,12 @@ def read_images(
         results = list(pool.map(functools.partial(_read_small, short_side), paths))
     images = [result for result in results if isinstance(result, Tensor)]
     if not images:
-        raise UsageError(f"{folder} has no image to learn from; name one of .jpg or .png files.")
+        raise UsageError("it has no image to learn from", folder, "name one of .jpg or .png files")
     return images, [result for result in results if isinstance(result, str)]
 
 
 def _read_small(short_side: int, path: Path) -> Tensor | str:
-    """The image, uint8 [3, H, W], or what is wrong with it."""
+    """Return the image, uint8 [3, H, W], or what is wrong with it."""
     try:
         image = Image.fromarray(read_image(str(path)))
     except UsageError as error:
@@ -75,7 +75,7 @@ def _read_small(short_side: int, path: Path) -> Tensor | str:
 def crop_batches(
     images: Sequence[Tensor], size: int, batch_size: int, seed: int, start: int = 0
 ) -> Iterator[Tensor]:
-    """Endless batches of random crops and flips, float [batch_size, 3, size, size], normalized.
+    """Yield normalized batches of random crops and flips without end, [batch_size, 3, size, size].
 
     The ``images``, uint8 [3, H, W] each, are cropped on their device. Every image is shown once
     before any is shown again, in an order that the seed and the number of images decide; ``start``
@@ -93,5 +93,5 @@ def crop_batches(
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] to float, normalized as DALNet's input is by default."""
+    """Return uint8 images [N, 3, H, W] as floats, normalized as DALNet's input is by default."""
     return F.normalize(images.float(), PIXEL_MEAN, PIXEL_STD)

@@ -21,12 +21,12 @@ def to_patches(images: Tensor, side: int) -> Tensor:
 
 
 def to_images(patches: Tensor, side: int, rows: int) -> Tensor:
-    """The inverse of :func:`to_patches` for ``rows`` rows of patches: [N, 3, H, W]."""
+    """Undo :func:`to_patches` for ``rows`` rows of patches: [N, 3, H, W]."""
     return F.pixel_shuffle(patches.mT.unflatten(2, (rows, -1)), side)
 
 
 def random_orders(count: int, patches: int) -> Tensor:
-    """One permutation of the patches per image, long [count, patches].
+    """Return one permutation of the patches per image, long [count, patches].
 
     Drawn on the CPU from torch's global generator, so that it is the same on every device.
     """
@@ -34,7 +34,7 @@ def random_orders(count: int, patches: int) -> Tensor:
 
 
 def sincos_positions(vit: VisionTransformer, width: int, prefix: int) -> Tensor:
-    """Sine-cosine codes of the ViT's patches after ``prefix`` zeros, [1, prefix + P, width]."""
+    """Return ``prefix`` zeros, then sine-cosine codes of the patches: [1, prefix + P, width]."""
     codes = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), width)
     return F.pad(codes, (0, 0, prefix, 0))[None]
 
@@ -85,14 +85,14 @@ class MaskedAutoencoder(nn.Module):
         self._init_weights()
 
     def forward(self, images: Tensor, order: Tensor | None = None) -> Tensor:
-        """Loss of predicting the hidden patches, see :meth:`loss`; the order is random if None."""
+        """Return the loss, see :meth:`loss`, of a random order where none is given."""
         if order is None:
             order = random_orders(len(images), self.vit.patch_embed.num_patches)
         order = order.to(images.device)
         return self.loss(self.decode(self.encode(images, order), order), images, order)
 
     def encode(self, images: Tensor, order: Tensor) -> Tensor:
-        """Tokens of the prefix and of the visible patches, [N, prefix + V, D]."""
+        """Return the tokens of the prefix and of the visible patches, [N, prefix + V, D]."""
         vit = self.vit
         # timm's own handling of prefix tokens and positions, which differs between its families.
         tokens = vit._pos_embed(vit.patch_embed(images))
@@ -102,7 +102,7 @@ class MaskedAutoencoder(nn.Module):
         return vit.norm(vit.blocks(tokens))
 
     def decode(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """Predicted content of the hidden patches, in their order: [N, P - V, 3 * p * p]."""
+        """Return what the hidden patches are predicted to be, in their order: [N, P - V, 3 p p]."""
         tokens = self.narrow(tokens)
         hidden = self.mask_token.expand(len(order), order.shape[1] - self.num_visible, -1)
         prefix, places = self.positions.tensor_split([self.vit.num_prefix_tokens], dim=1)
@@ -111,7 +111,7 @@ class MaskedAutoencoder(nn.Module):
         return self.pixels(self.norm(tokens[:, -hidden.shape[1] :]))
 
     def loss(self, predictions: Tensor, images: Tensor, order: Tensor) -> Tensor:
-        """Mean squared error of what :meth:`decode` returns, as a float32 scalar.
+        """Return the mean squared error of what :meth:`decode` returns, as a float32 scalar.
 
         Each hidden patch is normalized by itself (the paper's norm_pix_loss).
         """
@@ -122,7 +122,7 @@ class MaskedAutoencoder(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """The images with hidden patches 0, and with hidden patches predicted; both normalized.
+        """Return the normalized images, their hidden patches 0 in one and predicted in the other.
 
         The prediction of a hidden patch is given the true mean and contrast of that patch, which
         the loss does not ask for.
@@ -151,6 +151,6 @@ class MaskedAutoencoder(nn.Module):
 
 
 def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each patch, [N, K, 1]; the latter is never 0."""
+    """Return mean and standard deviation of each patch, [N, K, 1]; the latter is never 0."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
     return mean, (variance + _EPS).sqrt()

@@ -67,7 +67,7 @@ class RunState(HookBase):
         self.loss = float(self.trainer.storage.history("total_loss").avg(_LOSS_WINDOW))
 
     def state_dict(self) -> dict[str, Any]:
-        """Recipe, loss, and the state of torch's generator, which draws crops and masks."""
+        """Return recipe, loss, and the state of torch's generator, which draws crops and masks."""
         return {"recipe": self.recipe, "loss": self.loss, "rng": torch.get_rng_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -75,7 +75,9 @@ class RunState(HookBase):
         changed = {k: v for k, v in state["recipe"].items() if self.recipe.get(k) != v}
         if changed:
             raise UsageError(
-                f"The checkpoint is of a run with {changed}: repeat these, or leave out --resume."
+                f"the checkpoint is of a run with {changed}",
+                where="resume",
+                hint="repeat these options, or train anew in another folder",
             )
         self.loss = state["loss"]
         torch.set_rng_state(state["rng"])
@@ -131,29 +133,30 @@ def pretrain(
 
 
 def build_model(options: PretrainOptions) -> MaskedAutoencoder:
-    """The autoencoder around the very encoder that ``TimmViT`` trains."""
+    """Return the autoencoder around the very encoder that ``TimmViT`` trains."""
     torch.manual_seed(options.seed)
     sizes = {**options.overrides, "img_size": options.crop_size}
     vit = TimmViT(name=options.vit, weights="", intermediate_block=1, overrides=sizes).vit
     patch = vit.patch_embed.patch_size[0]
     if options.crop_size % patch:
-        raise UsageError(f"Crops of {options.crop_size} pixels: choose a multiple of {patch}.")
+        raise UsageError(f"it is {options.crop_size}", "crop_size", f"choose a multiple of {patch}")
     decoder = (options.decoder_width, options.decoder_depth, options.decoder_heads)
     try:
         return MaskedAutoencoder(vit, options.mask_ratio, *decoder)
     except (AssertionError, ValueError) as error:
-        raise UsageError(f"The autoencoder cannot be built ({error}): change its sizes.") from error
+        what = f"the autoencoder cannot be built ({error})"
+        raise UsageError(what, hint="change its sizes") from error
 
 
 def build_optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.AdamW:
-    """AdamW; biases, norms and other parameters of one dimension do not decay."""
+    """Return AdamW; biases, norms and other parameters of one dimension do not decay."""
     lr = options.lr * options.batch_size / 256
     groups = param_groups_weight_decay(model, options.weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=_BETAS)
 
 
 def build_scheduler(options: PretrainOptions) -> param_scheduler.ParamScheduler:
-    """Factor of the learning rate over 0..1 of the training: a linear rise, half a cosine to 0.
+    """Return the factor of the learning rate: over 0..1, a linear rise, then half a cosine to 0.
 
     The paper's cosine begins where the rise ends; under Detectron2's ``WarmupParamScheduler`` it
     would begin with the training.

@@ -5,9 +5,9 @@ import hashlib
 import json
 import sys
 
-import numpy as np
 import pytest
 import torch
+from helpers import make_noise
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -22,10 +22,8 @@ def run(tmp_path, monkeypatch):
     """``run(words)`` runs the command in a folder with three images and a broken one."""
     images = tmp_path / "images"
     images.mkdir()
-    rng = np.random.default_rng(0)
     for i in range(3):
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(images / f"p{i}.png")
+        Image.fromarray(make_noise(40, 60, seed=i)).save(images / f"p{i}.png")
     (images / "broken.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
 

@@ -32,23 +32,31 @@ def check_toco(cfg: CN) -> None:
         UsageError: alignment losses, another mapper, or local views that have no place.
     """
     if cfg.MODEL.DALNET.GIA or cfg.MODEL.DALNET.LEA:
-        raise UsageError("ToCo aligns nothing with texts; set MODEL.DALNET.GIA and LEA to False.")
+        raise UsageError(
+            "ToCo aligns nothing with texts",
+            where="MODEL.DALNET.GIA",
+            hint="set it and MODEL.DALNET.LEA to False",
+        )
     if cfg.INPUT.DATASET_MAPPER_NAME != "ToCoMapper":
         raise UsageError(
-            f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}; ToCo cuts its local "
-            "views itself and needs 'ToCoMapper'."
+            f"it is {cfg.INPUT.DATASET_MAPPER_NAME!r}, but ToCo cuts its local views itself",
+            where="INPUT.DATASET_MAPPER_NAME",
+            hint="set it to 'ToCoMapper'",
         )
     if cfg.SOLVER.ACCUMULATION_STEPS > 1:
         raise UsageError(
-            "SOLVER.ACCUMULATION_STEPS has to be 1: ToCo's teacher moves with each part of a batch."
+            "ToCo's teacher moves with each part of a batch",
+            where="SOLVER.ACCUMULATION_STEPS",
+            hint="set it to 1",
         )
     views = cfg.INPUT.MULTI_CROP
     places = [side - views.LOCAL_SIZE + 1 for side in cfg.INPUT.CROP.SIZE]
     if not (min(places) >= 1 <= views.LOCAL_VIEWS <= math.prod(places)):
         raise UsageError(
-            f"INPUT.MULTI_CROP asks for {views.LOCAL_VIEWS} local views of {views.LOCAL_SIZE} "
-            f"pixels, for which INPUT.CROP.SIZE {tuple(cfg.INPUT.CROP.SIZE)} has no place; ToCo "
-            "needs at least one view, no larger than the crop."
+            f"{views.LOCAL_VIEWS} local views of {views.LOCAL_SIZE} pixels have no place in "
+            f"INPUT.CROP.SIZE {tuple(cfg.INPUT.CROP.SIZE)}",
+            where="INPUT.MULTI_CROP",
+            hint="ask for at least one view, no larger than the crop",
         )
 
 

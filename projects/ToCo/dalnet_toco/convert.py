@@ -54,7 +54,8 @@ def convert_state(state: dict[str, Any]) -> dict[str, Tensor]:
         elif key in _GAINS or key.startswith(_LEFT_OUT):
             continue
         elif part is None:
-            raise UsageError(f"ToCo's published network has no weight {name!r}; name its file.")
+            what = f"ToCo's published network has no weight {name!r}"
+            raise UsageError(what, hint="name its file")
         else:
             converted[f"{_PARTS[part]}{key[len(part) :]}"] = value
     for head in ("classifier.linear.weight", "inter_classifier.linear.weight"):

@@ -26,31 +26,31 @@ class UncertainCrops:
     high: float
     max_background: float
 
-    def __call__(self, source: Tensor, cams: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, source: Tensor, cams: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Cut views of ``source [N, 3, H, W]`` where its CAMs ``[N, K, H, W]`` are not sure.
 
         Returns:
             Views ``[N, L, 3, S, S]``, and whether they show an object, boolean ``[N, L]``.
         """
-        regions = region_map(cams, shown, self.low, self.high)
+        regions = region_map(cams, valid, self.low, self.high)
         corners = draw_crops(regions, self.number, self.size)
         positive = show_objects(regions, corners, self.size, self.max_background)
         return cut_crops(source, corners, self.size), positive
 
 
 @torch.no_grad()
-def region_map(cams: Tensor, shown: Tensor, low: float, high: float) -> Tensor:
-    """How sure the CAMs of the present classes are of an object.
+def region_map(cams: Tensor, valid: Tensor, low: float, high: float) -> Tensor:
+    """Return how sure the CAMs of an image's classes are of an object.
 
     Args:
         cams: ``[N, K, H, W]`` in 0..1.
-        shown: ``[N, K]``, 0 for maps that do not count.
+        valid: ``[N, K]``, 0 for a map whose class the image does not show.
         low, high: thresholds of the largest CAM.
 
     Returns:
         ``[N, H, W]``: 0 up to ``low``, 2 from ``high`` on, else 1.
     """
-    largest = (cams * shown[:, :, None, None]).amax(dim=1)
+    largest = (cams * valid[:, :, None, None]).amax(dim=1)
     regions = torch.full_like(largest, _UNSURE)
     regions.masked_fill_(largest <= low, _SURE_BACKGROUND)
     return regions.masked_fill_(largest >= high, _SURE_OBJECT)
@@ -58,9 +58,9 @@ def region_map(cams: Tensor, shown: Tensor, low: float, high: float) -> Tensor:
 
 @torch.no_grad()
 def draw_crops(regions: Tensor, number: int, size: int) -> Tensor:
-    """Draw square crops whose centres lie outside the sure objects.
+    """Draw square crops whose centers lie outside the sure objects.
 
-    The centres are drawn uniformly and without replacement from the pixels of regions 0 and 1 that
+    The centers are drawn uniformly and without replacement from the pixels of regions 0 and 1 that
     leave a margin of half a crop; where an image has fewer of them than crops are wanted, from all
     pixels with that margin.
 
@@ -75,11 +75,11 @@ def draw_crops(regions: Tensor, number: int, size: int) -> Tensor:
     height, width = regions.shape[1:]
     half = size // 2
     rows, columns = height - size + 1, width - size + 1
-    centres = regions[:, half : half + rows, half : half + columns].flatten(1)
-    allowed = centres <= _UNSURE
+    centers = regions[:, half : half + rows, half : half + columns].flatten(1)
+    allowed = centers <= _UNSURE
     allowed |= allowed.sum(dim=1, keepdim=True) < number
     # The largest of uniform numbers are a draw without replacement.
-    chances = torch.rand_like(centres).masked_fill(~allowed, -1.0)
+    chances = torch.rand_like(centers).masked_fill(~allowed, -1.0)
     place = chances.topk(number, dim=1).indices
     return torch.stack([place // columns, place % columns], dim=2)
 
@@ -104,7 +104,7 @@ def cut_crops(images: Tensor, corners: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def show_objects(regions: Tensor, corners: Tensor, size: int, max_background: float) -> Tensor:
-    """Whether crops are positive: boolean ``[N, L]``.
+    """Return which crops are positive: boolean ``[N, L]``.
 
     A crop whose mean region value is at most ``max_background`` is negative: nearly all of it is
     sure background.

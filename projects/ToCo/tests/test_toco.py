@@ -4,24 +4,32 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from helpers import DEGENERATE, forward_on_fake_tensors, losses_of, make_item, make_model, raw_cams
+from helpers import (
+    DEGENERATE,
+    assert_finite_in_half_precision,
+    forward_on_fake_tensors,
+    learning_passes,
+    losses_of,
+    make_item,
+    make_model,
+    raw_cams,
+)
 
 from dalnet.modeling.cam import multi_scale_cam
 from dalnet_toco.class_token_contrast import class_token_contrast
 from dalnet_toco.uncertain_crops import UncertainCrops
 
 
+def with_source(item):
+    return {**item, "local_source": item["image"]}
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 @pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name):
     model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name)
-    batch = [{**item, "local_source": item["image"]} for item in items]
-    with torch.autocast("cpu", dtype=getattr(torch, name)):
-        losses = losses_of(model, batch)
-    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
-    sum(losses.values()).backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
+    batch = [with_source(item) for item in items]
+    assert_finite_in_half_precision(model, batch, getattr(torch, name))
 
 
 def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
@@ -64,7 +72,7 @@ def test_toco_contrasts_the_class_tokens_of_its_views(tiny_cfg):
 
 def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
     model = make_model(tiny_cfg)
-    items = [{**make_item(seed), "local_source": make_item(seed)["image"]} for seed in (0, 1)]
+    items = [with_source(make_item(seed)) for seed in (0, 1)]
     sum(losses_of(model, items).values()).backward()
     without = {name for name, p in model.named_parameters() if p.grad is None}
     assert without == {
@@ -74,7 +82,7 @@ def test_every_parameter_of_toco_learns_but_the_teacher(tiny_cfg):
 
 def test_toco_cuts_where_the_intermediate_cam_is_unsure(tiny_cfg):
     model = make_model(tiny_cfg)
-    item = {**make_item(0), "local_source": make_item(0)["image"]}
+    item = with_source(make_item(0))
     seen = []
     crops = model.crops
     model.crops = lambda source, cams, valid: (
@@ -93,16 +101,9 @@ def test_toco_cuts_where_the_intermediate_cam_is_unsure(tiny_cfg):
 def test_passes_for_cams_keep_no_graph(tiny_cfg):
     """The CAMs end in thresholds, so a graph of their passes would be kept for nothing."""
     model = make_model(tiny_cfg)
-    encode, modes = model.backbone.forward, {}
-
-    def note(images):
-        modes.setdefault(tuple(images.shape[-2:]), []).append(torch.is_grad_enabled())
-        return encode(images)
-
-    model.backbone.forward = note
-    losses_of(model, [{**make_item(0), "local_source": make_item(0)["image"]}])
-    # Main, global and local views learn. The CAMs see the mirror image, and both at half size,
-    # which is that of a local view too.
+    modes = learning_passes(model)
+    losses_of(model, [with_source(make_item(0))])
+    # As for DALNet, whose views have these sizes.
     assert {size: sorted(learns) for size, learns in modes.items()} == {
         (32, 32): [False, True, True],
         (16, 16): [False, True],
@@ -111,7 +112,7 @@ def test_passes_for_cams_keep_no_graph(tiny_cfg):
 
 def test_the_forward_pass_reads_nothing_back(tiny_cfg, monkeypatch):
     tiny_cfg.merge_from_list(["MODEL.DALNET.REG.METHOD", "exact"])
-    items = [{**make_item(n), "local_source": make_item(n)["image"]} for n in (0, 1)]
+    items = [with_source(make_item(seed)) for seed in (0, 1)]
     losses, _ = forward_on_fake_tensors(tiny_cfg, items, "cuda", torch.float32, monkeypatch)
     assert losses["loss_ctc"].is_cuda
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ToCo's local crops: regions, centres, labels, pixels."""
+"""ToCo's local crops: regions, centers, labels, pixels."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_regions_by_the_largest_cam_of_a_present_class():
 
 
 @pytest.mark.parametrize("size", [4, 5])
-def test_centres_are_drawn_without_replacement_outside_sure_objects(size):
+def test_centers_are_drawn_without_replacement_outside_sure_objects(size):
     torch.manual_seed(0)
     regions = torch.full((2, 9, 12), 2.0)
     # Eight places in the first image, two of them too near the border; too few in the second.
@@ -38,10 +38,10 @@ def test_centres_are_drawn_without_replacement_outside_sure_objects(size):
     for _ in range(40):
         corners = draw_crops(regions, 3, size)
         assert corners.shape == (2, 3, 2)
-        centres = [[tuple(c) for c in image] for image in (corners + size // 2).tolist()]
-        assert all(len(set(image)) == 3 for image in centres)
-        assert set(centres[0]) <= inside
-        seen.update(centres[0])
+        centers = [[tuple(c) for c in image] for image in (corners + size // 2).tolist()]
+        assert all(len(set(image)) == 3 for image in centers)
+        assert set(centers[0]) <= inside
+        seen.update(centers[0])
         assert corners.min() >= 0
         assert (corners + size).amax(dim=(0, 1)).tolist() <= [9, 12]
     assert seen == inside
@@ -96,6 +96,6 @@ def test_all_together():
     ]
     for place, shows in zip(places, positive[0].tolist(), strict=True):
         left = place[0, 1].item()
-        # Centres in the left half; up to 5 the crop ends before column 9.
+        # Centers in the left half; up to 5 the crop ends before column 9.
         assert left <= 5
         assert shows == (left + 4 > 8)

@@ -54,7 +54,8 @@ def main() -> None:
                 setup_logger(str(args.folder), name=name)
             model = train(options, args.folder, args.resume)
         except OSError as error:
-            raise UsageError(f"{error}: name another folder, or make it usable.") from error
+            hint = "name another folder, or make it usable"
+            raise UsageError(error.strerror or str(error), error.filename or "", hint) from error
         save_encoder(model, args.output.with_suffix(".safetensors"))
         for classes in (False, True):
             evaluate(model, options, 32, classes)

@@ -39,7 +39,7 @@ class AttributeClassifier(nn.Module):
         self.patch_head = nn.Linear(vit.embed_dim, count)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses: occurrence of each value in the collage, cross-entropy per attribute of a tile.
+        """Return the losses of the collage's values and of each attribute of its tiles.
 
         Args:
             batch: ``images`` and ``tile_map`` as :meth:`logits` takes them, and ``labels``, the
@@ -61,7 +61,7 @@ class AttributeClassifier(nn.Module):
         return losses
 
     def logits(self, images: Tensor, tile_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of all values of all attributes side by side.
+        """Return the logits of all values of all attributes side by side.
 
         Args:
             images: uint8 [N, 3, S, S], RGB.

@@ -51,7 +51,7 @@ class Collage(NamedTuple):
 
 
 def training_looks() -> list[Appearance]:
-    """All looks that share at most one attribute with every class of the toy data set."""
+    """Return all looks that share at most one attribute with every class of the toy data set."""
     looks = itertools.starmap(Appearance, itertools.product(*ATTRIBUTES.values()))
     return [look for look in looks if all(_num_shared(look, own) <= 1 for own in TOY_LOOKS)]
 
@@ -63,7 +63,7 @@ def _num_shared(a: Appearance, b: Appearance) -> int:
 def draw_tile(
     rng: np.random.Generator, height: int, width: int, looks: Sequence[Appearance]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """One object or none: float64 [height, width, 3] RGB, and the labels of :data:`ATTRIBUTES`."""
+    """Draw an object or none: float64 RGB [height, width, 3], and its labels."""
     image = draw_background(rng, str(rng.choice(list(GROUNDS))), max(height, width))
     labels = (0,) * len(ATTRIBUTES)
     if rng.random() >= _EMPTY:
@@ -96,7 +96,7 @@ def draw_collage(rng: np.random.Generator, looks: Sequence[Appearance]) -> Colla
 def training_batches(
     seed: int, batch_size: int, memory: int, initial: int, fresh: int, start: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches, each chosen from the ``memory`` latest collages of an endless series.
+    """Yield batches without end, each chosen from the ``memory`` latest collages of a series.
 
     For batch i, ``initial + fresh * i`` collages of the series are drawn. Each comes from its own
     number and each choice from the batch's, so that any batch can be the first: ``start``.
@@ -123,7 +123,7 @@ def training_batches(
 def unseen_batches(
     seed: int, batch_size: int, count: int, classes: bool = False
 ) -> Iterator[Batch]:
-    """``count`` batches as of :func:`training_batches`, none of which it ever yields.
+    """Yield ``count`` batches as of :func:`training_batches`, none of which it ever yields.
 
     With ``classes`` they show the data set's classes, else looks as in training.
     """

@@ -140,7 +140,7 @@ def run(
 
 
 def build_classifier(seed: int, cnn: str = "") -> AttributeClassifier:
-    """The classifier around the very encoder that ``TimmViT``, or ``TimmCNN``, trains."""
+    """Return the classifier around the very encoder that ``TimmViT``, or ``TimmCNN``, trains."""
     torch.manual_seed(seed)
     if cnn:
         return AttributeClassifier(CNNTokens(cnn, PATCH), NUM_LABELS, TILES)
@@ -149,7 +149,7 @@ def build_classifier(seed: int, cnn: str = "") -> AttributeClassifier:
 
 
 def build_optimizer(model: nn.Module, options: RunOptions) -> torch.optim.AdamW:
-    """AdamW that clips the norm of all gradients together before each step."""
+    """Return AdamW that clips the norm of all gradients together before each step."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay
     )
@@ -163,7 +163,7 @@ def build_optimizer(model: nn.Module, options: RunOptions) -> torch.optim.AdamW:
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, options: RunOptions) -> ChainedScheduler:
-    """Half a cosine to 0, times a linear rise over ``warmup`` iterations.
+    """Return half a cosine to 0, times a linear rise over ``warmup`` iterations.
 
     Detectron2's ``WarmupParamScheduler`` rises in a straight line to the cosine: up to 6 % lower.
     """
@@ -175,9 +175,9 @@ def build_scheduler(optimizer: torch.optim.Optimizer, options: RunOptions) -> Ch
 def evaluate(
     model: AttributeClassifier, options: TrainOptions, batches: int, classes: bool = False
 ) -> dict[str, float]:
-    """Percentage of the objects, by attribute, that the patches of their tile name right.
+    """Return the percentage of the objects, by attribute, that their tile's patches name right.
 
-    Logged and returned, for so many batches of unseen collages. With ``classes`` these show the
+    It is logged too, for so many batches of unseen collages. With ``classes`` these show the
     data set's classes, else looks as in training.
     """
     sizes = list(model.attributes.values())

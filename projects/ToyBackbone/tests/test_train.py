@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training of the toy backbone, and the weights that it left in dalnet."""
 
-import itertools
 import json
 import math
 from dataclasses import replace
@@ -9,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from helpers import refused
+from helpers import Interrupted, refused, stopped_at
 from safetensors.torch import load_file
 
 from dalnet.assets import ASSETS
@@ -80,23 +79,6 @@ def test_evaluation_against_plain_loops(monkeypatch):
                 total += int(labels[i] > 0)
                 right += int(labels[i] > 0 and named == labels[i])
         assert result[name] == pytest.approx(100 * right / total) and right >= 4
-
-
-class Interrupted(Exception):
-    """Stands for Ctrl-C, which pytest would take for itself."""
-
-
-def stopped_at(iteration, done):
-    """``SimpleTrainer.run_step`` that lists the iterations done, and stops once."""
-    run_step, stops = SimpleTrainer.run_step, itertools.count()
-
-    def step(trainer):
-        if trainer.iter == iteration and next(stops) == 0:
-            raise Interrupted
-        done.append(trainer.iter)
-        run_step(trainer)
-
-    return step
 
 
 @pytest.mark.slow

@@ -1,35 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training: interrupted and resumed it ends with the same weights."""
 
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from helpers import refused
+from helpers import Interrupted, refused, stopped_at
 
 from dalnet_toyclip import train as module
 from dalnet_toyclip.train import TrainOptions, train
 
 QUICK = TrainOptions(iterations=4, batch_size=3, bank_size=40, bank_life=2, sparse=2, warmup=2)
-
-
-class Interrupted(Exception):
-    """Stands for Ctrl-C, which pytest would take for itself."""
-
-
-def stopped_at(iteration, done):
-    """``SimpleTrainer.run_step`` that lists the iterations done, and stops once."""
-    run_step, stops = SimpleTrainer.run_step, itertools.count()
-
-    def step(trainer):
-        if trainer.iter == iteration and next(stops) == 0:
-            raise Interrupted
-        done.append(trainer.iter)
-        run_step(trainer)
-
-    return step
 
 
 def test_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):

@@ -5,7 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.utils.events import EventStorage
-from helpers import DEGENERATE, losses_of, make_item, make_model, raw_cams, refused
+from helpers import (
+    DEGENERATE,
+    assert_finite_in_half_precision,
+    learning_passes,
+    losses_of,
+    make_item,
+    make_model,
+    raw_cams,
+    refused,
+)
 
 from dalnet.modeling.cam import cam_to_label, multi_scale_cam, object_mask
 from dalnet.modeling.losses import (
@@ -154,12 +163,7 @@ def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
 @pytest.mark.parametrize("items", DEGENERATE.values(), ids=DEGENERATE)
 def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name):
     model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name)
-    with torch.autocast("cpu", dtype=getattr(torch, name)):
-        losses = losses_of(model, items)
-    assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
-    sum(losses.values()).backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert_finite_in_half_precision(model, items, getattr(torch, name))
 
 
 def test_inference_sizes_and_scores(tiny_cfg):
@@ -235,13 +239,7 @@ def test_forms_of_the_alignment_change_it_alone(tiny_cfg, key, value):
 def test_passes_for_cams_keep_no_graph(tiny_cfg):
     """The CAMs end in thresholds, so a graph of their passes would be kept for nothing."""
     model = make_model(tiny_cfg)
-    encode, modes = model.backbone.forward, {}
-
-    def note(images):
-        modes.setdefault(tuple(images.shape[-2:]), []).append(torch.is_grad_enabled())
-        return encode(images)
-
-    model.backbone.forward = note
+    modes = learning_passes(model)
     losses_of(model, [make_item(0)])
     # Main, global and local views learn. The CAMs see the mirror image, and both at half size,
     # which is that of a local view too.
