@@ -82,7 +82,8 @@ def write_text(path: Path, text: str) -> None:
         UsageError: the file cannot be written.
     """
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        # Names of files that are not UTF-8 keep their bytes.
+        unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ import os
 import pytest
 from helpers import refused
 
-from dalnet.io import atomic_write, read_lines, read_text
+from dalnet.io import atomic_write, read_lines, read_text, write_text
 
 
 def test_lines_are_those_that_say_something(tmp_path):
@@ -35,6 +35,11 @@ def test_names_of_any_length_and_encoding_are_written(tmp_path):
             temporary.write_text("whole")
         assert target.read_text() == "whole"
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_names_that_are_not_utf8_keep_their_bytes(tmp_path):
+    write_text(tmp_path / "list.txt", os.fsdecode(b"caf\xe9 \xc3\xa9"))
+    assert (tmp_path / "list.txt").read_bytes() == b"caf\xe9 \xc3\xa9"
 
 
 def test_failed_writing_leaves_nothing(tmp_path):

@@ -8,8 +8,7 @@ and prediction both name a class.
 """
 
 import json
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,6 @@ from dalnet.io import atomic_write
 from .sources import Measurement
 
 _STEP = 0.01  # between the thresholds of a curve
-
-logger = logging.getLogger(__name__)
 
 
 def confusion_matrix(
@@ -221,20 +218,13 @@ class Counts:
         with atomic_write(path) as unfinished:
             save_file(self._arrays, unfinished, {"names": json.dumps(self.names)})
 
-    def load(self, files: Iterable[Path]) -> "Counts":
-        """Return the sum of what was saved for the same measurements; ``self`` stays as it is.
-
-        An unreadable file is named in the log; its images are not counted.
-        """
-        total = self.empty_copy()
-        for path in files:
-            one = self.empty_copy()
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    one.names = json.loads((file.metadata() or {})["names"])
-                    one._arrays = {key: file.get_tensor(key) for key in one._arrays}
-            except (OSError, KeyError, ValueError, SafetensorError) as error:
-                logger.warning("%s cannot be read (%s): its images are done again.", path, error)
-                continue
-            total.merge(one)
-        return total
+    def load(self, path: Path) -> "Counts | None":
+        """Return what was saved for the same measurements, or None; ``self`` stays as it is."""
+        found = self.empty_copy()
+        try:
+            with safe_open(path, framework="numpy") as file:
+                found.names = json.loads((file.metadata() or {})["names"])
+                found._arrays = {key: file.get_tensor(key) for key in found._arrays}
+        except (OSError, KeyError, ValueError, SafetensorError):
+            return None
+        return found

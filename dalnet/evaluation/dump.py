@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predictions on disk: CAMs as arrays, label maps as palette PNGs in the layout of VOC."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,53 @@ class Dump:
     0..C-1, and ``cams`` float16 ``[P, H, W]`` in 0..1; and ``ImageSets/Segmentation/<split>.txt``.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Write below ``root``; folders are made as needed."""
+    def __init__(self, root: Path, measurements: Sequence[Measurement], split: str) -> None:
+        """Write the measurements of a split below ``root``; folders are made as needed."""
         self.root = root
+        self._measurements = measurements
+        self._split = split
 
     def write_labels(self, measurement: Measurement, name: str, label_map: np.ndarray) -> None:
         """Write a label map, uint8 ``[H, W]``."""
-        write_mask(self.folder(measurement) / LABEL_FOLDER / f"{name}.png", label_map)
+        write_mask(self._file(measurement, name), label_map)
 
     def write_cams(
         self, measurement: Measurement, name: str, cams: Tensor, image_classes: Sequence[int]
     ) -> None:
         """Write CAMs ``[P, H, W]`` in 0..1 of an image's classes, 0..C-1."""
-        path = self.folder(measurement) / CAM_FOLDER / f"{name}.npz"
+        path = self._file(measurement, name)
         classes, small = np.asarray(image_classes, dtype=np.int64), cams.half().cpu().numpy()
         with atomic_write(path) as unfinished, unfinished.open("wb") as stream:
             np.savez_compressed(stream, classes=classes, cams=small)
 
-    def write_lists(
-        self, measurements: Iterable[Measurement], split: str, records: Sequence[dict[str, Any]]
-    ) -> None:
+    def write_lists(self, records: Sequence[dict[str, Any]]) -> None:
         """List the images of each measurement, so that its folder is a tree in VOC's layout."""
-        for one in measurements:
+        for one in self._measurements:
             listed = (r for r in records if has_labels(r) or not one.needs_labels)
             text = "".join(f"{name}\n" for name in sorted(map(image_name, listed)))
-            write_text(self.folder(one) / "ImageSets" / "Segmentation" / f"{split}.txt", text)
+            write_text(self._list_file(one), text)
+
+    def remove_lists(self) -> None:
+        """Remove the lists, so that a tree whose files are being replaced is not read as one."""
+        for one in self._measurements:
+            self._list_file(one).unlink(missing_ok=True)
+
+    def lost(self, records: Sequence[dict[str, Any]]) -> set[str]:
+        """Return the names of the images of which a file is missing."""
+        return {
+            image_name(record)
+            for one in self._measurements
+            for record in records
+            if (has_labels(record) or not one.needs_labels)
+            and not self._file(one, image_name(record)).is_file()
+        }
+
+    def _file(self, measurement: Measurement, name: str) -> Path:
+        kind, suffix = (CAM_FOLDER, "npz") if measurement.has_curve else (LABEL_FOLDER, "png")
+        return self.folder(measurement) / kind / f"{name}.{suffix}"
+
+    def _list_file(self, measurement: Measurement) -> Path:
+        return self.folder(measurement) / "ImageSets" / "Segmentation" / f"{self._split}.txt"
 
     def folder(self, measurement: Measurement) -> Path:
         """Return the folder of a measurement."""

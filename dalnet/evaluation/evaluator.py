@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -30,6 +29,7 @@ from .counts import Counts, bin_cams, labeled_pixels, mean_iou
 from .crf import CRFPool, CRFTask
 from .dump import Dump, image_name
 from .label_check import compare_labels
+from .progress import Progress
 from .results import summarize, write_results
 from .scorer import ImageCAMs, Prediction, label_map_of
 from .sources import Measurement, model_measurements
@@ -63,42 +63,27 @@ class CountsEvaluator(DatasetEvaluator):
         counts: Counts,
         pool: CRFPool | None = None,
         dump: Dump | None = None,
-        folder: Path | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """
         Args:
             counts: where images are counted.
             pool: runs the CRFs; may be None if no measurement has one.
             dump: writes predictions to disk; None for not.
-            folder: where the counts of all ranks are saved now and then; None for nowhere.
+            progress: where the counts are saved now and then, and under which keys images are
+                counted; None for nowhere, and under their names.
         """
         self.counts = counts
-        self._earlier = counts.empty_copy()
-        self._pool, self._dump, self._folder = pool, dump, folder
-        self._file_name = f"{uuid4().hex}.safetensors"
+        self._pool, self._dump, self._progress = pool, dump, progress
+        self._keys = progress.keys if progress else {}
         self._waiting: deque[_Pending] = deque()
         self._saved_at = time.monotonic()
-
-    @property
-    def num_done(self) -> int:
-        """How many images are counted, those of an interrupted evaluation included."""
-        return len(self._earlier.names) + len(self.counts.names)
-
-    def resume(self, records: Sequence[Record]) -> list[Record]:
-        """Return the images that are left; :meth:`evaluate` adds those that were done before."""
-        files = self._folder.glob("*.safetensors") if self._folder else ()
-        self._earlier = self.counts.load(files)
-        comm.synchronize()  # All ranks have to read the same files: none may save before.
-        done = {*self._earlier.names}
-        if done and comm.is_main_process():
-            logger.info("%d of %d images were done before.", len(done), len(records))
-        return [record for record in records if image_name(record) not in done]
 
     def save(self) -> None:
         """Save the counts of this rank."""
         self._saved_at = time.monotonic()
-        if self._folder:
-            self.counts.save(self._folder / self._file_name)
+        if self._progress:
+            self._progress.save(self.counts)
 
     def reset(self) -> None:
         """Forget the images that are not counted yet."""
@@ -128,7 +113,7 @@ class CountsEvaluator(DatasetEvaluator):
         """Read the mask, once for all measurements; hand the CRFs to the pool."""
         counts, name, truth, labels = self.counts, image_name(record), None, None
         if "sem_seg_file_name" in record:
-            truth = read_truth(record, counts.num_classes, counts.ignore)
+            truth = self._read_truth(record)
             if "image_labels" in record:
                 known = record.get("known_labels")
                 labels = compare_labels(record["image_labels"], known, truth)
@@ -145,6 +130,16 @@ class CountsEvaluator(DatasetEvaluator):
                 pending.label_maps[measurement] = prediction
         self._waiting.append(pending)
 
+    def _read_truth(self, record: Record) -> np.ndarray:
+        try:
+            return read_truth(record, self.counts.num_classes, self.counts.ignore)
+        except UsageError:
+            # Masks come from one program: where one is wrong, those before may be wrong too.
+            self.counts = self.counts.empty_copy()
+            if self._progress:
+                self._progress.discard()
+            raise
+
     def _finish(self) -> None:
         """Count the oldest image, waiting for its CRFs."""
         name, truth, labels, label_maps, refined = self._waiting.popleft()
@@ -152,15 +147,16 @@ class CountsEvaluator(DatasetEvaluator):
         for measurement, label_map in label_maps.items():
             if self._dump and not measurement.has_curve:
                 self._dump.write_labels(measurement, name, label_map)
-        self.counts.update(name, truth, label_maps, labels)
+        self.counts.update(self._keys.get(name, name), truth, label_maps, labels)
 
     def evaluate(self) -> Counts | None:
         """Return the counts of all ranks on the main rank; else None."""
         while self._waiting:
             self._finish()
         self.save()
+        ranks = comm.gather(self.counts)
         total = self.counts.empty_copy()
-        for counts in (self._earlier, *(ranks := comm.gather(self.counts))):
+        for counts in ranks:
             total.merge(counts)
         return total if ranks else None
 

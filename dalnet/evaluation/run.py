@@ -2,10 +2,8 @@
 """Evaluating a checkpoint: any sources under any protocols in one pass over a split."""
 
 import contextlib
-import hashlib
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_context, inference_on_dataset
 from detectron2.utils import comm
 
@@ -28,6 +26,7 @@ from .counts import Counts
 from .crf import CRFPool, choose_backend
 from .dump import Dump, image_name
 from .evaluator import CountsEvaluator
+from .progress import Progress
 from .results import Result, summarize, write_results
 from .scorer import ImageScorer
 from .sources import Measurement, make_measurements
@@ -75,21 +74,26 @@ def evaluate(
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
     counts = Counts(measurements, len(model.class_names), cam.background, cam.ignore_value)
-    # An interrupted run is gone on with only if all is equal that its results depend on.
-    settings = split, measurements, dump and dump.resolve(), cfg.dump(), weights, backend
-    folder = output / f".progress-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
-    dumped = Dump(dump) if dump else None
+    dumped = Dump(dump, measurements, split) if dump else None
+    names = model.class_names, MetadataCatalog.get(split).stuff_classes
+    settings = split, measurements, dump, cfg.dump(), weights, backend, names
+    progress = Progress(output, records, *settings)
+    earlier = progress.load(counts, dumped.lost(records) if dumped else ())
+    if dumped and not earlier.names:
+        dumped.remove_lists()  # Those of an earlier dump, whose files are now replaced.
+    done = {*earlier.names}
+    remaining = [record for record in records if progress.keys[image_name(record)] not in done]
     with inference_context(model), _crf_pool(cfg, backend, workers) as pool:
-        evaluator = CountsEvaluator(counts, pool, dumped, folder)
-        remaining = evaluator.resume(records)
+        evaluator = CountsEvaluator(counts, pool, dumped, progress)
         total = _run(cfg, split, remaining, ImageScorer(model, measurements), evaluator)
     result = None
     if total:
+        total.merge(earlier)
         result = summarize(cfg, split, model.class_names, total, weights)
         if dumped:
-            dumped.write_lists(measurements, split, records)
+            dumped.write_lists(records)
         write_results(result, output)
-        shutil.rmtree(folder, ignore_errors=True)
+        progress.discard()
     # A rank that ends resets its connections, and what the main rank has not read yet is lost.
     comm.synchronize()
     return result
@@ -98,7 +102,7 @@ def evaluate(
 def _run(
     cfg: CfgNode, split: str, records: list[Record], scorer: ImageScorer, evaluator: CountsEvaluator
 ) -> Counts | None:
-    """Return the counts on the main rank; what is counted is kept whatever happens."""
+    """Return the counts of these images on the main rank; whatever happens, they are saved."""
     if not records:
         return evaluator.evaluate()
     try:
@@ -107,16 +111,13 @@ def _run(
     except BaseException as error:
         # Not after a success: the main rank then removes what has been saved.
         evaluator.save()
+        again = "run the same command again, it goes on where it was"
         if isinstance(error, KeyboardInterrupt):
-            done = evaluator.num_done
-            hint = "the same command goes on from there"
-            raise UsageError(f"interrupted; {done} images are done and kept", hint=hint) from None
+            what = f"interrupted with {len(evaluator.counts.names)} of {len(records)} images done"
+            raise UsageError(what, hint=again) from None
         if isinstance(error, BrokenProcessPool):
-            raise UsageError(
-                "a CRF process ended before its work was done, most likely for lack of memory",
-                where="workers",
-                hint="run the same command again with fewer of them, it goes on where it was",
-            ) from error
+            what = "a CRF process ended before its work was done, most likely for lack of memory"
+            raise UsageError(what, where="workers", hint=f"{again}, with fewer of them") from error
         raise
 
 

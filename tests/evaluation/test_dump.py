@@ -18,13 +18,14 @@ def measurements(tiny_cfg):
 
 
 def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
-    dump, head = Dump(tmp_path), measurements[0]
+    dump, head = Dump(tmp_path, measurements, "val"), measurements[0]
     expected = np.random.default_rng(0).integers(0, 4, (6, 9)).astype(np.uint8)
     dump.write_labels(head, "7", expected)
     names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": []}
     records = [{"file_name": name, "image_labels": labels} for name, labels in names.items()]
     records[1]["unknown_labels"] = [2]
-    dump.write_lists(measurements, "val", records)
+    assert dump.lost(records) == {"8", "9"}
+    dump.write_lists(records)
     listed = [dump.folder(m) / "ImageSets/Segmentation/val.txt" for m in measurements]
     assert [path.read_text() for path in listed] == ["7\n8\n9\n", "8\n9\n"]
     picture = Image.open(tmp_path / "sem_seg/ms+flip/SegmentationClass/7.png")
@@ -35,8 +36,31 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
 
 def test_dumped_cams_are_small_arrays(tmp_path, measurements):
     cams = torch.rand(2, 5, 6)
-    Dump(tmp_path).write_cams(measurements[1], "x", cams, (3, 8))
+    Dump(tmp_path, measurements, "val").write_cams(measurements[1], "x", cams, (3, 8))
     with np.load(tmp_path / "cam/ms+flip/CAM/x.npz", allow_pickle=False) as arrays:
         assert arrays["classes"].tolist() == [3, 8]
         assert arrays["cams"].dtype == np.float16
         np.testing.assert_array_equal(arrays["cams"], cams.half().numpy())
+
+
+def test_what_is_missing_is_told_by_image(tmp_path, measurements):
+    dump = Dump(tmp_path, measurements, "val")
+    labeled, unlabeled = {"file_name": "a.jpg"}, {"file_name": "b.jpg"}
+    labeled["image_labels"] = unlabeled["image_labels"] = []
+    unlabeled["unknown_labels"] = [0]
+    dump.write_labels(measurements[0], "a", np.zeros((2, 2), np.uint8))
+    dump.write_labels(measurements[0], "b", np.zeros((2, 2), np.uint8))
+    assert dump.lost([labeled, unlabeled]) == {"a"}, "of b there is no CAM"
+    dump.write_cams(measurements[1], "a", torch.rand(0, 2, 2), ())
+    assert dump.lost([labeled, unlabeled]) == set()
+    (dump.folder(measurements[0]) / "SegmentationClass/b.png").unlink()
+    assert dump.lost([labeled, unlabeled]) == {"b"}
+
+
+def test_lists_of_an_earlier_dump_are_removed(tmp_path, measurements):
+    dump = Dump(tmp_path, measurements, "val")
+    dump.remove_lists()
+    dump.write_lists([{"file_name": "a.jpg", "image_labels": [0]}])
+    assert len(list(tmp_path.rglob("val.txt"))) == 2
+    dump.remove_lists()
+    assert not list(tmp_path.rglob("val.txt"))

@@ -18,6 +18,7 @@ from dalnet.evaluation import build_evaluator
 from dalnet.evaluation.counts import Counts
 from dalnet.evaluation.crf import CRFTask
 from dalnet.evaluation.evaluator import CountsEvaluator
+from dalnet.evaluation.progress import Progress
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.sources import make_measurements
 from dalnet.io import sha256
@@ -316,26 +317,28 @@ def test_images_wait_for_their_crfs_but_not_too_many(counts, inputs):
         assert counts.matrix(one)[:, 0].tolist() == [4 * (38 * 50 - 400), 800, 800, 0]
 
 
-def test_goes_on_where_another_has_stopped(counts, inputs, tmp_path):
-    first = CountsEvaluator(counts, ManualPool(), folder=tmp_path)
-    assert first.resume(inputs) == inputs
-    for record in inputs[:3]:
-        process(first, counts, record)
-    first.save()
-    second = CountsEvaluator(counts.empty_copy(), ManualPool(), folder=tmp_path)
-    assert second.resume(inputs) == inputs[1:]
-    process(second, counts, inputs[1])
-    assert second.evaluate().names == ["0", "1"]
-    assert CountsEvaluator(counts.empty_copy(), folder=tmp_path).resume(inputs) == inputs[2:]
-
-
-def test_counts_are_saved_now_and_then(counts, inputs, tmp_path, monkeypatch):
+def test_counts_are_saved_now_and_then(counts, inputs, split, tmp_path, monkeypatch):
     monkeypatch.setattr("dalnet.evaluation.evaluator._SAVE_EVERY", -1.0)
-    evaluator = CountsEvaluator(counts, ManualPool(), folder=tmp_path)
+    progress = Progress(tmp_path, split.records)
+    evaluator = CountsEvaluator(counts, ManualPool(), progress=progress)
     for number, record in enumerate(inputs):
         process(evaluator, counts, record)
-        saved = counts.load(tmp_path.glob("*"))
-        assert saved.names == counts.names == [str(i) for i in range(number - 1)]
+        saved = progress.load(counts)
+        assert saved.names == counts.names
+        assert saved.names == [progress.keys[str(i)] for i in range(number - 1)]
+
+
+def test_a_refused_mask_discards_what_was_counted_with_it(counts, inputs, split, tmp_path):
+    progress = Progress(tmp_path, split.records)
+    evaluator = CountsEvaluator(counts, ManualPool(), progress=progress)
+    for record in inputs[:3]:
+        process(evaluator, counts, record)
+    evaluator.save()
+    assert progress.load(counts).names
+    with refused("3.png"):
+        process(evaluator, counts, inputs[3] | {"width": 60})
+    evaluator.save()
+    assert not progress.load(counts).names
 
 
 def test_images_without_a_mask_are_only_noted(counts, inputs):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from dalnet.checkpoint import config_of_checkpoint, load_model
 from dalnet.data.datasets.catalog import register
 from dalnet.engine import Trainer, setup
+from dalnet.errors import UsageError
 from dalnet.evaluation import crf, evaluator, scorer
 from dalnet.evaluation.results import read_results
 from dalnet.evaluation.run import evaluate
@@ -153,7 +155,7 @@ def test_nothing_is_saved_once_the_ranks_have_met(measure, output, split, monkey
 
     def as_on_another_rank(self):
         evaluate(self)
-        shutil.rmtree(self._folder)  # as the main rank does when it has written the results
+        self._progress.discard()  # as the main rank does when it has written the results
 
     monkeypatch.setattr(evaluator.CountsEvaluator, "evaluate", as_on_another_rank)
     with refused("results.json"):
@@ -172,18 +174,78 @@ def test_progress_of_other_settings_is_not_taken(measure, seen):
     assert len(seen) == 5
 
 
-def test_a_mask_of_another_size_is_named_and_nothing_is_lost(measure, split, seen):
+def test_a_refused_mask_throws_the_counts_away(measure, output, split, seen):
     path = split.records[2]["sem_seg_file_name"]
-    with open(path, "rb") as stream:
-        kept = stream.read()
+    mask = Image.open(path)
+    mask.load()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
     run = partial(measure, sources=["sem_seg"], protocols=["ss"])
     with refused("2.png"):
         run()
-    with open(path, "wb") as stream:
-        stream.write(kept)
+    assert not list(output.glob(".progress*/*"))
+    mask.save(path)
     assert run()["num_images"] == 4
-    assert seen == [0, 1, 2, 2, 3]
+    assert seen == [0, 1, 2, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_an_unreadable_image_is_named_and_what_is_counted_is_kept(measure, split, seen, loaders):
+    options = ("DATALOADER.NUM_WORKERS", loaders)
+    run = partial(measure, *options, sources=["sem_seg"], protocols=["ss"])
+    expected = run()
+    path = Path(split.records[2]["file_name"])
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])  # its header is whole
+    with pytest.raises(UsageError, match="2.jpg"):
+        run()
+    path.write_bytes(content)
+    del seen[:]
+    assert run() == expected
+    assert seen == [2, 3]
+
+
+def touch(path):
+    """Set the time of the last change to another."""
+    os.utime(path, (0, 1))
+
+
+CHANGES = {
+    "mask": lambda split: touch(split.records[0]["sem_seg_file_name"]),
+    "image": lambda split: touch(split.records[0]["file_name"]),
+    "labels": lambda split: split.records[0].update(image_labels=[0, 1]),
+    "unknown": lambda split: split.records[0].update(unknown_labels=[2]),
+    "list": lambda split: split.records.pop(0),
+    "classes": lambda split: register(split.name, lambda: split.records, ("dog", "cat", "owl")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_counted_from_other_files_is_taken(measure, split, seen, change):
+    run = partial(measure, sources=["cam"], protocols=["ss"])
+    seen.stop_at = 2
+    with refused("", "interrupted"):
+        run()
+    seen.stop_at = None
+    CHANGES[change](split)
+    del seen[:]
+    assert run()["num_images"] == len(split.records)
+    assert seen == [record["image_id"] for record in split.records]
+
+
+def test_what_has_been_taken_off_the_dump_is_done_again(measure, split, seen, tmp_path):
+    dump = tmp_path / "dump"
+    run = partial(measure, sources=["cam"], protocols=["ss"], dump=dump)
+    run()
+    seen.stop_at = 4 + 2
+    with refused("", "interrupted"):
+        run()
+    assert not list(dump.rglob(f"{split.name}.txt")), "the dump is not whole"
+    (dump / "cam/ss/CAM/1.npz").unlink()
+    seen.stop_at = None
+    del seen[:]
+    run()
+    assert seen == [0, 1, 2, 3]
+    assert len(list(dump.rglob("*.npz"))) == 4 and len(list(dump.rglob(f"{split.name}.txt"))) == 1
 
 
 def test_a_split_without_masks_is_predicted_but_not_scored(measure, split, tmp_path, caplog):
@@ -275,3 +337,66 @@ def test_a_class_that_the_model_does_not_know_is_refused(measure, split):
     register(split.name, lambda: split.records, ("cat", "dog", "bat"))
     with refused(split.name, "'bat'"):
         measure()
+
+
+def color(mask):
+    return Image.fromarray(np.stack([mask, 255 - mask, mask], axis=2))
+
+
+def palette(mask):
+    image = Image.fromarray(mask)
+    image.putpalette([value % 256 for value in range(0, 7 * 256 * 3, 7)])
+    return image
+
+
+def with_alpha(mask, alpha):
+    return Image.merge("LA", [Image.fromarray(mask), Image.new("L", (50, 40), alpha)])
+
+
+ODD_MASKS = {
+    "palette": (palette, True),
+    "equal channels": (lambda mask: Image.fromarray(mask).convert("RGB"), True),
+    "opaque alpha": (lambda mask: with_alpha(mask, 255), True),
+    "16 bits": (lambda mask: Image.fromarray(mask.astype(np.uint16)), True),
+    "color": (color, False),
+    "transparent": (lambda mask: with_alpha(mask, 7), False),
+    "another size": (lambda mask: Image.fromarray(mask[:-1]), False),
+    "turned": (lambda mask: Image.fromarray(mask.T.copy()), False),
+    "another class": (lambda mask: Image.fromarray(mask + np.uint8(3)), False),
+}
+
+
+@pytest.mark.parametrize("kind", [*ODD_MASKS, "EXIF", "0 and 255"])
+def test_training_and_evaluation_read_odd_masks_alike(measure, checkpoint, split, kind):
+    cfg = checkpoint.cfg
+    cfg.TEST.EVAL_CAM = False
+
+    def outcomes():
+        found = []
+        for run in (
+            lambda: measure(sources=["sem_seg"], protocols=["ss"]),
+            lambda: Trainer.test(cfg, load_model(cfg)) and read_results(checkpoint.results),
+        ):
+            try:
+                found.append(run()["measurements"])
+            except UsageError as error:
+                found.append(error.where)
+        return found
+
+    plain = outcomes()
+    path = split.records[1]["sem_seg_file_name"]
+    mask = np.array(Image.open(path))
+    if kind == "EXIF":  # a half turn, which only an image's tag may ask for
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.fromarray(mask).save(path, exif=exif)
+        assert outcomes() == plain
+    elif kind == "0 and 255":  # read as it is: a warning says that no mask shows the dog
+        Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(path)
+        found = outcomes()
+        assert found[0] == found[1] != plain[0]
+    else:
+        draw, is_read = ODD_MASKS[kind]
+        draw(mask).save(path)
+        assert outcomes() == (plain if is_read else [path, path])
+    assert plain[0] == plain[1]
