@@ -32,7 +32,12 @@ class UsageError(Exception):
     def sentence(self, where: str) -> str:
         """Return the sentence with another word for the place, as ``--workers`` for ``workers``."""
         text = "; ".join(filter(None, (self.what.removesuffix("."), self.hint.removesuffix("."))))
-        return f"{where}: {text}." if where else f"{text}."
+        return printable(f"{where}: {text}." if where else f"{text}.")
+
+
+def printable(text: str) -> str:
+    """Return a text with bytes of file names that are no UTF-8, which no log can hold, escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @contextmanager

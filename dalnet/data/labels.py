@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, printable
 
 from .tags import TagTable, match_names, read_tags
 
@@ -169,7 +169,7 @@ def _plain(name: str) -> str:
 
 def _names_in_xml(path: Path) -> list[str]:
     """Return the names of the objects in an annotation in VOC's format."""
-    hint = "restore it; expected VOC's <annotation> of <object>s with a <name>"
+    hint = "expected VOC's <annotation> of <object>s with a <name>, best in UTF-8"
     try:
         root = fromstring(path.read_bytes())
     # ValueError and LookupError: encodings that the parser cannot read or does not know.
@@ -216,7 +216,7 @@ def filter_unlabeled(dicts: list[Record], num_classes: int, policy: str) -> list
         hint = "train on a split with image-level labels"
         raise UsageError(f"no image shows a class; {what}", "DATASETS.TRAIN", hint)
     if unlabeled:
-        logger.warning("skipped %s: %s", what, names)
+        logger.warning("skipped %s: %s", what, printable(names))
     return labeled
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dalnet.data.image_io import open_image
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, printable
 from dalnet.io import atomic_write
 
 from .files import PredictionInput, ResultPaths
@@ -97,9 +97,8 @@ def predict_files(
 
 
 def _reason(entry: PredictionInput, error: UsageError) -> str:
-    reason = str(error) if str(entry.source) in str(error) else f"{entry.source}: {error}"
-    # A file's name may hold bytes that no log can.
-    return reason.encode(errors="backslashreplace").decode()
+    source = printable(str(entry.source))
+    return str(error) if source in str(error) else f"{source}: {error}"
 
 
 def _predict_image(

@@ -23,7 +23,7 @@ def ensure_registered(name: str) -> bool:
     """Return whether a data set is registered, after a look at the user's folders if need be.
 
     Raises:
-        UsageError: two folders have a list that gives it this name.
+        UsageError: its folder cannot be used, or two folders have a list that gives it this name.
     """
     if name not in DatasetCatalog:
         register_custom(asked=name)
@@ -38,8 +38,10 @@ def register_custom(asked: str = "") -> list[str]:
     since only one of many data sets is wanted, ``asked``. Returns the names that are new.
 
     Raises:
-        UsageError: two folders have a list that gives the name ``asked``.
+        UsageError: ``asked`` is not found and may be of a folder that is left out, or two folders
+            have a list that gives it.
     """
+    unusable: dict[str, UsageError] = {}
     places: dict[str, list[tuple[Path, str, dict[str, str]]]] = {}
     for path in sorted(datasets_root().glob(f"*/{CLASSES_FILE}")):
         root = path.parent.absolute()
@@ -47,6 +49,7 @@ def register_custom(asked: str = "") -> list[str]:
             splits, classes = _list_splits(root), read_classes(path)
         except UsageError as error:
             logger.warning("The data sets of %s are left out: %s", root, error)
+            unusable[f"{root.name}_"] = error
             continue
         for split in splits:
             places.setdefault(f"{root.name}_{split}", []).append((root, split, classes))
@@ -69,6 +72,9 @@ def register_custom(asked: str = "") -> list[str]:
             mask_folder=_MASKS if (root / _MASKS).is_dir() else None,
             prompt_names=list(classes.values()),
         )
+    for prefix, reason in unusable.items():
+        if asked.startswith(prefix) and asked not in DatasetCatalog:
+            raise reason
     return new
 
 

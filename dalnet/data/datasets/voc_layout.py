@@ -149,7 +149,7 @@ def find_listed(path: Path, lines: Sequence[str], files: Sequence[str]) -> list[
         what = f"{len(missing)} listed image(s) missing in JPEGImages, the first is {missing[0]!r}"
         raise UsageError(what, path, f"restore them or take them off the list; {hint}")
     if len(lines) > len(set(lines)):
-        logger.warning("%d lines of %s occur again.", len(lines) - len(set(lines)), path)
+        logger.warning("lines of %s that occur again: %d.", path, len(lines) - len(set(lines)))
     return [file for _, file in listed.values()]
 
 

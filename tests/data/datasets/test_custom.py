@@ -133,6 +133,9 @@ def test_unusable_folder_is_named_and_the_others_are_kept(root, caplog):
         assert register_custom() == ["mine_train", "mine_val"]
     (message,) = caplog.messages
     assert str(root / "broken") in message
+    with refused(root / "broken" / "classes.txt", "fox"):
+        ensure_registered("broken_train")
+    assert ensure_registered("mine_train") and not ensure_registered("nobody_train")
 
 
 @pytest.mark.parametrize("part", ["ImageSets", "ImageSets/Segmentation"])

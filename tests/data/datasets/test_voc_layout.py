@@ -223,7 +223,7 @@ def test_lines_that_occur_again_are_counted(tmp_path, write_tree, caplog):
     root = write_tree(tmp_path / "t", {"a": ["cat"]})
     (root / "ImageSets/Segmentation/train.txt").write_text("a\nb\na\na\n")
     load_voc_layout(root, "train", CLASSES)
-    assert "2 lines" in caplog.text and "train.txt" in caplog.text
+    assert "again: 2" in caplog.text and "train.txt" in caplog.text
 
 
 def test_suffixes_choose_among_images_of_one_stem_and_any_case_is_found(tmp_path, write_tree):
