@@ -21,6 +21,7 @@ COMMANDS = {
     "check": "check tagged images before a training",
     "train": "train a model with a recipe or a config file",
     "evaluate": "measure a checkpoint: sources and protocols in one pass over a split",
+    "zero-shot": "measure an open-vocabulary system on the field's data sets",
     "predict": "segment your own images and videos",
     "label": "write label maps of tagged images, from their own tags",
     "figures": "draw the paper's figures for a trained model",

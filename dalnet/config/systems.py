@@ -28,8 +28,8 @@ class System:
         add_config: adds the system's keys to a config that has DALNet's.
         rules: of the keys that the system reads.
         check: refuses values that do not fit each other.
-        build_train_loader: makes the training's loader, a :class:`dalnet.data.loaders.TrainLoader`,
-            where images do not come with labels of classes; ``DATASETS.TRAIN`` is then not read.
+        build_train_loader: makes the training's loader (a ``ResumableLoader`` of dalnet.data) where
+            images do not come with labels of classes; ``DATASETS.TRAIN`` is then not read.
     """
 
     name: str

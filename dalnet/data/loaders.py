@@ -64,21 +64,10 @@ class TrainImages(Dataset[dict[str, Any]]):
         return {"skipped": skipped}
 
 
-class TrainLoader(DataLoader[dict[str, Any]]):
-    """Endless batches of one process, which can begin anywhere in the order of the images.
-
-    Attributes:
-        strict: whether an image that cannot be read is an error; else it is skipped.
-        skipped: the sentences of those that were skipped so far.
-    """
+class ResumableLoader(DataLoader[dict[str, Any]]):
+    """Endless batches of one process, which can begin anywhere in the order of the images."""
 
     _begun = False
-
-    def __init__(self, images: TrainImages, strict: bool, **settings: Any) -> None:
-        """Batch images as PyTorch's loader does with these settings."""
-        super().__init__(images, **settings)
-        self.strict = strict
-        self.skipped: list[str] = []
 
     def start_at(self, batch: int) -> None:
         """Begin with the batch of this number, as a resumed training does.
@@ -86,18 +75,14 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         Raises:
             RuntimeError: a batch has been asked for already.
         """
-        self.refuse_once_begun()
-        assert isinstance(self.sampler, ResumableSampler) and self.batch_size
-        self.sampler.start_index = batch * self.batch_size
-
-    def refuse_once_begun(self) -> None:
-        """Refuse to change where the order starts once it is too late.
-
-        Raises:
-            RuntimeError: a batch has been asked for already.
-        """
         if self._begun:
             raise RuntimeError("the loader has begun: set where it starts before its first batch")
+        self._pass_over(batch)
+
+    def _pass_over(self, batches: int) -> None:
+        """Let the order begin so many batches later."""
+        assert isinstance(self.sampler, ResumableSampler) and self.batch_size
+        self.sampler.start_index = batches * self.batch_size
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         """Yield batches, the first of which is read when it is asked for.
@@ -106,6 +91,29 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         where to go on; workers that ran at once would read the wrong images.
         """
         self._begun = True
+        yield from super().__iter__()
+
+
+class TrainLoader(ResumableLoader):
+    """A loader of images with labels, which counts those that cannot be read.
+
+    Attributes:
+        strict: whether an image that cannot be read is an error; else it is skipped.
+        skipped: the sentences of those that were skipped so far.
+    """
+
+    def __init__(self, images: TrainImages, strict: bool, **settings: Any) -> None:
+        """Batch images as PyTorch's loader does with these settings."""
+        super().__init__(images, **settings)
+        self.strict = strict
+        self.skipped: list[str] = []
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
+        """Yield batches, see :class:`ResumableLoader`.
+
+        Raises:
+            UsageError: an image that cannot be read where that is an error, or none that can.
+        """
         for batch in super().__iter__():
             for inputs in batch:
                 errors = inputs.pop("skipped", [])

@@ -15,7 +15,7 @@ from torch import nn
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
 from dalnet.config import installed_systems
 from dalnet.data import build_test_loader, build_train_loader
-from dalnet.data.loaders import TrainLoader
+from dalnet.data.loaders import ResumableLoader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.modeling.meta_arch.segmentor import amp_dtype
@@ -57,7 +57,7 @@ class Trainer(DefaultTrainer):
     build_evaluator = staticmethod(build_evaluator)
 
     @staticmethod
-    def build_train_loader(cfg: CfgNode) -> TrainLoader:
+    def build_train_loader(cfg: CfgNode) -> ResumableLoader:
         """Return the system's own loader, or see :func:`dalnet.data.build_train_loader`."""
         system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
         return (system.build_train_loader or build_train_loader)(cfg)

@@ -19,6 +19,7 @@ from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_probabilities, cam_scores
 from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.meta_arch import OpenVocabularySegmentor
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
 from .prediction import Prediction, label_values
@@ -85,7 +86,7 @@ class Predictor:
         check_values(cfg)
         cfg.freeze()
         self._model = load_model(cfg).eval()
-        self.is_open = self._model.open_vocabulary
+        self.is_open = isinstance(self._model, OpenVocabularySegmentor)
         self.set_vocabulary(self._model.class_names[1:] if vocabulary is None else vocabulary)
         self.has_cams = "cam" in self._model.sources
         self.needs_image_classes = "sem_seg" not in self._model.sources

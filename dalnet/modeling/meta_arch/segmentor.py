@@ -98,8 +98,6 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     class_rows: ClassVar[Mapping[str, int]] = {}
     # Whether a checkpoint that another training starts from must be of the same classes.
     keeps_classes: ClassVar[bool] = False
-    # Whether any classes can be asked for; the system then has a set_vocabulary of its own.
-    open_vocabulary: ClassVar[bool] = False
     # Side in pixels of a place of the maps, see dalnet.modeling.cam.fuse_raw_cams.
     map_stride: int = 1
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """CoDe (Wu et al., CVPR 2024): segmentation learned from captions.
 
-Importing this package registers the meta-architecture, the loader and the config keys.
+Importing this package registers it, and NACLIP (Hajimiri et al., WACV 2025), a baseline that is not
+trained.
 """
 
 from dalnet.config import register_system
 
+from . import naclip
 from .config import CODE
 from .model import CoDe
+from .naclip import NACLIP
 
 register_system(CODE)
+register_system(naclip.SYSTEM)
 
-__all__ = ["CoDe"]
+__all__ = ["NACLIP", "CoDe"]

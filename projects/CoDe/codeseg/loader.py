@@ -15,7 +15,7 @@ from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 
-from dalnet.data.loaders import TrainLoader, pins_memory
+from dalnet.data.loaders import ResumableLoader, pins_memory
 from dalnet.errors import UsageError
 
 from .caption_files import (
@@ -59,6 +59,7 @@ class CaptionStream(IterableDataset):
         num_nouns: int = 2,
         seed: int = 0,
         buffer: int = 1000,
+        strict: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -71,10 +72,11 @@ class CaptionStream(IterableDataset):
             num_nouns: how many an image needs.
             seed: of the order.
             buffer: images of shards that are held in memory to be mixed, in each worker.
+            strict: an image that cannot be read is an error.
             rank, world_size: this process, and of how many.
         """
         self._mapper, self._find_nouns, self._num_nouns = mapper, find_nouns, num_nouns
-        self._seed, self._batch_size = seed, batch_size
+        self._seed, self._batch_size, self._strict = seed, batch_size, strict
         self._rank, self._world_size = rank, world_size
         self.start_batch = 0
         self._files = tuple(files)
@@ -116,8 +118,9 @@ class CaptionStream(IterableDataset):
             else:
                 left_out["broken images"] += 1
                 broken += 1
-                if broken >= _MOST_BROKEN:
-                    raise UsageError(f"{broken} images in a row cannot be read", image.name)
+                if self._strict or broken >= _MOST_BROKEN:
+                    what = f"{broken} images in a row cannot be read, this one last"
+                    raise UsageError(what, image.name)
                 record = self._mapper(*latest) if latest else None
             if record is not None:
                 yield {**record, "left_out": dict(left_out)}
@@ -194,7 +197,7 @@ def _mixed(images: Iterator[Any], size: int, rng: np.random.Generator) -> Iterat
         yield image
 
 
-class CaptionLoader(TrainLoader):
+class CaptionLoader(ResumableLoader):
     """Endless batches of a :class:`CaptionStream`.
 
     Attributes:
@@ -203,15 +206,9 @@ class CaptionLoader(TrainLoader):
 
     left_out: Counter[str] = Counter()
 
-    def start_at(self, batch: int) -> None:
-        """Begin with the batch of this number, as a resumed training does.
-
-        Raises:
-            RuntimeError: a batch has been asked for already.
-        """
-        self.refuse_once_begun()
+    def _pass_over(self, batches: int) -> None:
         assert isinstance(self.dataset, CaptionStream)
-        self.dataset.start_batch = batch
+        self.dataset.start_batch = batches
 
     def __iter__(self) -> Iterator[list[Record]]:  # type: ignore[override]
         """Yield batches, the first of which is read when it is asked for."""
@@ -249,6 +246,7 @@ def build_caption_loader(cfg: CfgNode) -> CaptionLoader:
         num_nouns=cfg.MODEL.CODE.NOUNS,
         seed=seed,
         buffer=captions.SHUFFLE_BUFFER,
+        strict=cfg.DATALOADER.STRICT,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
     )

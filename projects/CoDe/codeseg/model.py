@@ -24,33 +24,31 @@ from dalnet.modeling.clip.passes import (
     text_tokens,
     word_embeddings,
 )
-from dalnet.modeling.clip.vocabulary import check_vocabulary
-from dalnet.modeling.meta_arch import Source, WeakSegmentor
+from dalnet.modeling.meta_arch import OpenVocabularySegmentor, Source
 from dalnet.modeling.multi_scale import Features, resize
 
 from .batch import CaptionBatch
 from .criterion import CoDeCriterion, Outputs
 from .image_segmenter import LastBlock, PixelDecoder, cut_padding, pad_to_patches
 from .losses import EPS
+from .mapper import noun_tokens
 from .masks import Affine, hard_masks, highlight, region_cosines, word_logits, word_masks
 from .prompts import HighlightPrompts, NounPrompt
 from .ranks import gather_rows, own_rows
 from .text_segmenter import WordDecoder
-from .vocabulary import ScoreSettings, WordEmbeddings, embed_vocabulary, room_for_names
+from .vocabulary import CLIP_TEMPLATES, ScoreSettings, WordEmbeddings, room_for_names
 
 
 @META_ARCH_REGISTRY.register()
-class CoDe(WeakSegmentor[CaptionBatch]):
+class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
     """Segments images by nouns, learned from captions alone; open to any vocabulary.
 
     Attributes:
-        clip: frozen, and not part of checkpoints.
         backbone: copy of CLIP's last block, trained from ``unfreeze_iter`` on.
     """
 
     sources: Mapping[str, Source] = {"sem_seg": Source("segmentation", "probabilities")}
     batch_type = CaptionBatch
-    open_vocabulary = True
     clip_mark: Tensor
 
     @configurable
@@ -78,7 +76,7 @@ class CoDe(WeakSegmentor[CaptionBatch]):
             learn_prompts: of hidden pixels and of hidden words; one that is not stays zero.
             unfreeze_iter: from this iteration on the last block is trained too.
             scores: how masks become scores.
-            shared: of :class:`WeakSegmentor`.
+            shared: of :class:`dalnet.modeling.meta_arch.WeakSegmentor`.
         """
         super().__init__(**shared)
         _require_sizes(clip)
@@ -95,8 +93,7 @@ class CoDe(WeakSegmentor[CaptionBatch]):
         self._withheld: tuple[nn.Parameter, ...] = ()
         self.scores = scores
         self.refine = scores.refiner()
-        self._templates: tuple[str, ...] | None = None
-        self._words: WordEmbeddings | None = None  # of the vocabulary, once they are needed
+        self.name_tokens = room_for_names(context_tokens)
         # A masker is of no use with another CLIP than the one it was trained with.
         self.register_buffer("clip_mark", _mark(clip))
 
@@ -229,7 +226,7 @@ class CoDe(WeakSegmentor[CaptionBatch]):
     def maps(self, source: str, features: Features) -> Tensor:
         """Return scores ``[N, C + 1, H, W]`` in 0..1: a constant for the background, and masks."""
         images = features["images"]
-        words = self.embed_vocabulary()
+        words = self.class_texts()
         padded, padding = pad_to_patches(images, self.backbone.patch_size)
         tokens, grid = self.frozen_tokens(padded)
         masks = self.region_logits(self.pixel_features(tokens, grid), words.learned).sigmoid()
@@ -242,12 +239,11 @@ class CoDe(WeakSegmentor[CaptionBatch]):
         masks = cut_padding(resize(masks, padded.shape[2:]), padding)
         return torch.cat([torch.full_like(masks[:, :1], self.scores.background), masks], dim=1)
 
-    def similarities(self, images: Tensor) -> Tensor:
-        """Return cosines ``[N, C, H, W]`` of pixels of normalized images and the vocabulary."""
+    def similarities(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return cosines ``[N, K, H, W]`` of pixels of normalized images and texts ``[K, d]``."""
         padded, padding = pad_to_patches(images, self.backbone.patch_size)
         pixels = self.pixel_features(*self.frozen_tokens(padded))
-        cosines = region_cosines(pixels, self.embed_vocabulary().learned)
-        return cut_padding(resize(cosines, padded.shape[2:]), padding)
+        return cut_padding(resize(region_cosines(pixels, texts), padded.shape[2:]), padding)
 
     def clip_cosines(self, tokens: Tensor, grid: tuple[int, int], words: Tensor) -> Tensor:
         """Return cosines ``[N, C, h, w]`` of the frozen CLIP's own tokens and words (MaskCLIP).
@@ -261,34 +257,12 @@ class CoDe(WeakSegmentor[CaptionBatch]):
         patches = F.normalize(patches, dim=-1, eps=EPS)
         return (patches @ words.T).transpose(1, 2).unflatten(2, grid)
 
-    def set_vocabulary(self, names: Sequence[str], templates: Sequence[str] | None = None) -> None:
-        """Predict the classes ``names`` from now on.
-
-        Args:
-            names: C different ones, without the background, which is class 0 by itself.
-            templates: sentences with one "{}" that take the place of the learned prompt.
-
-        Raises:
-            UsageError: a name that is empty, occurs twice or is too long for CLIP.
-        """
-        check_vocabulary(names, room_for_names(len(self.noun_prompt.context)))
-        self._templates = None if templates is None else tuple(templates)
-        self._words = None
-        self.class_names = ("background", *names)
-
-    def embed_vocabulary(self) -> WordEmbeddings:
-        """Return the embeddings of the classes; they are kept until weights or classes change."""
-        if self._words is None:
-            names = self.class_names[1:]
-            if not names:
-                raise UsageError("there is no vocabulary", "MODEL.CLASS_NAMES", "name the classes")
-            self._words = embed_vocabulary(self.clip, self.noun_prompt, names, self._templates)
-        return self._words
-
-    def train(self, mode: bool = True) -> "CoDe":
-        """Switch between training and evaluation; the vocabulary is embedded anew."""
-        self._words = None
-        return super().train(mode)
+    def embed_classes(self, names: Sequence[str]) -> WordEmbeddings:
+        """Return the names by the learned prompt, and by sentences for the frozen CLIP."""
+        tokens = noun_tokens(names, len(self.noun_prompt.context)).to(self.device)
+        return WordEmbeddings(
+            self.noun_prompt(self.clip, tokens), self.embed_texts(names, CLIP_TEMPLATES)
+        )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load weights that were trained with this CLIP.
@@ -303,7 +277,6 @@ class CoDe(WeakSegmentor[CaptionBatch]):
                 "MODEL.CLIP.WEIGHTS",
                 "name the file that it was trained with",
             )
-        self._words = None
         return super().load_state_dict(state_dict, *args, **kwargs)
 
 

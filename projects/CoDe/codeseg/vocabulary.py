@@ -3,17 +3,13 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
 from dalnet.layers import PixelAdaptiveRefinement
-from dalnet.modeling.clip import FrozenCLIP, embed_names
 
 from .captions import CONTEXT_LENGTH
-from .mapper import noun_tokens
-from .prompts import NounPrompt
 
 # What a noun is put into for the frozen CLIP beside the masker: published.
 CLIP_TEMPLATES = (
@@ -78,35 +74,12 @@ class WordEmbeddings:
     """C words in CLIP's joint space, rows of length one.
 
     Attributes:
-        learned: by the learned prompt ``[C, d]``, or by the sentences that were asked for.
-        sentences: by :data:`CLIP_TEMPLATES` ``[C, d]``, or by the sentences that were asked for.
+        learned: by the learned prompt ``[C, d]``.
+        sentences: by :data:`CLIP_TEMPLATES` ``[C, d]``.
     """
 
     learned: Tensor
     sentences: Tensor
-
-
-@torch.no_grad()
-def embed_vocabulary(
-    clip: FrozenCLIP,
-    prompt: NounPrompt,
-    names: tuple[str, ...],
-    templates: tuple[str, ...] | None,
-) -> WordEmbeddings:
-    """Return the embeddings of C names, on the device of ``prompt``.
-
-    Args:
-        clip: whose text tower is used.
-        prompt: the learned one.
-        names: at least one.
-        templates: sentences with one "{}" in place of both kinds of prompts; None for these.
-    """
-    device = prompt.context.device
-    sentences = embed_names(names, templates or CLIP_TEMPLATES, clip.tokenize, clip.encode_text)
-    if templates is not None:
-        return WordEmbeddings(sentences, sentences)
-    tokens = noun_tokens(names, len(prompt.context)).to(device)
-    return WordEmbeddings(prompt(clip, tokens), sentences)
 
 
 def room_for_names(context_tokens: int) -> int:

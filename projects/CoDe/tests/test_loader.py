@@ -137,6 +137,12 @@ def test_no_readable_image(tmp_path, monkeypatch):
         numbers(CaptionStream([path], name_of, batch_size=4), 1)
 
 
+def test_an_unreadable_image_where_that_is_an_error(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", 4, n1={"image": "broken.png"})
+    with refused("broken.png"):
+        numbers(CaptionStream([path], name_of, batch_size=4, strict=True), 4)
+
+
 def test_nouns_that_nothing_finds(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "caption": "a dog"}')
     with refused("a.png", "MODEL.CODE.CAPTIONS.NOUNS"):

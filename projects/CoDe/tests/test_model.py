@@ -272,11 +272,13 @@ def test_words_are_embedded_anew_after_a_step(model):
 def test_similarities(model):
     model.eval()
     images = model.normalize(record()["image"].float()[None])
-    learned = model.similarities(images)
-    assert learned.shape == (1, 3, 41, 61)
-    assert learned.abs().max() <= 1 + 1e-5
-    model.set_vocabulary(["red fish", "leaf", "crate"], ["a photo of a {}."])
-    assert not torch.allclose(model.similarities(images), learned)
+    texts = model.embed_texts(["leaf", "bed", "bed"], ["a photo of a {}.", "art of the {}."])
+    assert texts.shape == (3, 64)
+    torch.testing.assert_close(texts.norm(dim=1), torch.ones(3))
+    cosines = model.similarities(images, texts)
+    assert cosines.shape == (1, 3, 41, 61)
+    assert cosines.abs().max() <= 1 + 1e-5
+    assert torch.equal(cosines[:, 1], cosines[:, 2])
 
 
 @pytest.mark.parametrize(
