@@ -18,7 +18,7 @@ import dalnet.data  # noqa: F401  registers the data sets
 # isort: split
 from detectron2.data import DatasetCatalog
 
-from dalnet.data.datasets.coco import COCO_CATEGORY_IDS
+from dalnet.data.datasets.coco import COCO_CATEGORY_IDS, COCO_CLASSES
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.export.coco_results import write_coco_results
@@ -36,14 +36,15 @@ def main() -> None:
     args = parser.parse_args()
     with one_sentence_errors():
         if not args.split.startswith(args.format):
-            raise UsageError(f"{args.split} is no split of {args.format}; name one, or the other.")
+            raise UsageError(f"no split of {args.format}", args.split, "name one, or the other")
         if args.split not in DatasetCatalog:
-            raise UsageError(f"there is no split {args.split}; see docs/data.md for their names.")
+            raise UsageError("there is no such split", args.split, "see docs/data.md for names")
         records = DatasetCatalog.get(args.split)
         if args.format == "voc":
-            write_voc_archive(args.predictions, records, len(VOC_CLASSES) + 1, args.output)
+            write_voc_archive(args.predictions, records, VOC_CLASSES, args.output)
         else:
-            write_coco_results(args.predictions, records, COCO_CATEGORY_IDS, args.output)
+            ids = dict(zip(COCO_CLASSES, COCO_CATEGORY_IDS, strict=True))
+            write_coco_results(args.predictions, records, ids, args.output)
         print(f"written: {args.output}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dalnet.data.datasets.custom import CLASSES_FILE
 from dalnet.data.image_io import write_mask
 from dalnet.data.labels import has_labels
 from dalnet.io import atomic_write, write_text
@@ -22,14 +23,28 @@ class Dump:
 
     In it ``SegmentationClass/<image>.png``, palette PNGs of class indices (255 ignored), or, for
     CAMs without CRF, ``CAM/<image>.npz`` with ``classes`` int64 ``[P]``, the image's classes
-    0..C-1, and ``cams`` float16 ``[P, H, W]`` in 0..1; and ``ImageSets/Segmentation/<split>.txt``.
+    0..C-1, and ``cams`` float16 ``[P, H, W]`` in 0..1; in the end
+    ``ImageSets/Segmentation/<split>.txt`` and ``classes.txt``, the classes 1..C, one a line.
     """
 
-    def __init__(self, root: Path, measurements: Sequence[Measurement], split: str) -> None:
-        """Write the measurements of a split below ``root``; folders are made as needed."""
+    def __init__(
+        self,
+        root: Path,
+        measurements: Sequence[Measurement],
+        split: str,
+        class_names: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            root: folders below it are made as needed.
+            measurements: those that are written.
+            split: name of the data set.
+            class_names: of the model, background first.
+        """
         self.root = root
         self._measurements = measurements
         self._split = split
+        self._class_names = class_names
 
     def write_labels(self, measurement: Measurement, name: str, label_map: np.ndarray) -> None:
         """Write a label map, uint8 ``[H, W]``."""
@@ -45,11 +60,13 @@ class Dump:
             np.savez_compressed(stream, classes=classes, cams=small)
 
     def write_lists(self, records: Sequence[dict[str, Any]]) -> None:
-        """List the images of each measurement, so that its folder is a tree in VOC's layout."""
+        """List images and classes of each measurement, so that its folder is a VOC-layout tree."""
         for one in self._measurements:
             listed = (r for r in records if has_labels(r) or not one.needs_labels)
             text = "".join(f"{name}\n" for name in sorted(map(image_name, listed)))
             write_text(self._list_file(one), text)
+            classes = "".join(f"{name}\n" for name in self._class_names[1:])
+            write_text(self.folder(one) / CLASSES_FILE, classes)
 
     def remove_lists(self) -> None:
         """Remove the lists, so that a tree whose files are being replaced is not read as one."""

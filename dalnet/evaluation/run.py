@@ -74,7 +74,7 @@ def evaluate(
     backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
     counts = Counts(measurements, len(model.class_names), cam.background, cam.ignore_value)
-    dumped = Dump(dump, measurements, split) if dump else None
+    dumped = Dump(dump, measurements, split, model.class_names) if dump else None
     names = model.class_names, MetadataCatalog.get(split).stuff_classes
     settings = split, measurements, dump, cfg.dump(), weights, backend, names
     progress = Progress(output, records, *settings)

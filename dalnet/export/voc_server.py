@@ -16,14 +16,14 @@ VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 def write_voc_archive(
-    predictions: Path, records: Sequence[dict[str, Any]], num_classes: int, output: Path
+    predictions: Path, records: Sequence[dict[str, Any]], classes: Sequence[str], output: Path
 ) -> None:
     """Pack the label maps of a split.
 
     Args:
         predictions: folder of one measurement of a dump.
         records: all images of the split.
-        num_classes: 21, background included.
+        classes: VOC's 20, in its order.
         output: the archive, ``.tar`` or compressed ``.tgz``, ``.tar.gz``.
 
     Raises:
@@ -38,7 +38,7 @@ def write_voc_archive(
         atomic_write(output) as unfinished,
         tarfile.open(unfinished, mode, format=tarfile.USTAR_FORMAT) as archive,
     ):
-        for file, *_ in read_predictions(predictions, records, num_classes):
+        for file, *_ in read_predictions(predictions, records, classes):
             archive.add(file, f"{VOC_FOLDER}/{file.name}", filter=_make_anonymous)
 
 

@@ -11,6 +11,8 @@ from dalnet.evaluation.dump import Dump
 from dalnet.evaluation.sources import make_measurements
 from dalnet.modeling.meta_arch import DALNet
 
+NAMES = ["background", "cat", "dog"]
+
 
 @pytest.fixture
 def measurements(tiny_cfg):
@@ -18,7 +20,7 @@ def measurements(tiny_cfg):
 
 
 def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
-    dump, head = Dump(tmp_path, measurements, "val"), measurements[0]
+    dump, head = Dump(tmp_path, measurements, "val", NAMES), measurements[0]
     expected = np.random.default_rng(0).integers(0, 4, (6, 9)).astype(np.uint8)
     dump.write_labels(head, "7", expected)
     names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": []}
@@ -28,6 +30,7 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
     dump.write_lists(records)
     listed = [dump.folder(m) / "ImageSets/Segmentation/val.txt" for m in measurements]
     assert [path.read_text() for path in listed] == ["7\n8\n9\n", "8\n9\n"]
+    assert (dump.folder(head) / "classes.txt").read_text() == "cat\ndog\n"
     picture = Image.open(tmp_path / "sem_seg/ms+flip/SegmentationClass/7.png")
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), expected)
@@ -36,7 +39,7 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
 
 def test_dumped_cams_are_small_arrays(tmp_path, measurements):
     cams = torch.rand(2, 5, 6)
-    Dump(tmp_path, measurements, "val").write_cams(measurements[1], "x", cams, (3, 8))
+    Dump(tmp_path, measurements, "val", NAMES).write_cams(measurements[1], "x", cams, (3, 8))
     with np.load(tmp_path / "cam/ms+flip/CAM/x.npz", allow_pickle=False) as arrays:
         assert arrays["classes"].tolist() == [3, 8]
         assert arrays["cams"].dtype == np.float16
@@ -44,7 +47,7 @@ def test_dumped_cams_are_small_arrays(tmp_path, measurements):
 
 
 def test_what_is_missing_is_told_by_image(tmp_path, measurements):
-    dump = Dump(tmp_path, measurements, "val")
+    dump = Dump(tmp_path, measurements, "val", NAMES)
     labeled, unlabeled = {"file_name": "a.jpg"}, {"file_name": "b.jpg"}
     labeled["image_labels"] = unlabeled["image_labels"] = []
     unlabeled["unknown_labels"] = [0]
@@ -58,7 +61,7 @@ def test_what_is_missing_is_told_by_image(tmp_path, measurements):
 
 
 def test_lists_of_an_earlier_dump_are_removed(tmp_path, measurements):
-    dump = Dump(tmp_path, measurements, "val")
+    dump = Dump(tmp_path, measurements, "val", NAMES)
     dump.remove_lists()
     dump.write_lists([{"file_name": "a.jpg", "image_labels": [0]}])
     assert len(list(tmp_path.rglob("val.txt"))) == 2

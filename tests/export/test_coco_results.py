@@ -9,7 +9,7 @@ from pycocotools import mask as rle
 
 from dalnet.export.coco_results import write_coco_results
 
-CATEGORIES = [1, 5, 90]
+CATEGORIES = {"cat": 1, "dog": 5, "owl": 90}
 
 
 def test_results(dumped, tmp_path):
@@ -19,7 +19,7 @@ def test_results(dumped, tmp_path):
     for entry in json.loads(output.read_text()):
         inside = rle.decode(entry["segmentation"])
         assert inside.any()
-        value = CATEGORIES.index(entry["category_id"]) + 1
+        value = [*CATEGORIES.values()].index(entry["category_id"]) + 1
         rebuilt[str(entry["image_id"])][inside > 0] = value
     for name, label_map in dumped.label_maps.items():
         np.testing.assert_array_equal(rebuilt[name], label_map)

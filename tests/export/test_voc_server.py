@@ -11,11 +11,13 @@ from PIL import Image
 
 from dalnet.export.voc_server import VOC_FOLDER, write_voc_archive
 
+CLASSES = ["cat", "dog", "owl"]
+
 
 @pytest.mark.parametrize("name", ["results.tar", "results.tgz", "Results.TAR.GZ"])
 def test_archive(dumped, tmp_path, name):
     output = tmp_path / "sub" / name
-    write_voc_archive(dumped.folder, dumped.records, 4, output)
+    write_voc_archive(dumped.folder, dumped.records, CLASSES, output)
     with tarfile.open(output) as archive:
         assert archive.getnames() == [f"{VOC_FOLDER}/{image}.png" for image in ("7", "8")]
         for member in archive:
@@ -30,10 +32,10 @@ def test_archive(dumped, tmp_path, name):
 def test_no_half_archive_is_left(dumped, tmp_path):
     dumped.write("8", np.full((5, 4), 4, np.uint8))
     with refused("8.png"):
-        write_voc_archive(dumped.folder, dumped.records, 4, tmp_path / "out" / "results.tar")
+        write_voc_archive(dumped.folder, dumped.records, CLASSES, tmp_path / "out" / "results.tar")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_other_suffixes_are_refused(dumped, tmp_path):
     with refused("results.zip"):
-        write_voc_archive(dumped.folder, dumped.records, 4, tmp_path / "results.zip")
+        write_voc_archive(dumped.folder, dumped.records, CLASSES, tmp_path / "results.zip")
