@@ -25,7 +25,7 @@ def gaussian_sum(images: Tensor, values: Tensor, sigma_rgb: float, sigma_xy: flo
     Args:
         images: [N, 3, H, W] in 0..255.
         values: [N, K, H, W].
-        sigma_rgb, sigma_xy: standard deviations, in grey levels and pixels.
+        sigma_rgb, sigma_xy: standard deviations, in gray levels and pixels.
 
     Returns:
         [N, K, H, W], float64.
@@ -58,7 +58,7 @@ def published_lattice(
     Args:
         images: [N, 3, H, W] in 0..255.
         values: [N, K, H, W], positive, with the sum 1 over K.
-        sigma_rgb, sigma_xy: standard deviations, in grey levels and pixels.
+        sigma_rgb, sigma_xy: standard deviations, in gray levels and pixels.
         bounds: for each image about the largest filtered value of a constant 1: the weight that
             keeps the odds inside single precision.
 

@@ -41,7 +41,7 @@ def published_dense_energy(
         probs: [N, K, H, W], with the sum 1 over K.
         labels: [N, H, W].
         bounds: of the shrunk images, see :func:`published_lattice`.
-        sigma_rgb, sigma_xy: standard deviations, in grey levels and pixels at full size.
+        sigma_rgb, sigma_xy: standard deviations, in gray levels and pixels at full size.
         scale: share of the side to which everything is shrunk.
         ignore: label of unlabelled pixels.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pixel-adaptive refinement as published (L. Ru et al., CVPR 2022): all neighbours at once."""
+"""Pixel-adaptive refinement as published (L. Ru et al., CVPR 2022): all neighbors at once."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ DILATIONS = (1, 2, 4, 8, 12, 24)
 
 
 def _one_hot_kernels(like: Tensor) -> Tensor:
-    """[8, 1, 3, 3]: each picks one neighbour of the centre."""
+    """[8, 1, 3, 3]: each picks one neighbor of the center."""
     kernels = torch.eye(9, dtype=like.dtype, device=like.device).view(9, 1, 3, 3)
     return torch.cat([kernels[:4], kernels[5:]])
 
 
-def neighbour_copies(maps: Tensor, dilations: Sequence[int]) -> Tensor:
+def neighbor_copies(maps: Tensor, dilations: Sequence[int]) -> Tensor:
     """[N, C, 8 * dilations, H, W] from [N, C, H, W], replicate padding."""
     n, c, height, width = maps.shape
     kernels = _one_hot_kernels(maps)
@@ -36,9 +36,9 @@ def published_par(
 ) -> Tensor:
     """[N, K, H, W] from images [N, 3, H, W] in 0..1 and masks [N, K, h, w]."""
     masks = F.interpolate(masks, size=images.shape[-2:], mode="bilinear", align_corners=True)
-    neighbours = neighbour_copies(images, dilations)
-    differences = (neighbours - images.unsqueeze(2)).abs()
-    std = neighbours.std(dim=2, keepdim=True)
+    neighbors = neighbor_copies(images, dilations)
+    differences = (neighbors - images.unsqueeze(2)).abs()
+    std = neighbors.std(dim=2, keepdim=True)
     image_term = -((differences / (std + 1e-8) / 0.3) ** 2).mean(dim=1, keepdim=True)
 
     one, diagonal = 1.0, math.sqrt(2.0)
@@ -49,7 +49,7 @@ def published_par(
 
     affinity = image_term.softmax(dim=2) + 0.01 * position_term.softmax(dim=2)
     for _ in range(num_iters):
-        masks = (neighbour_copies(masks, dilations) * affinity).sum(dim=2)
+        masks = (neighbor_copies(masks, dilations) * affinity).sum(dim=2)
     return masks
 
 

@@ -102,7 +102,7 @@ def test_means_are_those_of_plain_loops():
 def test_patch_of_a_grid_that_does_not_divide_the_image():
     truth = torch.tensor([[0, 1, 1], [0, 1, 1], [2, 2, 255]])
     fractions = patch_fractions(truth, 3, (2, 2))
-    # Two by two pixels each: those in the middle belong to both neighbours.
+    # Two by two pixels each: those in the middle belong to both neighbors.
     assert fractions[:, 0, 0].tolist() == [0.5, 0.5, 0]
     assert fractions[:, 1, 1].tolist() == [0, 0.5, 0.25]
 

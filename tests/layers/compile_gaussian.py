@@ -25,7 +25,7 @@ def _compile(capability: int, channels: int) -> CompiledKernel:
         "ROWS": gaussian_triton._ROWS,
         "COLUMNS": gaussian_triton._COLUMNS,
         "CHANNELS": channels,
-        "point_stride": 1,  # as Triton itself specialises a stride of 1
+        "point_stride": 1,  # as Triton itself specializes a stride of 1
     }
     types = dict.fromkeys(kernel.arg_names, "i32")
     types.update(dict.fromkeys(["features", "values", "sums"], "*fp32"))

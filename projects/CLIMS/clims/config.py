@@ -69,7 +69,7 @@ def check_clims(cfg: CN) -> None:
     """Refuse values that do not fit each other.
 
     Raises:
-        UsageError: which key, and how to mend it.
+        UsageError: which key, and how to correct it.
     """
     check_backbone(cfg)
     clims = cfg.MODEL.CLIMS

@@ -13,7 +13,7 @@ from codeseg.loader import CaptionLoader, CaptionStream
 
 
 def name_of(image, nouns):
-    """A stand-in for the mapper: the number in the caption; images called broken are."""
+    """A stub of the mapper: the number in the caption; images called broken are."""
     number = int(image.caption.split()[-1])
     return None if "broken" in image.name else {"number": number}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ToCo's published checkpoints: a stand-in with their names, as a network of its own."""
+"""ToCo's published checkpoints: a stub with their names, as a network of its own."""
 
 import pytest
 import torch

@@ -152,7 +152,7 @@ def draw_image(
 
 
 def _draw_ground(rng: np.random.Generator, bank: Bank, ground: int, zoom: float) -> np.ndarray:
-    """Return float32 [96, 96, 3]: a ground or its mirror image, enlarged ``zoom`` times."""
+    """Return float32 [96, 96, 3]: a ground or its flipped copy, enlarged ``zoom`` times."""
     image = bank.grounds[ground][rng.integers(len(bank.grounds[ground]))]
     image = image[:, :: rng.choice((-1, 1))].astype(np.float32)
     side = round(SIZE / zoom)

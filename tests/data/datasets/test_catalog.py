@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read from Detectron2's catalogues."""
+"""What is read from Detectron2's catalogs."""
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog

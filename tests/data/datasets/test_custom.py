@@ -18,7 +18,7 @@ from dalnet.data.datasets.custom import ensure_registered, read_classes, registe
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Folder of data sets, whose names leave the catalogues after the test."""
+    """Folder of data sets, whose names leave the catalogs after the test."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     before = set(DatasetCatalog)
     yield tmp_path

@@ -78,7 +78,7 @@ def test_native_grid_equals_timm(name, prefix):
 
 
 def bilinear(table, height, width):
-    """[h, w, D] -> [height, width, D] by the definition: pixel centres, edges repeated."""
+    """[h, w, D] -> [height, width, D] by the definition: pixel centers, edges repeated."""
     h, w, _ = table.shape
     out = torch.zeros(height, width, table.shape[2], dtype=table.dtype)
     for i in range(height):

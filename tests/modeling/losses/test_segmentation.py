@@ -56,8 +56,8 @@ def kernel(image, sigma_rgb, sigma_xy):
     for i, (y, x) in enumerate(points):
         for j, (v, u) in enumerate(points):
             distance = ((y - v) ** 2 + (x - u) ** 2) / sigma_xy**2
-            colour = (image[:, y, x] - image[:, v, u]).square().sum().item() / sigma_rgb**2
-            result[i, j] = math.exp(-(distance + colour) / 2)
+            color = (image[:, y, x] - image[:, v, u]).square().sum().item() / sigma_rgb**2
+            result[i, j] = math.exp(-(distance + color) / 2)
     return result
 
 
@@ -141,13 +141,13 @@ def test_energy_does_not_depend_on_batch_or_padding(scene, method):
 
 
 @pytest.mark.parametrize("method", ["lattice", "exact"])
-@pytest.mark.parametrize("kind", ["ignored", "labelled", "no box", "one pixel", "odd", "certain"])
+@pytest.mark.parametrize("kind", ["ignored", "labeled", "no box", "one pixel", "odd", "certain"])
 def test_energy_stays_finite(scene, method, kind):
     images, probs, boxes, labels = scene
     images, probs = images.float(), probs.float()
     if kind == "ignored":
         labels.fill_(IGNORE)
-    elif kind == "labelled":
+    elif kind == "labeled":
         labels.fill_(0)
     elif kind == "no box":
         boxes.zero_()
