@@ -119,7 +119,7 @@ class PixelAdaptiveRefinement(nn.Module):
         return torch.cat([self._refine(*part) for part in parts])
 
     def _refine(self, images: Tensor, maps: Tensor) -> Tensor:
-        """``num_iters`` weighted sums over the neighbors of maps [N, K, H, W]."""
+        """Return ``num_iters`` weighted sums over the neighbors of maps [N, K, H, W]."""
         weights = self._affinity(images).flatten()
         neighbors = self._neighbors(images)
         # A bag per pixel: embedding_bag sums all neighbors of all maps in one pass.
@@ -134,7 +134,7 @@ class PixelAdaptiveRefinement(nn.Module):
         return rows.view(len(maps), *maps.shape[2:], -1).movedim(-1, 1)
 
     def _neighbors(self, images: Tensor) -> Tensor:
-        """Numbers of every pixel's neighbors [NHW, offsets], pixels counted row by row."""
+        """Return the number of every pixel's neighbors [NHW, offsets], counted row by row."""
         count, (height, width) = len(images), images.shape[2:]
         down, right = self._offset_table.to(images.device).unbind(1)
         numbers = torch.arange(max(count, height, width), dtype=torch.int32, device=images.device)
@@ -146,7 +146,7 @@ class PixelAdaptiveRefinement(nn.Module):
         return (first + in_image).flatten(0, 2)
 
     def _affinity(self, images: Tensor) -> Tensor:
-        """Weights of the neighbors [NHW, offsets] in images [N, 3, H, W]."""
+        """Return the weights of the neighbors [NHW, offsets] in images [N, 3, H, W]."""
         count = len(self._offsets)
         # How often the pixel itself counts, and how many values there are.
         own = len(self.dilations) if self._std_with_center else 0

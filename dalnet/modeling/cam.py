@@ -53,7 +53,7 @@ def object_mask(raw_inter: Tensor, labels: Tensor, threshold: float) -> Tensor:
 def multi_scale_cam(
     cam_fn: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, scales: Sequence[float]
 ) -> tuple[Tensor, ...]:
-    """Compute CAMs over several image scales, each also flipped (ToCo, CVPR 2023).
+    """Return CAMs over several image scales, each also flipped (ToCo, CVPR 2023).
 
     Per scale both raw maps are resized to the image and their maximum is rectified; the sum over
     the scales is brought to 0..1 per class and image.

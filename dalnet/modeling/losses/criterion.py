@@ -106,11 +106,11 @@ class DALNetCriterion(nn.Module):
         }
 
     def classification(self, name: str, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_cls and L_inter: multi-label soft margin on ``outputs[name]``, logits ``[N, C]``."""
+        """Return L_cls or L_inter, of the logits ``outputs[name]`` ``[N, C]``."""
         return image_classification(outputs[name], targets["image_labels"], targets["known_labels"])
 
     def implicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_im, Eq. 3: ``view_tokens [V, d]``, ``view_labels [V, C]``, ``view_weights [V]``."""
+        """Return L_im of ``view_tokens [V, d]``, ``view_labels [V, C]``, ``view_weights [V]``."""
         return global_implicit_alignment(
             outputs["view_tokens"],
             outputs["text_fg"],
@@ -121,7 +121,7 @@ class DALNetCriterion(nn.Module):
         )
 
     def explicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_ex, Eq. 4 to 6: ``aligned_patches [N, P, d]``, ``object_mask [N, P]``."""
+        """Return L_ex of ``aligned_patches [N, P, d]`` and ``object_mask [N, P]``."""
         return local_explicit_alignment(
             outputs["aligned_patches"],
             targets["object_mask"],
@@ -133,17 +133,17 @@ class DALNetCriterion(nn.Module):
         )
 
     def patch_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_ptc: ``patch_tokens [N, D, h, w]`` against ``token_labels [N, h, w]``."""
+        """Return L_ptc of ``patch_tokens [N, D, h, w]`` and ``token_labels [N, h, w]``."""
         tokens, labels = outputs["patch_tokens"], targets["token_labels"]
         return patch_token_contrast(tokens, labels, ignore=self.ignore_value)
 
     def segmentation(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_seg of Eq. 8: logits ``[N, C + 1, H, W]`` against ``pseudo_labels [N, H, W]``."""
+        """Return L_seg of logits ``[N, C + 1, H, W]`` and ``pseudo_labels [N, H, W]``."""
         logits, labels = outputs["large_logits"], targets["pseudo_labels"]
         return balanced_cross_entropy(logits, labels, ignore=self.ignore_value)
 
     def regularization(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_reg of Eq. 8: as L_seg, with ``images [N, 3, H, W]`` in 0..255 and ``boxes``."""
+        """Return L_reg of the same, with ``images [N, 3, H, W]`` in 0..255 and ``boxes``."""
         return dense_energy(
             targets["images"],
             outputs["large_logits"].softmax(dim=1),

@@ -276,7 +276,7 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
         classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
         image = self.infer(images, size, classes)
         result: dict[str, Tensor] = {}
-        # CAMs before probabilities: they want the flipped copy of every scale.
+        # CAMs first, because they use the flipped copy of every scale: both are then one batch.
         for name, source in self.sources.items():
             if source.needs_labels and labels is not None:
                 result[name] = self._predict_from_labels(image, name, source)
