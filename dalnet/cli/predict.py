@@ -26,6 +26,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
 from dalnet.io import atomic_write
 from dalnet.prediction.batch import PredictOptions, predict_files
@@ -71,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "told its class: it lights up somewhere even if the image does not show that class. A "
         "system without segmentation head finds these classes only",
     )
+    text = "predict images with a longer side in overlapping tiles of so many pixels (no CAMs)"
+    add("--tile", type=int, default=0, metavar="PIXELS", help=text)
     add(
         "--protocol",
         help="ss (single scale) or ms (several), then +flip and +crf as wanted, as in ms+flip+crf: "
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: there is no model or no input, or see
             :func:`dalnet.prediction.batch.predict_files`.
     """
+    if args.tile and ("cam" in (args.save or ()) or args.image_classes):
+        raise UsageError("images in tiles have no CAMs", "tile", "leave the tiles or the CAMs out")
     if args.webcam is None:
         inputs = find_inputs(args.input, args.output)
     else:
@@ -101,7 +106,9 @@ def run(args: argparse.Namespace) -> int:
         with atomic_write(log / "config.yaml") as unfinished:
             stack.enter_context(_log_to(log / "log.txt"))
             model = args.weights or ""
-            predictor = Predictor(model, config=args.config, opts=args.opts, **protocol)
+            predictor = Predictor(
+                model, config=args.config, opts=args.opts, tile=args.tile, **protocol
+            )
             unfinished.write_text(predictor.cfg.dump(), encoding="utf-8")
         shown = args.classes
         if shown and predictor.is_open:

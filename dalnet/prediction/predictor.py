@@ -23,8 +23,11 @@ from dalnet.modeling.meta_arch import OpenVocabularySegmentor
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
 from .prediction import Prediction, label_values
+from .tiles import predict_tiles
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+_MIN_TILE = 64  # pixels
 
 
 class Predictor:
@@ -57,6 +60,7 @@ class Predictor:
         multi_scale: bool | None = None,
         flip: bool | None = None,
         crf: bool | None = None,
+        tile: int = 0,
     ) -> None:
         """Load a model, onto the GPU if there is one.
 
@@ -70,10 +74,12 @@ class Predictor:
                 Where this or what follows is not given, the config decides.
             flip: also use the flipped image.
             crf: refine the scores by the dense CRF.
+            tile: images with a longer side are predicted in overlapping tiles of this side, in
+                pixels, and have no CAMs then; 0 never cuts an image.
 
         Raises:
-            UsageError: there is no such model, it does not fit its config, or it does not know
-                the vocabulary.
+            UsageError: there is no such model, it does not fit its config, it does not know
+                the vocabulary, or it cannot predict tiles.
         """
         self.cfg = cfg = config_for(os.fspath(model), config, opts)
         if not cfg.MODEL.CLASS_NAMES:
@@ -100,6 +106,12 @@ class Predictor:
         self._cam_scales = cam.scales if multi_scale else (1.0,)
         self._crf = crf_parameters(cfg) if (cfg.TEST.CRF.ENABLED if crf is None else crf) else None
         self._resize = build_resize(cfg, is_train=False)
+        if tile and (tile < _MIN_TILE or self.needs_image_classes):
+            what = f"tiles of {tile} pixels are too small"
+            if self.needs_image_classes:
+                what = f"{type(self._model).__name__} has no segmentation head, which tiles need"
+            raise UsageError(what, "tile", f"use {_MIN_TILE} or more, or none")
+        self._tile = tile
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
         """Look for the classes ``names`` from now on.
@@ -133,6 +145,8 @@ class Predictor:
             raise UsageError(what, "image_classes", hint)
         values = label_values(self.class_names, image_classes or ())
         pixels = _read(image)
+        if self._tile and max(pixels.shape[:2]) > self._tile:
+            return self._predict_tiles(pixels)
         with _memory_errors(pixels):
             inference = self._infer(pixels, values)
             scores = self._scores(inference)
@@ -180,6 +194,15 @@ class Predictor:
             scores = self._scatter(local, values)
             labels = _find_labels(scores)
             return Prediction(pixels, labels, scores.cpu().numpy(), {}, self.class_names)
+
+    def _predict_tiles(self, pixels: np.ndarray) -> Prediction:
+        def predict(part: np.ndarray) -> Tensor:
+            return self._scores(self._infer(part, []))
+
+        with _memory_errors(pixels):
+            scores = predict_tiles(predict, pixels, len(self.class_names), self._tile)
+            labels = _find_labels(scores)
+            return Prediction(pixels, labels, scores.numpy(), {}, self.class_names)
 
     def _local_scores(
         self, inference: ImageInference, values: Sequence[int], source: str
