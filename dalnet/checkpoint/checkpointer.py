@@ -127,9 +127,7 @@ class Checkpointer(DetectionCheckpointer):
         for key in kept:
             checkpoint["model"].pop(key, None)
         incompatible = super()._load_model(checkpoint)
-        # What the model does not save, as a frozen CLIP, is not missing.
-        saved = self.model.state_dict().keys() - set(kept)
-        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k in saved]
+        incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if k not in kept]
         needed = ("",) if self._kept is None else self.model.required
         wrong = [
             f"{key} has shape {tuple(a)}, not {tuple(b)}"

@@ -87,6 +87,11 @@ class FrozenCLIP(nn.Module):
         """Return nothing: a checkpoint need not repeat weights that lie in a file of their own."""
         return kwargs.get("destination", {})
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # What is not saved is not missed either: the weights stay as they are.
+        own = nn.Module.state_dict(self)
+        state_dict.update({f"{prefix}{name}": value for name, value in own.items()})
+
     def encode_image(self, images: Tensor) -> Tensor:
         """Embed normalized ``images [N, 3, H, W]`` of the tower's size: ``[N, d]``, of any length.
 

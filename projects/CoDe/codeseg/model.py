@@ -271,7 +271,8 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
             UsageError: they were trained with another one.
         """
         mark = state_dict.get("clip_mark", self.clip_mark)
-        if not torch.equal(mark.cpu(), self.clip_mark.cpu()):
+        # A converted checkpoint has no mark.
+        if mark.any() and not torch.equal(mark.cpu(), _mark(self.clip)):
             raise UsageError(
                 "the checkpoint was trained with another CLIP",
                 "MODEL.CLIP.WEIGHTS",
