@@ -13,7 +13,7 @@ from detectron2.data import (
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +27,7 @@ from .image_headers import keep_readable
 from .labels import filter_unlabeled, warn_of_unlearnable
 from .mapper import Mapper, build_mapper
 from .samplers import ResumableSampler, build_sampler
+from .seeded import seeded_generators
 
 logger = logging.getLogger(__name__)
 
@@ -43,24 +44,32 @@ class TrainImages(Dataset[dict[str, Any]]):
     The inputs then have ``skipped``, the errors of the images before it.
     """
 
-    def __init__(self, records: list[dict[str, Any]], mapper: Mapper) -> None:
+    def __init__(self, records: list[dict[str, Any]], mapper: Mapper, seed: int) -> None:
         self.records = DatasetFromList(records, copy=False)
         self.mapper = PicklableWrapper(mapper)  # also where workers do not fork
+        self.seed = seed
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return the inputs for the record of this number; if none can be, ``skipped`` alone."""
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        """Return the inputs for a sample; if no record can be read, ``skipped`` alone.
+
+        Args:
+            sample: its number in the training, from which alone its views are drawn, and the number
+                of its record.
+        """
+        number, index = sample
         skipped: list[UsageError] = []
-        for step in range(len(self)):
-            try:
-                inputs = self.mapper(self.records[(index + step) % len(self)])
-            except UsageError as error:
-                skipped.append(error)
-            else:
-                return inputs | {"skipped": skipped} if skipped else inputs
+        with seeded_generators(self.seed, number):
+            for step in range(len(self)):
+                try:
+                    inputs = self.mapper(self.records[(index + step) % len(self)])
+                except UsageError as error:
+                    skipped.append(error)
+                else:
+                    return inputs | {"skipped": skipped} if skipped else inputs
         return {"skipped": skipped}
 
 
@@ -68,6 +77,11 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     """Endless batches of one process, which can begin anywhere in the order of the images."""
 
     _begun = False
+
+    def __init__(self, images: Dataset[dict[str, Any]], **settings: Any) -> None:
+        """Batch images as PyTorch's loader does with these settings, all but ``generator``."""
+        # The seeds of workers would else be drawn from the generator that the model draws from.
+        super().__init__(images, **settings, generator=torch.Generator())
 
     def start_at(self, batch: int) -> None:
         """Begin with the batch of this number, as a resumed training does.
@@ -82,7 +96,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     def _pass_over(self, batches: int) -> None:
         """Let the order begin so many batches later."""
         assert isinstance(self.sampler, ResumableSampler) and self.batch_size
-        self.sampler.start_index = batches * self.batch_size
+        self.sampler.start_index = batches * self.batch_size * comm.get_world_size()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         """Yield batches, the first of which is read when it is asked for.
@@ -132,6 +146,9 @@ class TrainLoader(ResumableLoader):
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """Build the endless, shuffled loader over ``cfg.DATASETS.TRAIN``.
 
+    The order of the images and their views come from ``SEED`` alone (:mod:`dalnet.data.seeded`); a
+    negative one is replaced by one that is drawn, the same in all processes.
+
     Returns:
         A loader of lists of mapped dicts (see :class:`~dalnet.data.ImageLabelMapper`), as many as
         this process's share of ``SOLVER.IMS_PER_BATCH``; where the model is on a GPU, their tensors
@@ -151,16 +168,16 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     dicts = keep_readable(dicts, cfg.DATALOADER.STRICT)
     warn_of_unlearnable(dicts, classes)
     warn_of_large_images(cfg, [record["file_name"] for record in dicts])
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     # Not by Detectron2's builder: that of version 0.5 cannot pin memory.
     return TrainLoader(
-        TrainImages(dicts, build_mapper(cfg, is_train=True)),
+        TrainImages(dicts, build_mapper(cfg, is_train=True), seed),
         strict=cfg.DATALOADER.STRICT,
-        sampler=build_sampler(cfg, dicts),
+        sampler=build_sampler(cfg, dicts, seed),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
         drop_last=True,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
         pin_memory=pins_memory(cfg),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -16,24 +17,29 @@ from dalnet.errors import UsageError
 _RULES = (one_of(("TrainingSampler", "RepeatFactorTrainingSampler"), "DATALOADER.SAMPLER_TRAIN"),)
 
 
-class ResumableSampler(Sampler):
-    """An endless order of indices that can begin anywhere.
+class ResumableSampler(Sampler[tuple[int, int]]):
+    """An endless order of images that can begin anywhere, shared by all processes.
 
     Attributes:
-        start_index: how many of this process's indices are left out, read when iteration begins.
+        start_index: how many samples of all processes are left out, read when iteration begins.
     """
 
-    def __init__(self, order: Sampler) -> None:
-        """``order``: one of Detectron2's samplers."""
+    def __init__(self, order: TrainingSampler | RepeatFactorTrainingSampler) -> None:
+        """``order``: one of Detectron2's samplers, whose order is the same in all processes."""
         self.order = order
         self.start_index = 0
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield the indices of this process from number ``start_index`` on."""
-        return islice(self.order, self.start_index, None)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield this process's samples: their number in the training, and the index of the image.
+
+        Number n belongs to process n modulo the number of processes. Steps of the same batch size
+        over all processes so see the same samples, however many processes share them.
+        """
+        numbered = enumerate(self.order._infinite_indices())
+        return islice(numbered, self.start_index + comm.get_rank(), None, comm.get_world_size())
 
 
-def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSampler:
+def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]], seed: int = 0) -> ResumableSampler:
     """Build the order that ``DATALOADER.SAMPLER_TRAIN`` names, over the images of ``dicts``.
 
     Raises:
@@ -42,7 +48,7 @@ def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSam
     check_rules(cfg, _RULES)
     threshold = cfg.DATALOADER.REPEAT_THRESHOLD
     if cfg.DATALOADER.SAMPLER_TRAIN == "TrainingSampler":
-        return ResumableSampler(TrainingSampler(len(dicts)))
+        return ResumableSampler(TrainingSampler(len(dicts), seed=seed))
     if not 0 < threshold <= 1:
         raise UsageError(
             f"it is {threshold}",
@@ -50,7 +56,8 @@ def build_sampler(cfg: CfgNode, dicts: Sequence[dict[str, Any]]) -> ResumableSam
             hint="set it to the fraction of the images below which those of a class are repeated, "
             "above 0 and at most 1",
         )
-    return ResumableSampler(RepeatFactorTrainingSampler(repeat_factors(dicts, threshold)))
+    factors = repeat_factors(dicts, threshold)
+    return ResumableSampler(RepeatFactorTrainingSampler(factors, seed=seed))
 
 
 def repeat_factors(dicts: Sequence[dict[str, Any]], threshold: float) -> Tensor:
