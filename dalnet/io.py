@@ -53,10 +53,11 @@ def read_lines(path: Path, hint: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` that becomes ``path`` if the block succeeds.
 
-    Folders are made as needed.
+    Folders are made as needed. ``durable`` waits for the disk, so that after a power cut the file
+    is there, whole, or the one before it.
 
     Raises:
         UsageError: the file cannot be written.
@@ -67,7 +68,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if durable:
+            _synchronize(temporary)
         os.replace(temporary, path)
+        if durable:
+            _synchronize(path.parent)  # the new name
     except OSError as e:
         raise UsageError(f"it cannot be written ({e})", path, "free space, or name another") from e
     finally:
@@ -75,13 +80,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all.
+def _synchronize(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str, durable: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all; ``durable`` as in :func:`atomic_write`.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    with atomic_write(path) as unfinished:
+    with atomic_write(path, durable) as unfinished:
         # Names of files that are not UTF-8 keep their bytes.
         unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
 

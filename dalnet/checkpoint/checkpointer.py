@@ -16,6 +16,7 @@ from dalnet.io import atomic_write
 from dalnet.modeling.weight_files import fetch
 
 from .files import INFO, KEY, read_file
+from .history import SavedCheckpoint, add_saved, has_saved, newest_good
 from .info import CheckpointInfo
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,19 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         info: CheckpointInfo | None = None,
-        **checkpointables: Any,
+        keep: int | None = None,
     ) -> None:
-        """Keep what is loaded and saved, ``info`` and other states beside the model's."""
-        super().__init__(model, save_dir, **checkpointables)
+        """
+        Args:
+            model: to be loaded and saved, perhaps wrapped for data parallelism.
+            save_dir: folder of the checkpoints; empty for none.
+            info: written with the weights.
+            keep: how many checkpoints of a training stay, the newest ones, 0 for all; None where
+                files are saved one by one, and not listed (:mod:`dalnet.checkpoint.history`).
+        """
+        super().__init__(model, save_dir)
         self._info = info
+        self._keep = keep
 
     def start_from(self, path: str, keep: Sequence[str] = ()) -> None:
         """Load what fits, the encoder at least, as the beginning of another training.
@@ -56,8 +65,22 @@ class Checkpointer(DetectionCheckpointer):
         finally:
             self._kept = None
 
+    def has_checkpoint(self) -> bool:
+        """Return whether the folder holds a checkpoint to go on from."""
+        return has_saved(Path(self.save_dir))
+
+    def get_checkpoint_file(self) -> str:
+        """Return the newest checkpoint in the folder that is not damaged.
+
+        Raises:
+            UsageError: all are damaged.
+        """
+        return str(newest_good(Path(self.save_dir)))
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
-        """Load a checkpoint; ``path`` may be empty for none.
+        """Load the weights of a checkpoint and return what else it holds.
+
+        ``path`` may be empty for none.
 
         Raises:
             UsageError: the file is missing, unreadable or does not fit the model.
@@ -65,15 +88,15 @@ class Checkpointer(DetectionCheckpointer):
         if path and not fetch(path, KEY).is_file():
             raise UsageError(f"{path} does not exist", KEY, "give the path of a checkpoint")
         self._path = path
-        try:
-            return super().load(path, *args, **kwargs)
-        except (KeyError, ValueError) as error:
-            # Optimizer and scheduler raise these when their parameters differ.
-            hint = "use the config it was trained with, or train anew in another OUTPUT_DIR"
-            raise UsageError(f"this config cannot resume it ({error})", path, hint) from error
+        return super().load(path, *args, **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name``.pth whole or not at all: an interrupted save loses nothing.
+
+        Args:
+            name: of the file, without its suffix.
+            kwargs: what is saved beside the weights; ``iteration`` is noted in the list of
+                checkpoints.
 
         Raises:
             UsageError: the folder is not writable or the disk is full.
@@ -83,15 +106,18 @@ class Checkpointer(DetectionCheckpointer):
         data = {"model": self.model.state_dict(), **kwargs}
         if self._info is not None:
             data[INFO] = asdict(self._info)
-        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         path = Path(self.save_dir, f"{name}.pth")
         try:
-            with atomic_write(path) as temporary:
+            with atomic_write(path, durable=True) as temporary:
                 torch.save(data, temporary)
         except RuntimeError as error:  # torch raises it where the disk is full
             raise UsageError(f"it cannot be written ({error})", path, "free space") from error
-        self.logger.info(f"Saved checkpoint to {path}")
-        self.tag_last_checkpoint(f"{name}.pth")
+        logger.info("Saved checkpoint to %s", path)
+        if self._keep is None:
+            self.tag_last_checkpoint(path.name)
+            return
+        saved = SavedCheckpoint.of_file(path, kwargs.get("iteration", -1))
+        add_saved(Path(self.save_dir), saved, self._keep)
 
     def _load_file(self, filename: str) -> dict:
         data = read_file(filename)

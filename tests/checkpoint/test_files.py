@@ -13,7 +13,6 @@ from dalnet.checkpoint import (
     Checkpointer,
     checkpoint_hash,
 )
-from dalnet.errors import UsageError
 from dalnet.io import sha256
 
 
@@ -66,7 +65,7 @@ def test_addresses_with_nothing_behind_them_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     for address in ("http://127.0.0.1:1/x.pth", "catalog://nothing"):
         for use in (load_line, checkpoint_hash):
-            with pytest.raises(UsageError, match=f"MODEL.WEIGHTS names {address}, which cannot be"):
+            with refused("MODEL.WEIGHTS", address):
                 use(address)
 
 
