@@ -18,6 +18,7 @@ from dalnet.checkpoint import load_model
 from dalnet.config import load_config
 from dalnet.engine import Trainer, setup
 from dalnet.engine import run as launch
+from dalnet.engine.train import run_training
 from dalnet.errors import UsageError
 from dalnet.figures.images import predict_images
 from dalnet.figures.layout import save_figure
@@ -54,15 +55,14 @@ def main(args: argparse.Namespace) -> None:
     processes = max(args.num_gpus, 1) * args.num_machines
     # The recipe's own folder is the demo's, which may run again.
     is_own = cfg.OUTPUT_DIR == load_config(args.config_file).OUTPUT_DIR
-    modes = {"resume": args.resume, "overwrite": args.overwrite or is_own}
-    setup(cfg, eval_only=args.eval_only, num_processes=processes, **modes)
+    modes = {"resume": args.resume, "overwrite": args.overwrite or (is_own and not args.resume)}
     if args.eval_only:
+        setup(cfg, eval_only=True, resume=args.resume)
         model = load_model(cfg, args.resume)
         results = Trainer.test(cfg, model)
     else:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        model, results = trainer.model, trainer.train()
+        trainer = run_training(cfg, num_processes=processes, **modes)
+        model, results = trainer.model, trainer.results
     if comm.is_main_process():
         unwrapped = getattr(model, "module", model)
         assert isinstance(unwrapped, WeakSegmentor)

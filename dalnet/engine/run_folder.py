@@ -1,22 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: tell whether a training is in it, and clear it for another."""
+"""The folder of a run: one training at a time, and what another one finds there."""
 
+import json
+import logging
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from dalnet.checkpoint.history import LAST, LIST, has_saved
 from dalnet.errors import UsageError
 
-# What a training leaves. Its log, config and description of images are written anew or added to.
-_FILES = ("model_*.pth", "last_checkpoint", "metrics.json", "log.txt*", "events.out.tfevents.*")
+from .run_record import RECORD, read_record
+
+# What a training leaves, but for its config and a description of its images, which are replaced.
+_FILES = ("model_*.pth", LAST, LIST, "metrics.json", RECORD)
+_LOGS = ("log.txt*", "events.out.tfevents.*")
 _RESULTS = "evaluation"  # folder of the results of its checkpoints
+_LOCK = ".lock"
+
+logger = logging.getLogger(__name__)
 
 
 def has_training(folder: Path) -> bool:
     """Return whether a training has saved a checkpoint or losses in a folder."""
     metrics = folder / "metrics.json"
     has_losses = metrics.is_file() and metrics.stat().st_size > 0
-    return has_losses or (folder / "last_checkpoint").exists() or any(folder.glob("model_*.pth"))
+    return has_losses or has_saved(folder) or any(folder.glob("model_*.pth"))
 
 
 def require_unused(folder: str | Path, resume: bool, overwrite: bool) -> None:
@@ -36,7 +50,7 @@ def require_unused(folder: str | Path, resume: bool, overwrite: bool) -> None:
 
 def remove_training(folder: Path) -> None:
     """Remove what a training and the evaluations of its checkpoints have left in a folder."""
-    for pattern in _FILES:
+    for pattern in (*_FILES, *_LOGS):
         for path in folder.glob(pattern):
             path.unlink()
     shutil.rmtree(folder / _RESULTS, ignore_errors=True)
@@ -55,3 +69,51 @@ def make_writable(folder: str) -> None:
     except OSError as error:
         what = f"{folder} cannot be written to ({error.strerror})"
         raise UsageError(what, "OUTPUT_DIR", "choose another folder") from error
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Keep other trainings out of a folder in the block.
+
+    The lock is the operating system's: it ends with the process, also with one that is killed.
+
+    Raises:
+        UsageError: a training is running in it, or it cannot be written to.
+    """
+    make_writable(folder)
+    lock = FileLock(Path(folder, _LOCK))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        starts = read_record(Path(folder))
+        which = f" (process {starts[-1].get('process')})" if starts else ""
+        hint = "wait for it, or choose another folder"
+        raise UsageError(f"a training{which} runs in {folder}", "OUTPUT_DIR", hint) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def drop_later_metrics(folder: Path, start_iter: int) -> None:
+    """Cut off the losses of iterations that a resumed training takes again.
+
+    ``metrics.json`` has a line for every few iterations; some of a training that was killed may be
+    newer than its last checkpoint. The file is cut in place, as its writer has opened it.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return
+    with path.open("rb+") as stream:
+        kept = 0
+        for line in stream:
+            try:
+                iteration = json.loads(line)["iteration"]
+            except (KeyError, TypeError, ValueError):  # cut by the end of the process
+                break
+            if iteration >= start_iter:
+                break
+            kept += len(line)
+        if kept < os.path.getsize(path):
+            logger.info("Losses of iterations from %d on are taken anew.", start_iter)
+            stream.truncate(kept)

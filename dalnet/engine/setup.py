@@ -3,7 +3,7 @@
 
 import argparse
 import logging
-import os
+import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -13,12 +13,14 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from dalnet.checkpoint import expect_checkpoint
+from dalnet.checkpoint.history import has_saved
 from dalnet.config import fill_class_names, installed_systems
 from dalnet.config.validation import check_values, use_cpu_without_cuda
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
 
 from .run_folder import make_writable, remove_training, require_unused
+from .run_record import add_start, read_record
 
 logger = logging.getLogger("dalnet.setup")
 
@@ -46,8 +48,7 @@ def setup(
     Raises:
         UsageError: the config or the machine cannot do what is asked.
     """
-    is_resumed = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    if eval_only or is_resumed:
+    if eval_only or (resume and has_saved(Path(cfg.OUTPUT_DIR))):
         expect_checkpoint(cfg)
     elif cfg.MODEL.CLIP.SOURCE == "checkpoint" and not cfg.MODEL.WEIGHTS:
         what = 'it is "checkpoint", but MODEL.WEIGHTS names none to take the text embeddings from'
@@ -64,17 +65,34 @@ def setup(
     no_cuda = use_cpu_without_cuda(cfg)
     check_config(cfg, eval_only)
     fill_class_names(cfg)
+    make_writable(cfg.OUTPUT_DIR)
     if not eval_only:
         require_unused(cfg.OUTPUT_DIR, resume, overwrite)
+        _choose_seed(cfg, resume)
+        if overwrite and comm.is_main_process():
+            remove_training(Path(cfg.OUTPUT_DIR))
     cfg.freeze()
-    make_writable(cfg.OUTPUT_DIR)
-    if overwrite and not (eval_only or resume) and comm.is_main_process():
-        remove_training(Path(cfg.OUTPUT_DIR))
-    default_setup(cfg, argparse.Namespace(eval_only=eval_only))
+    default_setup(cfg, argparse.Namespace(eval_only=eval_only, command=sys.argv))
     setup_logger(cfg.OUTPUT_DIR, name="dalnet")
     if no_cuda:
         logger.info("CUDA is not available: running on the CPU (MODEL.DEVICE cpu, no AMP).")
+    if not eval_only and comm.is_main_process():
+        add_start(cfg, num_processes)
     return cfg
+
+
+def _choose_seed(cfg: CfgNode, resume: bool) -> None:
+    """Draw a seed where ``SEED`` is negative; a run that goes on keeps the one it began with.
+
+    With it the order of the images and their views can be had again.
+    """
+    starts = read_record(Path(cfg.OUTPUT_DIR)) if resume else []
+    began = starts[0].get("seed") if starts else None
+    if cfg.SEED < 0:
+        cfg.SEED = comm.shared_random_seed() if began is None else began
+    elif began not in (None, cfg.SEED):
+        what = f"it is {cfg.SEED}, but the run in {cfg.OUTPUT_DIR} began with {began}"
+        raise UsageError(what, "SEED", "keep it, so that the run goes on in its order of images")
 
 
 def check_config(cfg: CfgNode, eval_only: bool = False) -> None:

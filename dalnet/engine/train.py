@@ -2,17 +2,18 @@
 """Train or evaluate what a config describes."""
 
 import argparse
-import logging
+from contextlib import nullcontext
 
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
 
 from dalnet.config import load_config
 
 from .launch import run
+from .run_folder import locked
 from .setup import setup
 from .trainer import Trainer, evaluate
-
-logger = logging.getLogger("dalnet.train")
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -27,14 +28,35 @@ def main(args: argparse.Namespace) -> dict | None:
     cfg = load_config(args.config_file, args.opts)
     # As for Detectron2's launch, no GPU is one process.
     processes = max(args.num_gpus, 1) * args.num_machines
-    modes = {"eval_only": args.eval_only, "resume": args.resume, "overwrite": args.overwrite}
-    setup(cfg, **modes, num_processes=processes)
-    logger.info("Arguments: %s", vars(args))
     if args.eval_only:
+        setup(cfg, eval_only=True, resume=args.resume)
         return evaluate(cfg, args.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    modes = {"resume": args.resume, "overwrite": args.overwrite}
+    return run_training(cfg, num_processes=processes, **modes).results
+
+
+def run_training(
+    cfg: CfgNode, *, resume: bool = False, overwrite: bool = False, num_processes: int = 1
+) -> Trainer:
+    """Set up a training and run it to its end, in one of its processes.
+
+    Args:
+        cfg, resume, overwrite, num_processes: see :func:`dalnet.engine.setup`.
+
+    Returns:
+        The trainer, with the model and the results of the last evaluation.
+
+    Raises:
+        UsageError: the config, the data or the machine cannot be used, or another training runs in
+            the output folder.
+        SystemExit: a signal has ended it, see :mod:`dalnet.engine.interruption`.
+    """
+    with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
+        setup(cfg, resume=resume, overwrite=overwrite, num_processes=num_processes)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        trainer.train()
+    return trainer
 
 
 def launch_training(args: argparse.Namespace | None = None) -> None:

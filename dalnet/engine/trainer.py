@@ -2,14 +2,18 @@
 """Train and evaluate by Detectron2's ``DefaultTrainer``, with DALNet's data and optimizer."""
 
 import logging
-import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, SimpleTrainer
+from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
 from detectron2.engine.train_loop import HookBase
+from detectron2.evaluation import verify_results
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
@@ -20,17 +24,30 @@ from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
 from dalnet.modeling.meta_arch.segmentor import amp_dtype
 
+from .generators import Generators, preserved_generators, set_generator_states
+from .hooks import CheckpointHook
+from .interruption import Interruption
 from .optimizer import build_lr_scheduler, build_optimizer
+from .run_folder import drop_later_metrics
 from .step import StepTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Trains and evaluates the system that the config describes."""
+    """Trains and evaluates the system that the config describes.
 
+    Attributes:
+        results: of the last evaluation, in percent; None before there is one.
+    """
+
+    results: dict[str, Any] | None = None
     _trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything that ``cfg`` describes."""
+        self._interruption = Interruption()
+        self._best: dict[str, Any] = {}  # name, value and iteration of the best evaluation
         super().__init__(cfg)
         plain = self._trainer
         self._trainer = StepTrainer(
@@ -47,7 +64,7 @@ class Trainer(DefaultTrainer):
         model = build_model(cfg)
         _check_view_sizes(cfg, getattr(model.backbone, "patch_size", 1))
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        logging.getLogger(__name__).info(f"{type(model).__name__}, {count / 1e6:.1f} M parameters")
+        logger.info("%s, %.1f M parameters", type(model).__name__, count / 1e6)
         return model
 
     # DefaultTrainer asks for its parts by these names.
@@ -62,61 +79,142 @@ class Trainer(DefaultTrainer):
         system = installed_systems()[cfg.MODEL.META_ARCHITECTURE]
         return (system.build_train_loader or build_train_loader)(cfg)
 
-    def build_hooks(self) -> list[HookBase | None]:
-        """Return Detectron2's hooks, with checkpoints that describe themselves."""
+    def build_hooks(self) -> list[HookBase]:
+        """Return Detectron2's hooks, with DALNet's for checkpoints and evaluation."""
+        cfg = self.cfg
         # Replaced here, as DefaultTrainer makes its own just before it asks for the hooks.
         self.checkpointer = Checkpointer(
             self._trainer.model,
-            self.cfg.OUTPUT_DIR,
-            info=CheckpointInfo.of_training(self.cfg),
-            trainer=weakref.proxy(self),
+            cfg.OUTPUT_DIR,
+            info=CheckpointInfo.of_training(cfg),
+            keep=cfg.SOLVER.CHECKPOINTS_KEPT,
         )
-        return super().build_hooks()
+        replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook)
+        # Some are None; the writers, which come last, write what an evaluation has measured.
+        others = [hook for hook in super().build_hooks() if hook and not isinstance(hook, replaced)]
+        writers = [hook for hook in others if isinstance(hook, hooks.PeriodicWriter)]
+        periods = (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
+        return [
+            *(hook for hook in others if hook not in writers),
+            CheckpointHook(self._save, periods, self._interruption),
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            *writers,
+        ]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on with the run in ``OUTPUT_DIR``, or start a new one from ``MODEL.WEIGHTS``.
 
-        A resumed run follows the length that its config now states, and goes on in the order of
-        the images; other random numbers, as those of crops, are drawn anew. A new run takes what
-        fits of ``MODEL.WEIGHTS``; its texts are those of its own classes, unless
-        ``MODEL.CLIP.SOURCE`` is "checkpoint".
+        A resumed run goes on as if it had not been interrupted; its length is what its config now
+        states. A new run takes what fits of ``MODEL.WEIGHTS``; its texts are those of its own
+        classes, unless ``MODEL.CLIP.SOURCE`` is "checkpoint".
 
         Raises:
             UsageError: the weights are missing, unreadable, or of another encoder, or the run is
                 longer already than its config states.
         """
-        if not (resume and self.checkpointer.has_checkpoint()):
+        if resume and self.checkpointer.has_checkpoint():
+            path = self.checkpointer.get_checkpoint_file()
+            self._load_state(self.checkpointer.load(path).get("trainer"), path)
+        else:
             texts_are_taken = self.cfg.MODEL.CLIP.SOURCE == "checkpoint"
             keep = () if texts_are_taken else self.checkpointer.model.rebuilt
             self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep)
-            return
-        super().resume_or_load(resume)
-        if self.start_iter > self.max_iter:
-            what = f"it is {self.max_iter}, but the run in OUTPUT_DIR has {self.start_iter} already"
+        if comm.is_main_process():
+            drop_later_metrics(Path(self.cfg.OUTPUT_DIR), self.start_iter)
+
+    def _save(self, iteration: int, generators: Sequence[Generators]) -> None:
+        """Write the state after an iteration, with that of each process's generators."""
+        is_last = iteration + 1 == self.max_iter
+        state = {
+            "iteration": iteration,
+            "max_iter": self.max_iter,
+            "step": self._trainer.state_dict(),
+            "schedule": self.scheduler.state_dict(),
+            "generators": list(generators),
+            "best": self._best,
+            "seed": self.cfg.SEED,
+        }
+        name = "model_final" if is_last else f"model_{iteration:07d}"
+        self.checkpointer.save(name, iteration=iteration, trainer=state)
+
+    def _load_state(self, state: Any, path: str) -> None:
+        """Restore what :meth:`_save` has written."""
+        try:
+            start_iter = state["iteration"] + 1
+            self._trainer.load_state_dict(state["step"])
+            self.scheduler.load_state_dict(state["schedule"])
+            self._best = dict(state["best"])
+            self._restore_generators(state["generators"], path)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            hint = "use the config it was trained with, or train anew in another OUTPUT_DIR"
+            what = f"its training cannot be resumed with this config ({error!r})"
+            raise UsageError(what, path, hint) from error
+        if start_iter > self.max_iter:
+            what = f"it is {self.max_iter}, but the run in OUTPUT_DIR has {start_iter} already"
             raise UsageError(what, "SOLVER.MAX_ITER", "raise it, or only evaluate the run")
-        self._trainer.data_loader.start_at(self.start_iter)
-        if self.cfg.SEED >= 0:
-            # Without new seeds the generators would repeat the numbers of the first iterations.
-            seed_all_rng(self.cfg.SEED + comm.get_rank() + self.start_iter)
-        if hasattr(self.scheduler, "max_iters"):
-            # The state holds the length of the interrupted run, and the rate that it ended with.
-            self.scheduler.max_iters = self.max_iter
+        self.start_iter = self.iter = start_iter
+        self._trainer.data_loader.start_at(start_iter)
+        if state["max_iter"] != self.max_iter:
+            # The state has the length of the interrupted run, and the rate that it ended with.
+            if hasattr(self.scheduler, "max_iters"):
+                self.scheduler.max_iters = self.max_iter
             groups = self.scheduler.optimizer.param_groups
             for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = rate
 
-    def train(self) -> dict | None:
+    def _restore_generators(self, states: Sequence[Generators], path: str) -> None:
+        """Restore this process's generators, if as many processes are at work as before."""
+        if len(states) == comm.get_world_size():
+            set_generator_states(states[comm.get_rank()])
+            return
+        logger.warning(
+            "%s was saved by %d processes: random numbers of the model, as those of drop path, "
+            "are drawn anew.",
+            path,
+            len(states),
+        )
+
+    def train(self) -> dict[str, Any] | None:
         """Train, and return the results of the last evaluation.
+
+        The training is saved when a signal or a failure ends it.
 
         Raises:
             UsageError: a split of ``DATASETS.TEST`` cannot be evaluated.
+            SystemExit: a signal has come, see :mod:`dalnet.engine.interruption`.
         """
         for name in self.cfg.DATASETS.TEST:
             # Built here for their refusals, which would otherwise come after the training.
             self.build_test_loader(self.cfg, name)
             self.build_evaluator(self.cfg, name)
-        super().train()
-        return getattr(self, "_last_eval_results", None)
+        logger.info("Training starts at iteration %d of %d", self.start_iter, self.max_iter)
+        self.iter = self.start_iter
+        with self._interruption.noted(), EventStorage(self.start_iter) as self.storage:
+            try:
+                self.before_train()
+                for iteration in range(self.start_iter, self.max_iter):
+                    self.iter = iteration
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                # Hooks tell by it that the training has come to its end.
+                self.iter = self.max_iter
+            finally:
+                self.after_train()
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self.results)
+        return self.results
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Evaluate the model; what comes after it does not depend on whether it was evaluated."""
+        with preserved_generators(), self._interruption.immediate():
+            self.results = self.test(self.cfg, self.model)
+        # One split's results are not under its name.
+        found = flatten_results_dict(self.results or {})
+        name = next((key for key in found if key.endswith("mIoU")), None)
+        if name is not None and found[name] > self._best.get("value", -1.0):
+            self._best = {"name": name, "value": float(found[name]), "iteration": self.iter}
+        return self.results
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder holds one training: another is refused, resumed or put in its place."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 from helpers import refused
 
 from dalnet.engine.run_folder import (
+    drop_later_metrics,
     has_training,
+    locked,
     make_writable,
     remove_training,
     require_unused,
@@ -50,3 +57,44 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with refused("OUTPUT_DIR", tmp_path / "file"):
         make_writable(str(tmp_path / "file" / "run"))
+
+
+HOLD = """
+import sys, time
+from dalnet.engine.run_folder import locked
+with locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_training_at_a_time(tmp_path):
+    with locked(str(tmp_path)), refused("OUTPUT_DIR", tmp_path), locked(str(tmp_path)):
+        pass
+    with locked(str(tmp_path)):
+        pass
+
+
+def test_a_killed_training_locks_nothing(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with refused("OUTPUT_DIR"), locked(str(tmp_path)):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+    with locked(str(tmp_path)):
+        pass
+
+
+def test_losses_of_iterations_that_come_again_are_dropped(tmp_path):
+    lines = [f'{{"iteration": {number}, "lr": 0.1}}\n' for number in (19, 39, 59)]
+    path = tmp_path / "metrics.json"
+    path.write_text("".join(lines) + '{"iteration": 7')
+    with path.open("a") as stream:  # as the writer holds it
+        drop_later_metrics(tmp_path, 40)
+        assert path.read_text() == "".join(lines[:2])
+        stream.write("next\n")
+    assert path.read_text() == "".join([*lines[:2], "next\n"])
+    drop_later_metrics(tmp_path, 0)
+    assert path.read_text() == ""
+    drop_later_metrics(tmp_path / "missing", 0)

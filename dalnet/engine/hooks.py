@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Save the training while it runs."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils import comm
+
+from dalnet.errors import UsageError
+
+from .generators import Generators, generator_states
+from .interruption import STATUS, Interruption
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointHook(HookBase):
+    """Saves the training: now and then, before evaluations, at the end, and when it stops early.
+
+    It has to come after the hook of the learning rate and before that of the evaluation, and runs
+    in all processes, since each has random number generators of its own.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[int, Sequence[Generators]], None],
+        periods: Sequence[int],
+        interruption: Interruption,
+    ) -> None:
+        """
+        Args:
+            save: writes the state after an iteration, with the generators of the processes.
+            periods: it is called after multiples of these numbers of iterations; 0 for never.
+            interruption: a signal ends the training after it is saved.
+        """
+        self._save = save
+        self._periods = periods
+        self._interruption = interruption
+
+    def before_train(self) -> None:
+        """Note where the training starts."""
+        self._saved = self._done = self.trainer.start_iter - 1
+        self._generators = generator_states()
+
+    def after_step(self) -> None:
+        """Save if it is time; exit if a signal has come to any process."""
+        self._done, self._generators = self.trainer.iter, generator_states()
+        number, count = self._interruption.agreed(), self._done + 1
+        is_time = any(period > 0 and count % period == 0 for period in self._periods)
+        if number or is_time or count == self.trainer.max_iter:
+            self._saved = self._done
+            self._save(self._done, comm.all_gather(self._generators))
+        if number:
+            logger.info("Stopped after %d iterations; resume to go on.", count)
+            raise SystemExit(STATUS)
+
+    def after_train(self) -> None:
+        """Save what is complete if a failure has ended the training."""
+        if self.trainer.iter < self.trainer.max_iter and self._saved < self._done:
+            try:
+                self._save(self._done, [self._generators])
+            except UsageError as error:
+                logger.error("The last iterations could not be saved: %s", error)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End a training in good order when it is asked to stop."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+
+# Exit status of a training that was asked to stop and has saved itself (EX_TEMPFAIL of sysexits.h:
+# the same command may be tried again, here with resume).
+STATUS = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+logger = logging.getLogger(__name__)
+
+
+class Interruption:
+    """Notes SIGTERM, SIGINT and SIGUSR1 until the step that is being taken is done.
+
+    The second signal raises :class:`KeyboardInterrupt` at once.
+
+    Attributes:
+        number: of the signal that has come; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        """No signal has come."""
+        self.number = 0
+        self._is_immediate = False
+        self._pid = os.getpid()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note signals in the block."""
+        try:
+            before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        except ValueError:  # not in the main thread, which alone may handle signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Exit at a signal in the block, as everything is saved before it."""
+        self._is_immediate = True
+        try:
+            yield
+        finally:
+            self._is_immediate = False
+
+    def agreed(self) -> int:
+        """Return the signal that has come to any process; all processes call this together."""
+        if comm.get_world_size() == 1:
+            return self.number
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        number = torch.tensor(self.number, device=device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A process that was forked off, as one that reads images, ends with this one: Ctrl-C in
+            # a terminal reaches both, and this one still needs it to finish its step.
+            if number == signal.SIGTERM:
+                raise SystemExit(128 + number)
+            return
+        if self._is_immediate:
+            raise SystemExit(STATUS)
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        name = signal.Signals(number).name
+        logger.info("%s: the training finishes this step, saves and stops.", name)

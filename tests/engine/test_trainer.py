@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainings that end early go on as if nothing had happened."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from helpers import refused
+
+from dalnet.config import load_config
+from dalnet.engine.train import run_training
+from dalnet.errors import UsageError
+from dalnet.modeling.meta_arch import DALNet
+
+# Drop path makes the model draw random numbers.
+KEYS = ("SOLVER.MAX_ITER", 4, "MODEL.VIT.DROP_PATH", 0.5, "SEED", 3)
+
+
+@pytest.fixture
+def train(voc_tree):
+    """Runs the tiny training in a folder of its own and returns its final checkpoint."""
+
+    def run(folder, *keys, **modes):
+        output = voc_tree.output / folder
+        opts = [*map(str, (*KEYS, *keys)), "OUTPUT_DIR", str(output)]
+        run_training(load_config(str(voc_tree.config), opts), **modes)
+        return torch.load(output / "model_final.pth", weights_only=True)
+
+    run.output = voc_tree.output
+    return run
+
+
+def at_step(monkeypatch, number, action):
+    """Do something in the forward pass of one step, counted from 0."""
+    forward, calls = DALNet.forward, []
+
+    def act(self, batch):
+        if self.training:
+            calls.append(None)
+            if len(calls) == number + 1:
+                action()
+        return forward(self, batch)
+
+    monkeypatch.setattr(DALNet, "forward", act)
+
+
+def same(first, second):
+    """Compare two checkpoints to the last bit, but for where and how they were trained."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def assert_same_training(first, second):
+    for part in ("model", "trainer", "iteration"):
+        assert same(first[part], second[part]), part
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_training_that_fails_is_saved_and_goes_on_exactly(train, monkeypatch, step):
+    whole = train("whole")
+
+    def fail():
+        raise UsageError("unreadable", "image.jpg")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, step, fail)
+        with refused("image.jpg"):
+            train("failed")
+    assert (train.output / "failed" / f"model_{step - 1:07d}.pth").is_file()
+    assert_same_training(train("failed", resume=True), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_ends_the_step_and_saves(train, monkeypatch, number):
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as error:
+            train("stopped")
+    assert error.value.code == 75
+    names = sorted(path.name for path in (train.output / "stopped").glob("*.pth"))
+    assert names == ["model_0000001.pth"]
+    if number == signal.SIGTERM:
+        assert_same_training(train("stopped", resume=True), train("whole"))
+
+
+def test_a_damaged_last_checkpoint_is_left_out(train, monkeypatch, caplog):
+    whole = train("whole", "SOLVER.CHECKPOINT_PERIOD", 1)
+    last = train.output / "whole" / "model_final.pth"
+    last.write_bytes(last.read_bytes()[:-100])
+    again = train("whole", "SOLVER.CHECKPOINT_PERIOD", 1, resume=True)
+    assert "model_final.pth" in caplog.text and "model_0000002.pth" in caplog.text
+    assert_same_training(again, whole)
+
+
+def test_evaluations_change_nothing(train):
+    never = train("never")
+    keys = ("DATASETS.TEST", ("voc_2012_sem_seg_val",), "TEST.EVAL_PERIOD", 1)
+    often = train("often", *keys)
+    assert same(often["model"], never["model"])
+    assert same(often["trainer"]["generators"], never["trainer"]["generators"])
+    assert often["trainer"]["best"].keys() == {"name", "value", "iteration"}
+    split = train.output / "often" / "evaluation" / "voc_2012_sem_seg_val"
+    assert json.loads((split / "results.json").read_text())["iteration"] == 4
+
+
+def test_a_malformed_state_is_refused(train):
+    path = train.output / "odd" / "model_final.pth"
+    data = train("odd", "SOLVER.MAX_ITER", 1)
+    (path.parent / "checkpoints.json").unlink()  # it would tell that the file is another
+    state = data["trainer"]
+    faults = [{"step": {}}, {"step": state["step"] | {"optimizer": None}}, {"iteration": "x"}]
+    faults += [{"generators": 3}, {"generators": [{}]}, {"schedule": None}, {"best": 3}]
+    for odd in (None, [], *(state | fault for fault in faults)):
+        torch.save(data | {"trainer": odd}, path)
+        with refused(path):
+            train("odd", resume=True)
+    torch.save({key: value for key, value in data.items() if key != "trainer"}, path)
+    with refused(path):
+        train("odd", resume=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(train, monkeypatch):
+    save = torch.save
+
+    def fail(data, path):
+        if data["iteration"] == 2:
+            raise OSError(28, "No space left on device")
+        save(data, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with refused("model_0000002.pth", "No space left"):
+            train("full", "SOLVER.CHECKPOINT_PERIOD", 1)
+    assert (train.output / "full" / "last_checkpoint").read_text() == "model_0000001.pth"
+    train("full", resume=True)
+
+
+def test_a_run_keeps_its_seed(train):
+    first = train("drawn", "SEED", -1, "SOLVER.MAX_ITER", 1)
+    seed = first["trainer"]["seed"]
+    assert seed >= 0
+    second = train("drawn", "SEED", -1, "SOLVER.MAX_ITER", 2, resume=True)
+    assert second["trainer"]["seed"] == seed
+    with refused("SEED", seed):
+        train("drawn", "SEED", seed + 1, resume=True)
