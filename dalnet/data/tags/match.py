@@ -42,20 +42,25 @@ def match_names(
     for known in files:
         for table, form in zip(tables, _forms(known), strict=True):
             table[form].append(known)
-    found, open_names = {}, {}
-    for name in names:
+
+    def find(name: str) -> list[str]:
         path, path_stem, file, stem = _forms(name)
         # From the most certain to the least: the whole path, then parts of it.
-        candidates = (
+        return (
             by_path.get(path)
             or by_path_stem.get(path)
             or by_path_stem.get(path_stem)
             or by_file.get(file)
             or by_stem.get(file)
             or by_stem.get(stem)
-            or (uploaded and by_file.get(_UPLOADED.sub("", file)))
+            or (by_file.get(_UPLOADED.sub("", file)) if uploaded else None)
             or []
         )
+
+    found, open_names = {}, {}
+    for name in names:
+        # Spaces around a name may be part of it.
+        candidates = find(name) or find(name.strip())
         if len(candidates) == 1:
             found[name] = candidates[0]
         else:

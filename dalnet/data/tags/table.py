@@ -33,14 +33,13 @@ class TagTable:
     places: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, tags: Sequence[str] | None, place: str) -> None:
-        """Add an image; spaces around names and tags do not count, doubled tags count once.
+        """Add an image; spaces around tags do not count, doubled tags count once.
 
         Raises:
             UsageError: the image has no name, or is named twice.
         """
-        name = name.strip()
         where = f"{self.path}, {place}"
-        if not name:
+        if not name.strip():
             raise UsageError("an image without a name", where, "name its file")
         if name in self.shown:
             raise UsageError(
@@ -107,7 +106,7 @@ def _add_flags(table: TagTable, cells: list[str], place: str) -> None:
     all_unknown = len(unknown) == len(known)
     table.add(cells[0], None if all_unknown else [t for t, v in known.items() if v], place)
     if unknown and not all_unknown:
-        table.unknown[cells[0].strip()] = unknown
+        table.unknown[cells[0]] = unknown
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
