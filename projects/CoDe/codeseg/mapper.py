@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from dalnet.data.image_io import to_rgb
+
 from .caption_files import Captioned
 from .captions import CONTEXT_LENGTH, clip_tokenizer, pseudo_word_labels
 
@@ -66,8 +68,9 @@ class CaptionMapper:
         try:
             source = io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image
             with Image.open(source) as image:
-                pixels = v2.functional.pil_to_tensor(self.view(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                upright = Image.fromarray(to_rgb(image, sample.name))
+            pixels = v2.functional.pil_to_tensor(self.view(upright))
+        except Exception as error:  # of a damaged file, Pillow's readers of formats raise anything
             logger.warning("%s is left out, as it cannot be read (%s).", sample.name, error)
             return None
         selected = [nouns[i] for i in np.random.permutation(len(nouns))[: self.num_nouns]]
