@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """README and docs: their Python runs, their commands parse, their links lead somewhere."""
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -35,6 +36,14 @@ def commands(path):
 
 def test_readme_has_under_200_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def test_tree_of_the_architecture_is_that_of_the_package():
+    spec = importlib.util.spec_from_file_location("update_tree", ROOT / "tools/update_tree.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    hint = "run: python tools/update_tree.py"
+    assert tool.tree() in (ROOT / "docs/architecture.md").read_text(), hint
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -59,7 +59,7 @@ def test_entry_points_import_dalnet_before_what_loads_torch(path):
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     other = [n.split(".")[0] for n in names if n.split(".")[0] not in sys.stdlib_module_names]
-    assert other[0] == "dalnet"
+    assert other[:1] in ([], ["dalnet"])
 
 
 def test_the_face_is_there_when_it_is_asked_for():
