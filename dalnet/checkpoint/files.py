@@ -2,7 +2,6 @@
 """Find, read and hash checkpoint files, which are never unpickled."""
 
 import json
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
 from dalnet.io import sha256
-from dalnet.modeling.weight_files import fetch
+from dalnet.modeling.weight_files import fetch, reason_of
 
 KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
 HINT = "name a checkpoint that a training has saved"
@@ -74,8 +73,7 @@ def read_file(filename: str) -> dict[str, Any]:
             return _read_safetensors(filename)
         data = torch.load(filename, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many types, and pass on those of bad content
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
-        what = f"it is no checkpoint that can be read without running code ({reason})"
+        what = f"it is no checkpoint that can be read without running code: {reason_of(error)}"
         raise UsageError(what, filename, f"{HINT}, or a .safetensors file") from error
     data = data if isinstance(data, dict) and "model" in data else {"model": data}
     fault = _fault_of_state(data["model"])
