@@ -51,9 +51,9 @@ class Checkpointer(DetectionCheckpointer):
     def start_from(self, path: str, keep: Sequence[str] = ()) -> None:
         """Load what fits, the encoder at least, as the beginning of another training.
 
-        The rest, such as classifiers of other classes, stays as it was built and is named in the
-        log, and so do the buffers ``keep``, as the texts of this training's classes. An empty path
-        loads nothing.
+        What belongs to single classes, as rows of classifiers, is matched by their names. The rest
+        stays as it was built and is named in the log, and so do the buffers ``keep``, as the texts
+        of this training's classes. An empty path loads nothing.
 
         Raises:
             UsageError: the file is missing, unreadable or of another encoder, or buffers that are
@@ -121,14 +121,30 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         data = read_file(filename)
+        class_names = None
         if INFO in data:
             info = CheckpointInfo.from_dict(data.pop(INFO), filename)
             self._check_info(info)
+            class_names = info.class_names
             if self._kept is None and self._info is not None:
                 self._info = self._info.started_as(info)
         elif self._kept is None and hasattr(self.model, "class_names"):
             logger.warning("%s does not name its classes: those of the config are taken.", filename)
+        if self._kept is not None:
+            self._take_class_rows(data["model"], class_names)
         return data
+
+    def _take_class_rows(self, state: dict[str, Any], class_names: Sequence[str] | None) -> None:
+        """Match what a checkpoint has for each class with this training's classes, by name."""
+        if not getattr(self.model, "class_rows", None):
+            return
+        taken = self.model.take_class_rows(state, class_names)
+        new = [name for name in self.model.class_names[1:] if name not in taken]
+        logger.info(
+            "Classifiers of classes: taken over by name for %s; begun anew for %s.",
+            ", ".join(taken) or "none",
+            ", ".join(new) or "none",
+        )
 
     def _check_info(self, info: CheckpointInfo) -> None:
         """Compare system and classes, by name and order: as many do not make them the same."""

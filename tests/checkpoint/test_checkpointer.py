@@ -19,9 +19,9 @@ from dalnet.modeling.clip import FrozenCLIP
 TEXTS = ("text_fg", "text_bg")
 
 
-def test_what_fits_is_taken_and_the_rest_stays(make, saved):
-    source = make(1, "MODEL.DALNET.PROJECTION_DIM", 8)
-    path = saved(source)
+def test_what_fits_is_taken_and_the_rest_stays(make, tiny_cfg, info_of, tmp_path):
+    source, path = make(1, "MODEL.DALNET.PROJECTION_DIM", 8), str(tmp_path / "model.pth")
+    Checkpointer(source, str(tmp_path), info=info_of(tiny_cfg)).save("model")
     source, model = source.state_dict(), make(2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     Checkpointer(model).start_from(path, keep=TEXTS)
@@ -153,3 +153,29 @@ def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     with refused("model.pth", "No space left"):
         checkpointer.save("model")
     assert (tmp_path / "model.pth").read_bytes() == before
+
+
+def test_another_training_takes_classifiers_by_class_name(
+    make, tiny_cfg, info_of, tmp_path, caplog
+):
+    source, own = make(1), list(info_of(tiny_cfg).class_names)
+    theirs = ["background", "cat", *own[3:], own[1]]  # as many, own[2] is not among them
+    info = info_of(tiny_cfg, class_names=theirs)
+    Checkpointer(source, str(tmp_path), info=info).save("model")
+    model, fresh = make(2), make(2).state_dict()
+    with caplog.at_level("INFO"):
+        Checkpointer(model).start_from(str(tmp_path / "model.pth"), keep=TEXTS)
+    assert f"anew for {own[2]}." in caplog.text
+    for key, first in model.class_rows.items():
+        value, saved = model.state_dict()[key], source.state_dict()[key]
+        for number, name in enumerate(own[first:]):
+            expected = fresh[key][number]
+            if name in theirs:
+                expected = saved[theirs.index(name) - first]
+            assert torch.equal(value[number], expected), (key, name)
+
+
+def test_classifiers_of_unknown_classes_are_not_taken(make, saved):
+    source, model, fresh = make(1), make(2), make(2).state_dict()
+    Checkpointer(model).start_from(saved(source), keep=TEXTS)
+    assert all(torch.equal(model.state_dict()[key], fresh[key]) for key in model.class_rows)
