@@ -90,11 +90,11 @@ class CLIMS(CAMBaseline):
         """Return the losses of a training step (Fig. 2 and Eq. 2 to 6 of the paper)."""
         features = self.encode(self.normalize(batch.images))
         maps = self.maps("cam", features).float().sigmoid()  # [N, C, h, w]
-        outputs, classes = self.look(batch, maps)
+        outputs, classes = self.embed_masked(batch, maps)
         return self.criterion(outputs, self.make_targets(classes))
 
-    def look(self, batch: TrainingBatch, maps: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Show CLIP what the maps cut out of the images.
+    def embed_masked(self, batch: TrainingBatch, maps: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Embed what the maps cut out of the images, and what they leave.
 
         Returns:
             The criterion's outputs, and the class ``[K]`` of each pair of image and class.

@@ -159,7 +159,9 @@ def refine_split(
     hashes = [
         checkpoint_hash(str(find_checkpoint(one))) for one in (cfg.MODEL.WEIGHTS, edges) if one
     ]
-    _claim(output, {"method": method, "split": split, "weights": hashes, "config": cfg.dump()})
+    _write_settings(
+        output, {"method": method, "split": split, "weights": hashes, "config": cfg.dump()}
+    )
     left = [r for r in records if not _mask_path(output, r).is_file()]
     logger.info("%d of %d images are done already.", len(records) - len(left), len(records))
     waiting: deque[tuple[Path, Finish]] = deque()
@@ -198,8 +200,8 @@ def _mask_path(output: Path, record: dict[str, Any]) -> Path:
     return output / LABEL_FOLDER / f"{image_name(record)}.png"
 
 
-def _claim(output: Path, settings: dict[str, Any]) -> None:
-    """Note what the label maps of a folder are made from, so that no others are put beside them."""
+def _write_settings(output: Path, settings: dict[str, Any]) -> None:
+    """Write what a folder's label maps are made from, so that no others are put beside them."""
     path = output / "refine.json"
     text = json.dumps(settings, indent=1)
     if path.is_file() and path.read_text(encoding="utf-8") != text:

@@ -90,7 +90,7 @@ def test_what_clip_says_reaches_the_maps_of_present_classes(clims_cfg, loss):
     model = make(clims_cfg, "MODEL.CLIMS.CBS_THRESHOLD", 0.0).train()
     maps = torch.full((3, 10, 8, 8), 0.5, requires_grad=True)
     batch = model.batch_type.collate(RECORDS, model.device)
-    outputs, classes = model.look(batch, maps)
+    outputs, classes = model.embed_masked(batch, maps)
     found = model.criterion(outputs, model.make_targets(classes))[f"loss_{loss}"]
     (gradient,) = torch.autograd.grad(found, maps)
     assert torch.equal(gradient.flatten(2).any(dim=2), batch.image_labels.bool())
@@ -177,7 +177,7 @@ def test_the_camera_ready_losses(clims_cfg, random_clip, tmp_path):
     model = make(clims_cfg, "MODEL.CLIMS.TEXTS", str(path), *variant).train()
     assert model.matching.phrase_texts.shape == (3, 24)
     batch = model.batch_type.collate(RECORDS, model.device)
-    outputs, classes = model.look(batch, torch.full((3, 10, 8, 8), 0.5))
+    outputs, classes = model.embed_masked(batch, torch.full((3, 10, 8, 8), 0.5))
     targets = model.make_targets(classes)
     assert classes.tolist() == [1, 4, 2, 0, 5, 9]
     assert targets["pair_weights"].tolist() == [1, 1, 3, 1, 1, 1]
