@@ -7,6 +7,7 @@ encoder in half precision. The folder is ignored by git: its images are not ours
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,12 +32,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=True,
         help="safetensors of a timm vision transformer, named after it",
     )
+    parser.add_argument("--texts", type=Path, help="text embeddings, X.npy with X.txt beside it")
     parser.add_argument("--output", type=Path, default=Path("gpu_pack"))
     parser.add_argument("--train", type=int, default=1200, help="images; default: %(default)s")
     parser.add_argument("--val", type=int, default=200, help="images; default: %(default)s")
     args = parser.parse_args(argv)
     with one_sentence_errors():
         make_pack(args.output, args.weights, args.train, args.val)
+        if args.texts:
+            for path in (args.texts, args.texts.with_suffix(".txt")):
+                shutil.copy(path, args.output)
     size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
     print(f"{args.output}: {size / 2**20:.1f} MiB")
 

@@ -21,8 +21,10 @@ def pack(tmp_path, monkeypatch):
     weights = {"blocks.0.norm1.weight": torch.linspace(-3, 3, 50), "pos_embed": torch.ones(1, 2, 3)}
     save_file(weights, tmp_path / "vit.safetensors")
     output = tmp_path / "out"
-    sizes = ["--train", "2", "--val", "1"]
-    main(["--weights", str(tmp_path / "vit.safetensors"), "--output", str(output), *sizes])
+    for name in ("names.npy", "names.txt"):
+        (tmp_path / name).touch()
+    more = ["--train", "2", "--val", "1", "--texts", str(tmp_path / "names.npy")]
+    main(["--weights", str(tmp_path / "vit.safetensors"), "--output", str(output), *more])
     monkeypatch.setenv("DETECTRON2_DATASETS", str(output))
     return output
 
@@ -34,7 +36,7 @@ def test_it_is_a_data_set_with_labels_and_no_training_masks(pack):
     assert [record["image_id"] for record in val] == ["000003"]
     files = {str(path.relative_to(pack)) for path in pack.rglob("*") if path.is_file()}
     assert files == {
-        "vit.safetensors",
+        *("vit.safetensors", "names.npy", "names.txt"),
         "VOC2012/image_tags.json",
         *(f"VOC2012/ImageSets/Segmentation/{split}.txt" for split in ("train_aug", "val")),
         *(f"VOC2012/JPEGImages/{name}.jpg" for name in ("000000", "000001", "000003")),
