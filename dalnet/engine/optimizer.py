@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the optimizer, slower for the pre-trained backbone than for the rest, and its schedule."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,11 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.projects import deeplab
 from detectron2.solver import LRMultiplier
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    CosineParamScheduler,
-    LinearParamScheduler,
-)
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -75,13 +73,25 @@ def build_lr_scheduler(
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupThenCosineLR":
         return deeplab.build_lr_scheduler(cfg, optimizer)
-    warmup = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
-    multiplier = CompositeParamScheduler(
-        [
-            LinearParamScheduler(solver.WARMUP_FACTOR, 1.0),
-            CosineParamScheduler(1.0, solver.MIN_LR_FACTOR),
-        ],
-        lengths=[warmup, 1 - warmup],
-        interval_scaling=["rescaled", "rescaled"],
+    multiplier = WarmupThenCosine(
+        solver.WARMUP_FACTOR, solver.WARMUP_ITERS, solver.MIN_LR_FACTOR, solver.MAX_ITER
     )
     return LRMultiplier(optimizer, multiplier, solver.MAX_ITER)
+
+
+@dataclass(frozen=True)
+class WarmupThenCosine(ParamScheduler):
+    """A line from ``first`` to 1 in ``warmup`` iterations, then a cosine to ``last`` at ``end``."""
+
+    first: float
+    warmup: int
+    last: float
+    end: int
+
+    def __call__(self, where: float) -> float:
+        """Return the factor at a fraction of all iterations."""
+        iteration = where * self.end
+        if iteration < self.warmup:
+            return self.first + (1 - self.first) * iteration / self.warmup
+        progress = (iteration - self.warmup) / max(self.end - self.warmup, 1)
+        return self.last + (1 - self.last) * (1 + math.cos(math.pi * progress)) / 2

@@ -136,3 +136,15 @@ def test_a_schedule_that_falls_after_its_warm_up(tiny_cfg):
     for iteration, rate in expected.items():
         scheduler.last_epoch = iteration
         assert scheduler.get_lr()[0] == pytest.approx(rate, rel=1e-6), iteration
+
+
+def test_a_run_shorter_than_its_warm_up(tiny_cfg):
+    tiny_cfg.merge_from_list(["SOLVER.MAX_ITER", 2, "SOLVER.WARMUP_ITERS", 4])
+    tiny_cfg.merge_from_list(["SOLVER.LR_SCHEDULER_NAME", "WarmupThenCosineLR"])
+    tiny_cfg.SOLVER.WARMUP_FACTOR = 0.2
+    scheduler = build_lr_scheduler(tiny_cfg, build_optimizer(tiny_cfg, TwoWeights()))
+    rates = []
+    for iteration in range(3):
+        scheduler.last_epoch = iteration
+        rates.append(scheduler.get_lr()[0] / 6e-5)
+    assert rates == pytest.approx([0.2, 0.4, 0.6])

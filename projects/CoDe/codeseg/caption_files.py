@@ -13,6 +13,8 @@ from dalnet.data.datasets.catalog import datasets_root
 from dalnet.errors import UsageError
 from dalnet.io import reading_errors
 
+from .toy import CAPTIONS, ensure_toy_captions
+
 JSON_LINES, SHARD = ".jsonl", ".tar"
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _CAPTION_SUFFIXES = ("txt", "text", "caption")
@@ -43,7 +45,8 @@ def find_caption_files(patterns: Sequence[str]) -> list[Path]:
     """Return the files that patterns with braces, as ``cc3m/{00000..00331}.tar``, stand for.
 
     Args:
-        patterns: paths, relative to the data root; ``.jsonl`` or ``.tar``.
+        patterns: paths, relative to the data root; ``.jsonl`` or ``.tar``. The toy captions are
+            generated where they are missing.
 
     Raises:
         UsageError: a file that is missing or of another kind, or none at all.
@@ -52,7 +55,10 @@ def find_caption_files(patterns: Sequence[str]) -> list[Path]:
     hint = f"name files that end in {JSON_LINES} or {SHARD}, relative to DETECTRON2_DATASETS"
     if not patterns:
         raise UsageError("no captions are named", where, hint)
-    files = [datasets_root() / name for pattern in patterns for name in _expand(pattern)]
+    names = [name for pattern in patterns for name in _expand(pattern)]
+    if str(CAPTIONS) in names:
+        ensure_toy_captions(datasets_root())
+    files = [datasets_root() / name for name in names]
     for file in files:
         if file.suffix not in (JSON_LINES, SHARD):
             raise UsageError(f"{file} is no file of captions", where, hint)
