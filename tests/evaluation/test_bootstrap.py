@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paired bootstrap of two predictions of one split."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dalnet.cli import main
+from dalnet.evaluation.bootstrap import paired_bootstrap
+from dalnet.evaluation.counts import confusion_matrix, mean_iou
+
+TOOL = Path(__file__).parents[2] / "tools" / "bootstrap.py"
+
+
+def matrices_of(truths, errors, seed):
+    """Confusion matrices of predictions with a fraction of wrong pixels in each image."""
+    rng = np.random.default_rng(seed)
+    predictions = [
+        np.where(rng.random(truth.shape) < error, rng.integers(0, 3, truth.shape), truth)
+        for truth, error in zip(truths, errors, strict=True)
+    ]
+    return np.stack([confusion_matrix(t, p, 3) for t, p in zip(truths, predictions, strict=True)])
+
+
+@pytest.fixture
+def truths():
+    return np.random.default_rng(0).integers(0, 3, (40, 20, 20))
+
+
+def test_difference_is_that_of_the_split_and_lies_inside_the_interval(truths):
+    errors = np.random.default_rng(1).random(40)  # images differ in difficulty
+    first, second = matrices_of(truths, 0.8 * errors, 1), matrices_of(truths, errors, 2)
+    found = paired_bootstrap(first, second)
+    assert found.value == pytest.approx(mean_iou(first.sum(0)) - mean_iou(second.sum(0)))
+    assert 0 < found.low < found.value < found.high and found.better > 0.99
+    other = paired_bootstrap(second, first)
+    assert other.value == -found.value and other.better < 0.01
+    assert paired_bootstrap(first, second) == found
+
+
+def test_resampling_is_that_of_a_plain_loop(truths):
+    first, second = (matrices_of(truths, np.full(40, e), i) for i, e in enumerate((0.3, 0.32)))
+    rng, differences = np.random.default_rng(0), []
+    for _ in range(500):
+        chosen = rng.integers(40, size=40)
+        differences.append(mean_iou(first[chosen].sum(0)) - mean_iou(second[chosen].sum(0)))
+    found = paired_bootstrap(first, second, rounds=500)
+    assert [found.low, found.high] == pytest.approx(
+        np.percentile(differences, [2.5, 97.5]), abs=0.3
+    )
+
+
+def test_equal_predictions_do_not_differ(truths):
+    matrices = matrices_of(truths, np.full(40, 0.3), 0)
+    found = paired_bootstrap(matrices, matrices)
+    assert (found.value, found.low, found.high, found.better) == (0, 0, 0, 0)
+    with pytest.raises(ValueError, match="one split"):
+        paired_bootstrap(matrices, matrices[:3])
+
+
+def test_tool_compares_two_dumps(checkpoint, split, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("bootstrap_tool", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    argv = ["--weights", checkpoint.weights, "--split", split.name, "--dump", tmp_path / "dump"]
+    argv += ["--sources", "sem_seg,cam", "--protocols", "ss"]
+    main(["evaluate", *map(str, argv)])
+    capsys.readouterr()
+    for source in ("sem_seg", "cam"):
+        folder = str(tmp_path / "dump" / source / "ss")
+        tool.main([folder, folder, "--split", split.name])
+        assert "mIoU +0.00" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        tool.main([str(tmp_path), str(tmp_path), "--split", split.name])
+    assert "no prediction" in capsys.readouterr().err
