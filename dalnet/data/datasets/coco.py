@@ -123,10 +123,10 @@ def check_entries(
     Raises:
         UsageError: there is such an entry.
     """
-    numbers = set()
+    numbers, types = set(), [("id", int), *keys.items()]
     for entry in entries:
         number = entry["id"]
-        for key, type_ in {"id": int, **keys}.items():
+        for key, type_ in types:
             if not isinstance(entry.get(key), type_):
                 raise UsageError(f"{kind} {number} has no usable {key!r}", path, OFFICIAL)
         if number in numbers:

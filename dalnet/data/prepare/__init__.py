@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One-time preparation of masks and labels; the commands are in ``tools/``."""
+"""Preparation of masks and labels that is done once: what ``dalnet prepare`` calls."""

@@ -72,7 +72,7 @@ def read_label_file(path: Path) -> dict[Any, Any]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows how numpy's arrays are rebuilt, and nothing else."""
+    """Unpickles arrays of numpy and refuses everything else."""
 
     known = {
         ("numpy", "ndarray"),
