@@ -5,7 +5,7 @@ Boxes, masks and polygons are read as "the image shows this class", and are not 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
@@ -20,7 +20,6 @@ from .table import TagTable
 
 _NAME_KEYS = ("file_name", "file", "filename", "image", "path")
 _TAG_KEYS = ("tags", "labels", "classes", "tag", "label")
-_SHAPES = ("choices", "rectanglelabels", "polygonlabels", "brushlabels", "keypointlabels")
 
 
 def read_json(path: Path, text: str) -> TagTable:
@@ -117,9 +116,9 @@ def _tags(value: Any, where: str) -> list[str] | None:
 def _read_coco(path: Path, content: Mapping[str, Any]) -> TagTable:
     table = TagTable(path)
     try:
-        names = {one["id"]: str(one["name"]) for one in content["categories"]}
-        shown: dict[Any, list[str]] = {one["id"]: [] for one in content["images"]}
-        files = {one["id"]: str(one["file_name"]) for one in content["images"]}
+        names = _by_id(path, content["categories"], "name")
+        files = _by_id(path, content["images"], "file_name")
+        shown: dict[Any, list[str]] = {number: [] for number in files}
         for one in content["annotations"]:
             if one["image_id"] not in shown or one["category_id"] not in names:
                 what = f"annotation {one.get('id')} is of an unknown image or category"
@@ -127,10 +126,28 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> TagTable:
             shown[one["image_id"]].append(names[one["category_id"]])
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"no COCO annotations ({error!r})", path, "export it again") from error
-    table.classes = list(dict.fromkeys(names.values()))
+    used = {tag for tags in shown.values() for tag in tags}
+    # Roboflow puts a category before the classes, of which no image is annotated.
+    groups = {one.get("supercategory") for one in content["categories"]} - used
+    table.classes = [name for name in dict.fromkeys(names.values()) if name not in groups]
     for number, tags in shown.items():
         table.add(files[number], tags, f"image {number}")
     return table
+
+
+def _by_id(path: Path, entries: Sequence[Mapping[str, Any]], key: str) -> dict[Any, str]:
+    """Return what each entry has under ``key``, by id.
+
+    Raises:
+        UsageError: two that differ have one id, so that annotations could be of either.
+    """
+    found: dict[Any, str] = {}
+    for one in entries:
+        value = str(one[key])
+        if found.setdefault(one["id"], value) != value:
+            what = f"{found[one['id']]!r} and {value!r} have the id {one['id']!r}"
+            raise UsageError(what, path, "give each an id of its own, or export it again")
+    return found
 
 
 def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
@@ -147,9 +164,7 @@ def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
         if "data" in task:
             tags = _task_tags(task.get("annotations") or [])
         else:
-            value = task.get("choice", task.get("choices"))
-            value = value.get("choices") if isinstance(value, dict) else value
-            tags = _tags(value, f"{path}, {place}")
+            tags = _minimal_tags(task, f"{path}, {place}")
         table.add(_file_of_url(image), tags, place)
     return table
 
@@ -159,8 +174,27 @@ def _task_tags(annotations: Sequence[Mapping[str, Any]]) -> list[str] | None:
     submitted = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
     if not submitted:
         return None
-    values = [r.get("value", {}) for a in submitted for r in a.get("result") or ()]
-    return [str(tag) for value in values for key in _SHAPES for tag in value.get(key) or ()]
+    results = [result for a in submitted for result in a.get("result") or ()]
+    return [tag for result in results for tag in _labels_of(result.get("value", {}))]
+
+
+def _minimal_tags(task: Mapping[str, Any], where: str) -> list[str] | None:
+    """Return the labels in a task of the export "JSON-MIN"; None where there are none."""
+    choice = task.get("choice", task.get("choices"))
+    lists = [value if isinstance(value, list) else [value] for value in task.values()]
+    regions = [region for values in lists for region in values if isinstance(region, dict)]
+    tags = _tags(choice, where) if isinstance(choice, str) or not regions else []
+    return None if tags is None else [*tags, *(t for r in regions for t in _labels_of(r))]
+
+
+def _labels_of(value: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the labels of one result: of a shape of any kind, of choices, or of a taxonomy."""
+    for key, content in value.items():
+        labels = [content] if isinstance(content, str) else content or ()
+        if key == "taxonomy":  # each label with those that it is below
+            yield from (str(path[-1] if isinstance(path, list) else path) for path in labels)
+        elif key == "choices" or key.endswith("labels"):
+            yield from map(str, labels)
 
 
 def _file_of_url(address: str) -> str:

@@ -3,6 +3,8 @@
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +45,9 @@ class TagTable:
             raise UsageError("an image without a name", where, "name its file")
         if name in self.shown:
             raise UsageError(
-                f"{name} is named twice, first in {self.places[name]}", where, "keep one of them"
+                f"{name} is named twice, first in {self.places[name]}",
+                where,
+                "keep one of them, with all its tags",
             )
         stripped = None if tags is None else [tag.strip() for tag in tags]
         self.shown[name] = None if stripped is None else [t for t in dict.fromkeys(stripped) if t]
@@ -58,7 +62,8 @@ def read_table(path: Path, text: str) -> TagTable:
     cells are 1, 0 or blank (nothing is known).
 
     Raises:
-        UsageError: another header, another number of cells, or a cell of another kind.
+        UsageError: another header, another number of cells, a cell of another kind, or several tags
+            that are not separated.
     """
     table = TagTable(path)
     rows = _rows(path, text)
@@ -88,7 +93,22 @@ def read_table(path: Path, text: str) -> TagTable:
             )
         else:
             _add_flags(table, cells, place)
+    if listed:
+        _refuse_joined(table)
     return table
+
+
+def _refuse_joined(table: TagTable) -> None:
+    """Refuse what looks like several tags: joined by commas, or a list as Python writes it."""
+    tags = {tag for shown in table.shown.values() for tag in shown or ()}
+    parts = Counter(part.strip() for tag in tags for part in {*tag.split(",")})
+    for name, shown in table.shown.items():
+        for tag in shown or ():
+            # A comma may be part of a name: "tench, Tinca tinca".
+            joined = "," in tag and any(parts[part.strip()] > 1 for part in tag.split(","))
+            if joined or (tag.startswith("[") and tag.endswith("]")):
+                where = f"{table.path}, {table.places[name]}"
+                raise UsageError(f"{tag!r} looks like several tags", where, "write cat;dog")
 
 
 def _add_flags(table: TagTable, cells: list[str], place: str) -> None:
@@ -111,6 +131,8 @@ def _add_flags(table: TagTable, cells: list[str], place: str) -> None:
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of each row that is not blank."""
+    # Excel writes the separator into a line of its own.
+    text = re.sub(r"^\s*\"?sep=.\"?[\r\n]", "\n", text)
     first = text.lstrip().split("\n", 1)[0]
     # The header decides: its names hold no separators.
     delimiter = max(",;\t", key=first.count)

@@ -29,9 +29,10 @@ def test_json_lines(read):
     assert read(text, "metadata.jsonl").shown == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
 
 
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-    "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+    "categories": CATEGORIES,
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1], "segmentation": "odd"},
         {"id": 2, "image_id": 1, "category_id": 3},
@@ -42,6 +43,38 @@ COCO = {
 def test_coco(read):
     table = read(COCO)
     assert table.shown == {"a.jpg": ["cat"], "b.jpg": []} and table.classes == ["dog", "cat"]
+
+
+def test_category_above_others_is_no_class_unless_it_is_used(read):
+    categories = [{"id": 0, "name": "pets"}, *({**c, "supercategory": "pets"} for c in CATEGORIES)]
+    assert read({**COCO, "categories": categories}).classes == ["dog", "cat"]
+    used = [*COCO["annotations"], {"id": 3, "image_id": 2, "category_id": 0}]
+    table = read({**COCO, "categories": categories, "annotations": used})
+    assert table.classes == ["pets", "dog", "cat"] and table.shown["b.jpg"] == ["pets"]
+
+
+@pytest.mark.parametrize("doubled", [{"images": "file_name"}, {"categories": "name"}])
+def test_id_that_two_have_is_refused_unless_they_are_the_same(read, doubled):
+    (key, field), *_ = doubled.items()
+    first = COCO[key][0]
+    assert read({**COCO, key: [*COCO[key], first]}).shown == read(COCO).shown
+    with refused("tags.json", first["id"], "other"):
+        read({**COCO, key: [*COCO[key], {**first, field: "other"}]})
+
+
+def test_label_studio_of_any_tool(read):
+    def task(image, **value):
+        return {"data": {"image": image}, "annotations": [{"result": [{"value": value}]}]}
+
+    tasks = [
+        task("a.jpg", x=1, ellipselabels=["cat"]),
+        task("b.jpg", bitmasklabels=["dog"], rle=[1]),
+        task("c.jpg", taxonomy=[["pets", "cat"], ["dog"]]),
+        task("d.jpg", x=1),
+        {"image": "e.jpg", "id": 3, "shape": [{"x": 1, "vectorlabels": ["cat"]}], "choice": "dog"},
+    ]
+    shown = {"a.jpg": ["cat"], "b.jpg": ["dog"], "c.jpg": ["cat", "dog"], "d.jpg": []}
+    assert read(tasks).shown == {**shown, "e.jpg": ["dog", "cat"]}
 
 
 def test_label_studio(read):

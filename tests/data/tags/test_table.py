@@ -43,6 +43,25 @@ def test_cells_in_quotes(read):
     assert read('file,tags\n"a, b.jpg","cat;cat"\n').shown == {"a, b.jpg": ["cat"]}
 
 
+def test_names_with_a_comma_and_the_line_that_excel_puts_first(read):
+    text = "sep=;\nfile;tags\na.jpg;tench, Tinca tinca\nb.jpg;cat\n"
+    assert read(text).shown == {"a.jpg": ["tench, Tinca tinca"], "b.jpg": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a.jpg,"cat, dog"\nb.jpg,cat\n',
+        'a.jpg,"cat,dog"\nb.jpg,"cat,bird"\n',
+        "a.jpg,['cat']\n",
+        "a.jpg,\"['cat', 'dog']\"\n",
+    ],
+)
+def test_several_tags_that_are_not_separated_are_refused(read, text):
+    with refused("line 2", ";"):
+        read(f"file,tags\n{text}")
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [
