@@ -163,6 +163,8 @@ def _add_solver(cfg: CN) -> None:
     solver.IMS_PER_BATCH = 4  # images of an optimizer step, over all processes [P]
     solver.ACCUMULATION_STEPS = 1  # parts that a batch is cut into, one after the other [D]
     solver.MAX_ITER = 20000  # optimizer steps: VOC's [P]
+    # How many steps in a row may be left out as their losses or gradients are not finite [D].
+    solver.MAX_NONFINITE_STEPS = 5
     # How many checkpoints stay, the newest ones; 0 for all. Two, as the last may be damaged [D].
     solver.CHECKPOINTS_KEPT = 2
     solver.BASE_LR = 6e-5  # of the backbone [P]
@@ -219,7 +221,7 @@ def _registered(registry: Registry, key: str, known: str) -> Rule:
 
 
 BASE_RULES: tuple[Rule, ...] = (
-    at_least(0, "MODEL.PAR.NUM_ITERS", "SOLVER.CHECKPOINTS_KEPT"),
+    at_least(0, "MODEL.PAR.NUM_ITERS", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_NONFINITE_STEPS"),
     at_least(0, *(f"SOLVER.{key}" for key in ("BASE_LR", "HEAD_LR_MULTIPLIER", "WEIGHT_DECAY"))),
     at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
     at_least(1, "MODEL.CNN.STRIDE"),

@@ -57,7 +57,8 @@ class CheckpointHook(HookBase):
 
     def after_train(self) -> None:
         """Save what is complete if a failure has ended the training."""
-        if self.trainer.iter < self.trainer.max_iter and self._saved < self._done:
+        has_failed = self.trainer.iter < self.trainer.max_iter
+        if has_failed and self._saved < self._done and not self.trainer.is_updating:
             try:
                 self._save(self._done, [self._generators])
             except UsageError as error:

@@ -59,12 +59,7 @@ class Interruption:
 
     def agreed(self) -> int:
         """Return the signal that has come to any process; all processes call this together."""
-        if comm.get_world_size() == 1:
-            return self.number
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        number = torch.tensor(self.number, device=device)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return int(number)
+        return largest(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
@@ -80,3 +75,13 @@ class Interruption:
         self.number = number
         name = signal.Signals(number).name
         logger.info("%s: the training finishes this step, saves and stops.", name)
+
+
+def largest(number: int) -> int:
+    """Return the largest of the processes' numbers; all processes call this together."""
+    if comm.get_world_size() == 1:
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(number, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)

@@ -2,21 +2,38 @@
 """Take one step of the optimizer, from one or several parts of a batch."""
 
 import contextlib
+import logging
+import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
-from torch import nn
+from detectron2.utils import comm
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
+
+from dalnet.errors import UsageError
+
+from .interruption import largest
+
+logger = logging.getLogger(__name__)
 
 
 class StepTrainer(SimpleTrainer):
     """Detectron2's ``SimpleTrainer`` with accumulation and mixed precision.
 
-    The gradient is the mean of those of the parts, as if each were a batch of its own.
+    The gradient is the mean of those of the parts, as if each were a batch of its own. A step whose
+    losses or gradients are not finite is left out.
+
+    Attributes:
+        is_updating: whether the optimizer is changing the weights; after a failure they are then
+            neither those before the step nor those after it.
     """
+
+    is_updating = False
 
     def __init__(
         self,
@@ -25,6 +42,7 @@ class StepTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         parts: int = 1,
         amp_dtype: torch.dtype | None = None,
+        max_nonfinite: int = 0,
     ) -> None:
         """
         Args:
@@ -33,15 +51,22 @@ class StepTrainer(SimpleTrainer):
             optimizer: takes one step for each list.
             parts: how many parts a list is cut into, one after the other.
             amp_dtype: of mixed precision on CUDA; None for none.
+            max_nonfinite: how many steps in a row may be left out.
         """
         super().__init__(model, data_loader, optimizer)
         self.parts = parts
         self.amp_dtype = amp_dtype
+        self.max_nonfinite = max_nonfinite
+        self.left_out = 0  # steps in a row
         # bfloat16 has the range of float32, so there is nothing to scale.
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp_dtype == torch.float16)
 
     def run_step(self) -> None:
-        """Read a batch, sum the gradients of its parts, and take a step."""
+        """Read a batch, sum the gradients of its parts, and take a step.
+
+        Raises:
+            UsageError: losses or gradients were not finite in too many steps in a row.
+        """
         start = time.perf_counter()
         images = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -49,7 +74,7 @@ class StepTrainer(SimpleTrainer):
         torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
         size = len(images) // self.parts
-        totals: dict[str, torch.Tensor] = {}
+        totals: dict[str, Tensor] = {}
         for number in range(self.parts):
             is_last = number == self.parts - 1
             with self._sums_gradients_locally(not is_last):
@@ -57,22 +82,30 @@ class StepTrainer(SimpleTrainer):
                 self.scaler.scale(torch.stack([*losses.values()]).sum()).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach()
+        wrong = self._nonfinite(totals)
+        if largest(len(wrong)):
+            self._leave_out(wrong, images)
+            return
+        self.left_out = 0
+        self.is_updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # Reading the losses waits for the GPU, so it comes when all of its work is under way.
+        self.is_updating = False
         self._write_metrics(totals, data_time)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer and of the loss scaling."""
-        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
+        own = {"grad_scaler": self.scaler.state_dict(), "left_out": self.left_out}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state; one without loss scaling starts it anew."""
         super().load_state_dict(state_dict)
+        self.left_out = state_dict["left_out"]
         if state_dict.get("grad_scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(state_dict["grad_scaler"])
 
-    def _losses(self, images: list[dict]) -> dict[str, torch.Tensor]:
+    def _losses(self, images: list[dict]) -> dict[str, Tensor]:
         """Return the losses of a part, each divided by the number of parts."""
         with torch.autocast("cuda", self.amp_dtype, enabled=self.amp_dtype is not None):
             losses = self.model(images)
@@ -83,3 +116,33 @@ class StepTrainer(SimpleTrainer):
         if locally and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
+
+    def _nonfinite(self, losses: Mapping[str, Tensor]) -> list[str]:
+        """Return what is not finite, with its value: losses, or else the first gradient."""
+        gradients = {
+            f"the gradient of {name}": parameter.grad.norm()
+            for name, parameter in self.model.named_parameters()
+            # Scaled ones may overflow: the scaler then leaves the step out itself.
+            if parameter.grad is not None and not self.scaler.is_enabled()
+        }
+        # One wait for the GPU, when all of the step's work but the update is under way.
+        found = torch.stack([value.float() for value in (*losses.values(), *gradients.values())])
+        values = dict(zip((*losses, *gradients), found.tolist(), strict=True))
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        shown = [name for name in wrong if name in losses] or wrong[:1]
+        return [f"{name} is {values[name]}" for name in shown]
+
+    def _leave_out(self, wrong: Sequence[str], images: Sequence[Mapping[str, Any]]) -> None:
+        """Leave a step out with a warning, or stop."""
+        self.left_out += 1
+        names = ", ".join(str(image.get("image_id", image.get("file_name"))) for image in images)
+        own = f"{', '.join(wrong)} (images {names})" if wrong else ""
+        found = "; ".join(text for text in comm.all_gather(own) if text)
+        if self.left_out > self.max_nonfinite:
+            raise UsageError(
+                f"{self.left_out} steps in a row had to be left out, the last one at iteration "
+                f"{self.iter}: {found}",
+                "SOLVER.MAX_NONFINITE_STEPS",
+                "look at these images, or lower SOLVER.BASE_LR",
+            )
+        logger.warning("Step left out at iteration %d: %s", self.iter, found)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, SimpleTrainer, hooks
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import verify_results
 from detectron2.evaluation.testing import flatten_results_dict
@@ -42,7 +42,7 @@ class Trainer(DefaultTrainer):
     """
 
     results: dict[str, Any] | None = None
-    _trainer: SimpleTrainer
+    _trainer: StepTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything that ``cfg`` describes."""
@@ -56,6 +56,7 @@ class Trainer(DefaultTrainer):
             plain.optimizer,
             parts=cfg.SOLVER.ACCUMULATION_STEPS,
             amp_dtype=amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None,
+            max_nonfinite=cfg.SOLVER.MAX_NONFINITE_STEPS,
         )
 
     @classmethod
@@ -204,6 +205,11 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self.results)
         return self.results
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether the optimizer is changing the weights."""
+        return self._trainer.is_updating
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the model; what comes after it does not depend on whether it was evaluated."""

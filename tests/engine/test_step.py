@@ -4,6 +4,7 @@
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from helpers import refused
 from torch import nn
 
 from dalnet.engine.step import StepTrainer
@@ -28,7 +29,7 @@ def step(parts):
     images = [{"x": torch.randn(2, generator=generator)} for _ in range(6)]
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trainer = StepTrainer(model, [images], optimizer, parts=parts)
+    trainer = StepTrainer(model, [images], optimizer, parts)
     with EventStorage() as storage:
         trainer.iter = 0
         trainer.run_step()
@@ -58,3 +59,48 @@ def test_the_loss_scaling_is_part_of_the_state():
     assert other.scaler.state_dict()["scale"] == 8.0
     del state["grad_scaler"]
     other.load_state_dict(state)
+
+
+class Broken(Model):
+    """Its losses, or their gradients, are not finite for some of its batches."""
+
+    def __init__(self, kinds):
+        super().__init__()
+        self.kinds = iter(kinds)
+
+    def forward(self, images):
+        losses = super().forward(images)
+        kind = next(self.kinds)
+        if kind == "loss":
+            losses["loss_b"] = losses["loss_b"] / 0
+        elif kind == "gradient":
+            losses["loss_b"] = (self.weight * 0).abs().sqrt().sum()
+        return losses
+
+
+def run_broken(kinds, max_nonfinite):
+    batches = [[{"x": torch.ones(2), "image_id": f"image{number}"}] for number in range(len(kinds))]
+    model = Broken(kinds)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, batches, optimizer, max_nonfinite=max_nonfinite)
+    weights = []
+    with EventStorage():
+        for trainer.iter in range(len(kinds)):
+            trainer.run_step()
+            weights.append(model.weight.tolist())
+    return weights
+
+
+@pytest.mark.parametrize(("kind", "word"), [("loss", "loss_b"), ("gradient", "gradient of weight")])
+def test_a_step_that_is_not_finite_is_left_out_and_named(caplog, kind, word):
+    kinds = ["", kind, kind, ""]
+    first, second, third, last = run_broken(kinds, max_nonfinite=2)
+    assert first == second == third != last
+    assert word in caplog.text and "iteration 2" in caplog.text and "image2" in caplog.text
+    assert "loss_a" not in caplog.text
+
+
+def test_too_many_in_a_row_stop_the_training():
+    run_broken(["loss", "", "loss", "", "loss"], max_nonfinite=1)
+    with refused("SOLVER.MAX_NONFINITE_STEPS", "iteration 3", "image3", "loss_b"):
+        run_broken(["loss", "", "loss", "loss"], max_nonfinite=1)
