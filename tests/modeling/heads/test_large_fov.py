@@ -42,7 +42,7 @@ def test_field_of_view(head):
     assert rows == [3, 5, 7, 9, 11]
 
 
-def test_initialisation_keeps_the_scale_of_the_tokens():
+def test_initialization_keeps_the_scale_of_the_tokens():
     head = LargeFOVHead(in_channels=64, conv_dim=64, dilation=1, num_classes=3)
     # MSRA: variance 2 / fan_out.
     assert head.conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
