@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dalnet.data.datasets.tagged import classes_of, read_tag_table
+from dalnet.data.datasets.catalog import refuse_other_words
+from dalnet.data.datasets.tagged import classes_of, match_masks, read_tag_table
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import exif_orientation, open_image, read_mask, to_rgb
 from dalnet.data.tags import TagTable, match_names
@@ -154,6 +155,14 @@ def _check_tags(findings: Findings) -> None:
     """Note classes that cannot be learned, or not well, from these tags."""
     known = [set(tags) for tags in findings.tags.values() if tags is not None]
     counts = findings.counts
+    for name in counts:
+        try:
+            refuse_other_words([name], name)
+        except UsageError as error:
+            findings.add("error", str(error))
+        words = name.split()
+        if len(words) > 1 and counts.keys() >= {*words}:
+            findings.add("warning", f"the tag {name!r} is of other tags; write cat;dog for two")
     for name, count in counts.items():
         if not count:
             findings.add("error", f"no image shows {name}")
@@ -221,23 +230,25 @@ def _note_duplicates(findings: Findings, hashes: Mapping[str, Sequence[str]]) ->
 
 def _check_masks(findings: Findings, masks: Path) -> None:
     """Note masks that do not fit their image, and classes that tags and masks disagree on."""
-    paths = {path.relative_to(masks).as_posix(): path for path in sorted(masks.rglob("*.png"))}
-    found, _ = match_names(findings.files, list(paths))
+    found, unused = match_masks(masks, findings.files)
     if not found:
-        findings.add("error", f"no mask in {masks} belongs to an image")
+        findings.add("error", f"no PNG in {masks} is called like an image")
+    if unused:
+        findings.add("warning", f"{len(unused)} masks are called like no image", unused)
     values = read_mask_values(masks, findings.classes)
     table = np.arange(256)
     if values is not None:
         table = np.full(256, 256)
         table[list(values)] = list(values.values())
     wrong, without_pixel, without_tag = [], Counter[str](), Counter[str]()
-    for file, name in tqdm(found.items(), desc="masks", unit="mask", disable=None):
+    for file, path in tqdm(found.items(), desc="masks", unit="mask", disable=None):
+        name = path.relative_to(masks).as_posix()
         if file not in findings.sizes:
             continue
         width, height = findings.sizes[file]
         try:
             known = len(findings.classes) + 1 if values is None else None
-            found_values = np.unique(read_mask(str(paths[name]), (height, width), known))
+            found_values = np.unique(read_mask(str(path), (height, width), known))
         except UsageError as error:
             wrong.append(f"{name} ({error.what})")
             continue

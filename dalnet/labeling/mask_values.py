@@ -2,11 +2,13 @@
 """Which class a value in someone's masks means, and the masks with this project's values."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dalnet.data.datasets.catalog import letters_of
 from dalnet.data.image_io import read_mask, write_mask
 from dalnet.errors import UsageError
 from dalnet.io import read_lines, read_text
@@ -20,7 +22,8 @@ def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | N
 
     The folder may have ``dataset_meta.json`` (``{"label_map": {"0": "background", "7": "cat"}}``,
     as ``dalnet label`` and Datumaro write it) or ``classes.txt`` (one class a line, the values
-    from 1 on; a first line ``background`` stands for 0).
+    from 1 on; where a line is ``background`` it stands for 0, and those after it for 1 on).
+    The background may be spelled in any way, as labelme's ``_background_``.
 
     Args:
         folder: of the masks.
@@ -37,16 +40,24 @@ def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | N
     if meta.is_file():
         path, known = meta, _read_meta(meta)
     elif names.is_file():
-        lines = read_lines(names, "write one class a line")
-        first = 0 if lines[0].casefold() == _BACKGROUND else 1
+        lines = [_plain(line) for line in read_lines(names, "write one class a line")]
+        first = 1 if _BACKGROUND not in lines else -lines.index(_BACKGROUND)
         path, known = names, dict(enumerate(lines, start=first))
     else:
         return None
+    classes = [_plain(name) for name in classes]
     if missing := set(classes) - set(known.values()):
         raise UsageError(f"it has no value for {min(missing)}", path, "add the class")
     labels = {name: label for label, name in enumerate(classes, start=1)}
-    labels |= {name: 0 for name in known.values() if name.casefold() == _BACKGROUND}
-    return {0: 0, IGNORE: IGNORE} | {v: labels.get(n, IGNORE) for v, n in known.items()}
+    labels[_BACKGROUND] = 0
+    values = {value: labels.get(name, IGNORE) for value, name in known.items() if value >= 0}
+    return {0: 0, IGNORE: IGNORE} | values
+
+
+def _plain(name: str) -> str:
+    """Return a class name in one Unicode form; "background" for any spelling of it."""
+    is_background = letters_of(name) == _BACKGROUND
+    return _BACKGROUND if is_background else unicodedata.normalize("NFC", name)
 
 
 def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: Path) -> None:
@@ -74,7 +85,7 @@ def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: 
 def _read_meta(path: Path) -> dict[int, str]:
     try:
         content = json.loads(read_text(path))
-        known = {int(value): str(name) for value, name in content["label_map"].items()}
+        known = {int(value): _plain(str(name)) for value, name in content["label_map"].items()}
         if not known or not all(0 <= value <= IGNORE for value in known):
             raise ValueError("values from 0 to 255 are expected")
         return known

@@ -16,7 +16,12 @@ from PIL import Image
 
 from dalnet.config import new_config
 from dalnet.config.recipes import Recipe, choose_recipe
-from dalnet.data.datasets.tagged import TaggedImages, classes_of, read_tag_table
+from dalnet.data.datasets.tagged import (
+    TaggedImages,
+    classes_of,
+    match_masks,
+    read_tag_table,
+)
 from dalnet.data.image_files import find_images
 from dalnet.errors import UsageError
 from dalnet.io import read_lines, read_text
@@ -29,6 +34,7 @@ _MASKS = "val_masks"  # of the held-out images, where the given ones have other 
 _MASK_KEY = "sem_seg_file_name"
 _HELD_OUT = 0.15  # of the images that have a mask
 _SAMPLES = 50  # images whose size is looked at
+_NAMED = 5  # examples in a message
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +62,18 @@ def read_class_words(path: Path) -> ClassWords:
     """
     hint = "write classes: {dog: dog}, synonyms: {puppy: dog}, background: background"
     try:
-        content = yaml.safe_load(read_text(path))
+        # All scalars as text: YAML takes no and 007 for other things than words.
+        content = yaml.load(read_text(path), Loader=yaml.BaseLoader)
         if not isinstance(content, dict) or content.keys() - {"classes", "synonyms", "background"}:
             raise ValueError("another key than classes, synonyms and background")
         classes = content["classes"]
+        if not classes or not isinstance(classes, list | dict):
+            raise ValueError("classes is no list and no words by name")
         classes = classes if isinstance(classes, dict) else dict(zip(classes, classes, strict=True))
         synonyms = content.get("synonyms") or {}
         if unknown := set(synonyms.values()) - classes.keys():
             raise ValueError(f"the synonym of {min(map(str, unknown))!r}, which is no class")
-        words = {str(name): str(text) for name, text in classes.items()}
+        words = {str(name): str(text or name) for name, text in classes.items()}
         return ClassWords(words, dict(synonyms), str(content.get("background") or ""))
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"no list of classes ({error})", path, hint) from error
@@ -106,6 +115,9 @@ def describe_images(
         untagged=untagged,
     )
     records = whole.records("train")
+    for name, folder in (("masks", masks), ("corrections", corrections)):
+        if folder is not None:
+            _warn_of_unused(name, folder, files)
     shown = Counter(label for record in records for label in record["image_labels"])
     names = list(words.classes)
     if absent := [name for label, name in enumerate(names) if not shown[label]]:
@@ -120,6 +132,21 @@ def describe_images(
             )
     held_out = tuple(_choose_held_out(records, val))
     return TaggedImages(**{**vars(whole), "held_out": held_out})
+
+
+def _warn_of_unused(parameter: str, folder: Path, files: Sequence[str]) -> None:
+    """Name the masks in a folder that are of no image; they may be called otherwise than it.
+
+    Raises:
+        UsageError: all of them.
+    """
+    masks = match_masks(folder, files)
+    if not masks.by_image:
+        hint = "name the folder of PNGs that are called like their images"
+        raise UsageError(f"no mask in {folder} belongs to an image", parameter, hint)
+    if masks.unused:
+        names = ", ".join(masks.unused[:_NAMED]) + (" ..." if masks.unused[_NAMED:] else "")
+        logger.warning("%d masks in %s are of no image: %s", len(masks.unused), folder, names)
 
 
 def _choose_held_out(records: Sequence[Mapping[str, Any]], val: str) -> list[str]:

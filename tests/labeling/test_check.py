@@ -65,6 +65,9 @@ def test_counts_and_rare_classes(folder):
         ("5.png,cat", "5,cat\n5.jpg,cat", "error", ("5.png", "twice")),
         ("6.png,cat;dog", "6.png,Cat;dog", "warning", ("'cat'", "'Cat'")),
         ("6.png,cat;dog", "6.png,cats;dog", "warning", ("'cat'", "'cats'")),
+        ("6.png,cat;dog", "6.png,cat dog", "warning", ("'cat dog'", ";")),
+        ("6.png,cat;dog", "6.png,Background", "error", ("'Background'",)),
+        ("6.png,cat;dog", "6.png,none", "error", ("'none'",)),
     ],
 )
 def test_names_and_tags_that_do_not_fit(folder, old, new, level, words):
@@ -111,9 +114,11 @@ def test_masks(folder):
     for number, value in values.items():
         mask = np.zeros((48, 60), np.uint8)
         mask[:20] = value
-        Image.fromarray(mask).save(masks / f"{number}.png")
+        Image.fromarray(mask).save(masks / f"{number}.{'PNG' if number % 2 else 'png'}")
+    (masks / "7_mask.png").touch()
     _, texts = find(folder, masks=masks)
-    assert "3.png" in texts["error"]
+    assert "called like no image: 7_mask.png" in texts["warning"]
+    assert "3.PNG" in texts["error"]
     assert "dog is in masks of images that are not tagged with it (1)" in texts["warning"]
     assert "cat is tagged in images whose mask has no pixel of it (2)" in texts["warning"]
 

@@ -24,6 +24,22 @@ def test_values_by_the_files_beside_the_masks(tmp_path):
         read_mask_values(tmp_path, ["cat", "owl"])
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("_background_\ndog\ncat\n", {0: 0, 1: 2, 2: 1, 255: 255}),
+        ("__ignore__\n_background_\ndog\ncat\n", {0: 0, 1: 2, 2: 1, 255: 255}),
+    ],
+)
+def test_class_lists_of_labelme(tmp_path, text, values):
+    (tmp_path / "classes.txt").write_text(text)
+    assert read_mask_values(tmp_path, ["cat", "dog"]) == values
+    names = enumerate(text.split()[-3:])
+    meta = {"label_map": {str(value): name for value, name in names}}
+    (tmp_path / "dataset_meta.json").write_text(json.dumps(meta))
+    assert read_mask_values(tmp_path, ["cat", "dog"]) == values
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"label_map": {"a": "cat"}}'])
 def test_file_of_another_form_is_refused(tmp_path, text):
     (tmp_path / "dataset_meta.json").write_text(text)

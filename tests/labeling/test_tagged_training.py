@@ -84,7 +84,10 @@ def test_words_of_classes(tmp_path):
     assert read_class_words(path) == ClassWords({"tv": "tv monitor"}, {"television": "tv"}, "room")
     path.write_text("classes: [cat, dog]\n")
     assert read_class_words(path).classes == {"cat": "cat", "dog": "dog"}
-    for text in ("cat", "classes: [cat]\nsynonym: {}", "classes: [a]\nsynonyms: {b: c}", "- ["):
+    path.write_text("classes: {no: , 007: agent}\nsynonyms: {off: no}\n")
+    assert read_class_words(path) == ClassWords({"no": "no", "007": "agent"}, {"off": "no"})
+    wrong = ("cat", "classes: cat", "classes:", "classes: [cat]\nsynonym: {}", "- [")
+    for text in (*wrong, "classes: [a]\nsynonyms: {b: c}"):
         path.write_text(text)
         with refused("classes.yaml"):
             read_class_words(path)
@@ -116,6 +119,20 @@ def test_masks_of_other_values_are_converted_for_the_held_out_images(folder):
         old = np.array(Image.open(folder / "masks" / record["image_id"]))
         new = np.array(Image.open(record["sem_seg_file_name"]))
         assert np.array_equal(new, np.array([0, 2, 1])[old])
+
+
+@pytest.mark.parametrize("kind", ["masks", "corrections"])
+def test_masks_that_are_of_no_image_are_named(folder, caplog, kind):
+    masks = folder / "masks"
+    for number in range(5):
+        (masks / f"{number}.png").rename(masks / f"{number}_mask.png")
+    arguments = folder / "images", folder / "tags.csv"
+    describe_images(*arguments, **{kind: masks})
+    assert "0_mask.png" in caplog.text and "9.png" not in caplog.text
+    for number in range(5, 10):
+        (masks / f"{number}.png").unlink()
+    with refused(kind if kind == "masks" else masks):
+        describe_images(*arguments, **{kind: masks})
 
 
 TINY = """MODEL.DEVICE cpu MODEL.VIT.NAME vit_tiny_patch16_224 MODEL.VIT.WEIGHTS ""

@@ -14,7 +14,7 @@ from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
 IGNORE_LABEL = 255
-_NO_CLASSES = {"background", "ignore", "ignored", "void", "unlabeled", "unlabelled"}
+_NO_CLASSES = {"background", "ignore", "ignored", "none", "void", "unlabeled", "unlabelled"}
 
 
 def datasets_root() -> Path:
@@ -68,13 +68,17 @@ def refuse_other_words(names: Sequence[str], where: object) -> None:
             that count for nothing, a comment, or a color.
     """
     for name in names:
-        letters = re.sub(r"[\W_]+", "", name.casefold())
-        if letters in _NO_CLASSES:
+        if letters_of(name) in _NO_CLASSES:
             hint = "leave it out: the background is class 0 by itself, and 255 is ignored"
             raise UsageError(f"{name!r} is no class", where, hint)
         if name.startswith("#") or re.match(r"\d+[\s,]+\d+[\s,]+\d+", name):
             what = f"{name!r} is a comment or a color"
             raise UsageError(what, where, "write nothing but the name of a class, one a line")
+
+
+def letters_of(name: str) -> str:
+    """Return a name in small letters and digits alone: "background" for "_Background_"."""
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def class_table(name: str) -> tuple[list[str], list[list[int]]]:

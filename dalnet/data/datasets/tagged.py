@@ -16,11 +16,12 @@ A config names the file as ``DATASETS.DESCRIPTION``; the splits are then the dat
 ``tagged_train`` and ``tagged_val``.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -73,8 +74,8 @@ class TaggedImages:
         held_out = set(self.held_out)
         if missing := held_out - set(files):
             raise UsageError(f"there is no image {min(missing)}", self.images, "correct held_out")
-        masks = _masks_by_image(self.masks, files) if self.masks else {}
-        corrected = _masks_by_image(self.corrections, files) if self.corrections else {}
+        masks = match_masks(self.masks, files).by_image if self.masks else {}
+        corrected = match_masks(self.corrections, files).by_image if self.corrections else {}
         if self.corrections and not corrected:
             hint = "name the masks after their images"
             raise UsageError("no mask in it belongs to an image", self.corrections, hint)
@@ -122,6 +123,9 @@ class TaggedImages:
             classes = content["classes"]
             if not isinstance(classes, dict):
                 classes = dict(zip(classes, classes, strict=True))
+            for name in classes:
+                if not isinstance(name, str):  # YAML takes no and 007 for other things than words
+                    raise TypeError(f"the class {name!r} needs quotes")
             return cls(
                 images=Path(content["images"]),
                 tags=Path(content["tags"]) if content.get("tags") else None,
@@ -164,12 +168,45 @@ def register_tagged(path: Path) -> None:
         register(name, partial(described.records, split), list(described.classes), words)
 
 
-def _masks_by_image(folder: Path, files: Sequence[str]) -> dict[str, Path]:
-    """Find the PNG of each image that has one: of its path, else of its name, without suffix."""
+class MatchedMasks(NamedTuple):
+    """The masks of a folder by image, and those that are of none, below the folder."""
+
+    by_image: dict[str, Path]
+    unused: list[str]
+
+
+def match_masks(folder: Path, files: Sequence[str]) -> MatchedMasks:
+    """Find the PNG of each image that has one: of its path, else of its name, without suffix.
+
+    Args:
+        folder: of the masks; sub-folders too.
+        files: the images, as POSIX paths relative to their folder.
+
+    Raises:
+        UsageError: a mask that may be that of several images.
+    """
     masks = {
         path.relative_to(folder).as_posix(): path
         for path in walk_files(folder)
         if path.suffix.lower() == ".png"
     }
     found, _ = match_names(files, list(masks))
-    return {file: masks[name] for file, name in found.items()}
+    images: dict[str, list[str]] = defaultdict(list)
+    for file, name in found.items():
+        images[name].append(file)
+    by_image = {}
+    for name, candidates in images.items():
+        if len(candidates) > 1:
+            # One of the same path leaves none for those of the same name in other folders.
+            path = PurePosixPath(name).with_suffix("")
+            own = [
+                f
+                for f in candidates
+                if path in (PurePosixPath(f).with_suffix(""), PurePosixPath(f))
+            ]
+            candidates = own or candidates
+        if len(candidates) > 1:
+            what = f"{name} may be the mask of {' or '.join(sorted(candidates))}"
+            raise UsageError(what, folder, "name masks as dalnet label does: sub/a.jpg.png")
+        by_image[candidates[0]] = masks[name]
+    return MatchedMasks(by_image, sorted(masks.keys() - images.keys()))

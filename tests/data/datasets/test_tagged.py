@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import refused
 
-from dalnet.data.datasets.tagged import TaggedImages, register_tagged
+from dalnet.data.datasets.tagged import TaggedImages, match_masks, register_tagged
 
 
 @pytest.fixture
@@ -94,7 +94,9 @@ def test_tag_that_is_no_class_is_refused(described):
         TaggedImages(**{**vars(described), "synonyms": {}}).records("train")
 
 
-@pytest.mark.parametrize("text", ["", "images: 3", "images: [", "images: a\nclasses: 3"])
+@pytest.mark.parametrize(
+    "text", ["", "images: 3", "images: [", "images: a\nclasses: 3", "images: a\nclasses: [no]"]
+)
 def test_file_of_another_form_is_refused(tmp_path, text):
     (tmp_path / "dataset.yaml").write_text(text)
     with refused("dataset.yaml"):
@@ -112,3 +114,32 @@ def test_corrections_are_named_in_training_only(described, tmp_path):
     (tmp_path / "none").mkdir()
     with refused(tmp_path / "none"):
         TaggedImages(**{**vars(described), "corrections": tmp_path / "none"}).records("train")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "expected"),
+    [
+        (["x/a.jpg", "y/a.jpg"], ["x/a.png"], {"x/a.jpg": "x/a.png"}),
+        (["x/a.jpg", "x/b.jpg"], ["y/a.png"], {"x/a.jpg": "y/a.png"}),
+        (
+            ["a.jpg", "a.png"],
+            ["a.jpg.png", "a.png.png"],
+            {"a.jpg": "a.jpg.png", "a.png": "a.png.png"},
+        ),
+        (["a.jpg"], ["a.PNG", "a_mask.png", "._a.png", "b.jpg"], {"a.jpg": "a.PNG"}),
+    ],
+)
+def test_masks_by_image(tmp_path, images, masks, expected):
+    for name in masks:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = match_masks(tmp_path, images)
+    assert found.by_image == {file: tmp_path / name for file, name in expected.items()}
+    assert found.unused == [name for name in masks if name == "a_mask.png"]
+
+
+@pytest.mark.parametrize("images", [["x/a.jpg", "y/a.jpg"], ["a.jpg", "a.png"]])
+def test_mask_that_may_be_of_several_images_is_refused(tmp_path, images):
+    (tmp_path / "a.png").touch()
+    with refused(tmp_path, "a.png", *images):
+        match_masks(tmp_path, images)
