@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_context
-from detectron2.utils import comm
 from scipy.stats import rankdata
 from tabulate import tabulate
 from torch import Tensor
@@ -28,6 +27,8 @@ from dalnet.modeling.cam import object_mask
 from dalnet.modeling.losses import text_similarity
 from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.multi_scale import Features
+
+from .ranks import gather
 
 RESULT_FILE = "alignment.json"
 # What is measured, and its line in the table. Names with "text_on" are cosines, others fractions.
@@ -81,21 +82,21 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     with inference_context(model), torch.no_grad():
         for (record,) in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
             _measure(quality, model, record)
-    first, *others = comm.gather(quality) or [None]
-    comm.synchronize()  # A rank that ends resets its connections, and what is not read is lost.
-    if first is None:
+    parts = gather(quality)
+    if not parts:
         return None
-    for other in others:
-        first.merge(other)
+    quality = AlignmentQuality(len(model.class_names))
+    for part in parts:
+        quality.merge(part)
     result = {
         "split": split,
         "weights": cfg.MODEL.WEIGHTS,
-        "num_images": first.num_images,
-        "quality": first.compute(),
+        "num_images": quality.num_images,
+        "quality": quality.compute(),
     }
     table, path = format_quality(result["quality"]), output / RESULT_FILE
     write_text(path, json.dumps(result, indent=1) + "\n")
-    logger.info("%s, %d images:\n%s\nWritten: %s", split, first.num_images, table, path)
+    logger.info("%s, %d images:\n%s\nWritten: %s", split, quality.num_images, table, path)
     return result
 
 

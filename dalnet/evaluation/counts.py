@@ -21,8 +21,6 @@ from dalnet.io import atomic_write
 
 from .sources import Measurement
 
-_STEP = 0.01  # between the thresholds of a curve
-
 
 def confusion_matrix(
     truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore: int = 255
@@ -76,8 +74,7 @@ def labeled_pixels(matrix: np.ndarray) -> float:
 
 def thresholds_with(value: float) -> np.ndarray:
     """Return 0, 0.01, ..., 0.99 and ``value``, sorted, float32."""
-    steps = np.arange(round(1 / _STEP)) * _STEP
-    return np.unique(np.append(steps, value).astype(np.float32))
+    return np.unique(np.append(np.arange(100) * 0.01, value).astype(np.float32))
 
 
 def bin_cams(cams: Tensor, image_classes: Sequence[int], thresholds: np.ndarray) -> np.ndarray:

@@ -77,8 +77,8 @@ class CRFPool(ProcessPoolExecutor):
             parameters: keyword arguments of :func:`dalnet.layers.dense_crf`.
             backend: "pydensecrf" or "torch".
         """
-        self.workers = workers
-        self._settings = dict(parameters), backend
+        self.workers, self.backend = workers, backend
+        self._parameters = dict(parameters)
         # Not fork: the parent runs threads and perhaps CUDA. The fork server imports once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])
@@ -90,7 +90,7 @@ class CRFPool(ProcessPoolExecutor):
 
     def refine(self, task: CRFTask) -> "Future[np.ndarray]":
         """Start a task; its result is the label map, uint8 ``[H, W]``."""
-        return self.submit(_run, task, *self._settings)
+        return self.submit(_run, task, self._parameters, self.backend)
 
 
 def _start_worker() -> None:

@@ -15,7 +15,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from .crf import CRFPool, CRFTask
 from .dump import Dump, image_name
 from .label_check import compare_labels
 from .progress import Progress
+from .ranks import gather
 from .results import summarize, write_results
 from .scorer import ImageCAMs, Prediction, label_map_of
 from .sources import Measurement, model_measurements
@@ -154,7 +154,7 @@ class CountsEvaluator(DatasetEvaluator):
         while self._waiting:
             self._finish()
         self.save()
-        ranks = comm.gather(self.counts)
+        ranks = gather(self.counts)
         total = self.counts.empty_copy()
         for counts in ranks:
             total.merge(counts)

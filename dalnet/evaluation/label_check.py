@@ -44,7 +44,7 @@ def label_differences(table: np.ndarray, class_names: Sequence[str]) -> dict[str
 def describe_differences(differences: Mapping[str, Mapping[str, int]]) -> str:
     """Return in sentences where labels and masks differ; empty where they do not."""
     kinds = (
-        ("labels without a pixel in the mask", "labeled_without_pixel", "labeled"),
+        ("labels without a pixel in their mask", "labeled_without_pixel", "labeled"),
         ("classes in a mask without a label", "in_mask_unlabeled", "in_mask"),
     )
     parts = []
@@ -57,7 +57,7 @@ def describe_differences(differences: Mapping[str, Mapping[str, int]]) -> str:
     never = [name for name, row in differences.items() if row["labeled"] and not row["in_mask"]]
     if never:
         parts.append(
-            f"no mask shows {', '.join(never)}, which images are labeled: masks hold the number of "
-            "the class, from 1, and 255 means ignored"
+            f"no mask shows {', '.join(never)}: classes are numbered from 1 in masks, and 255 is "
+            "ignored"
         )
     return "; ".join(parts)

@@ -48,7 +48,7 @@ def evaluate(
 ) -> Result | None:
     """Evaluate ``MODEL.WEIGHTS``; goes on where an interrupted run of the same settings was.
 
-    With several ranks each takes a part of the images; when it returns, the files are written.
+    With several ranks each takes a part of the images.
 
     Args:
         cfg: frozen, of the model.
@@ -70,32 +70,28 @@ def evaluate(
     records, model = DatasetCatalog.get(split), load_model(cfg)
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     _check_split(split, records, measurements)
-    with_crf = any(one.protocol.crf for one in measurements)
-    backend = choose_backend(cfg.TEST.CRF.BACKEND) if with_crf else None
     cam, weights = model.cam_settings, checkpoint_hash(cfg.MODEL.WEIGHTS)
     counts = Counts(measurements, len(model.class_names), cam.background, cam.ignore_value)
     dumped = Dump(dump, measurements, split, model.class_names) if dump else None
     names = model.class_names, MetadataCatalog.get(split).stuff_classes
-    settings = split, measurements, dump, cfg.dump(), weights, backend, names
-    progress = Progress(output, records, *settings)
-    earlier = progress.load(counts, dumped.lost(records) if dumped else ())
-    if dumped and not earlier.names:
-        dumped.remove_lists()  # Those of an earlier dump, whose files are now replaced.
-    done = {*earlier.names}
-    remaining = [record for record in records if progress.keys[image_name(record)] not in done]
-    with inference_context(model), _crf_pool(cfg, backend, workers) as pool:
+    with inference_context(model), _crf_pool(cfg, measurements, workers) as pool:
+        settings = split, measurements, dump, cfg.dump(), weights, names, pool and pool.backend
+        progress = Progress(output, records, *settings)
+        earlier = progress.load(counts, dumped.lost(records) if dumped else ())
+        if dumped and not earlier.names:
+            dumped.remove_lists()  # Those of an earlier dump, whose files are now replaced.
+        done = {*earlier.names}
+        remaining = [record for record in records if progress.keys[image_name(record)] not in done]
         evaluator = CountsEvaluator(counts, pool, dumped, progress)
         total = _run(cfg, split, remaining, ImageScorer(model, measurements), evaluator)
-    result = None
-    if total:
-        total.merge(earlier)
-        result = summarize(cfg, split, model.class_names, total, weights)
-        if dumped:
-            dumped.write_lists(records)
-        write_results(result, output)
-        progress.discard()
-    # A rank that ends resets its connections, and what the main rank has not read yet is lost.
-    comm.synchronize()
+    if not total:
+        return None
+    total.merge(earlier)
+    result = summarize(cfg, split, model.class_names, total, weights)
+    if dumped:
+        dumped.write_lists(records)
+    write_results(result, output)
+    progress.discard()
     return result
 
 
@@ -149,11 +145,14 @@ def _check_split(split: str, records: Sequence[Record], measurements: list[Measu
 
 
 @contextlib.contextmanager
-def _crf_pool(cfg: CfgNode, backend: str | None, workers: int | None) -> Iterator[CRFPool | None]:
+def _crf_pool(
+    cfg: CfgNode, measurements: Sequence[Measurement], workers: int | None
+) -> Iterator[CRFPool | None]:
     """Start the CRF processes, if any, and leave them their cores."""
-    if backend is None:
+    if not any(one.protocol.crf for one in measurements):
         yield None
         return
+    backend = choose_backend(cfg.TEST.CRF.BACKEND)
     cores = len(os.sched_getaffinity(0))
     if workers is None:
         workers = max(cores // comm.get_local_size(), 1)

@@ -30,6 +30,7 @@ from dalnet.modeling.meta_arch import OpenVocabularySegmentor, WeakSegmentor
 from dalnet.numbers import finite_or_none, percent
 
 from .counts import class_ious, confusion_matrix, mean_iou, pixel_accuracy
+from .ranks import gather
 from .zero_shot import ZeroShotSegmenter, parse_preset
 
 Result = dict[str, Any]
@@ -81,7 +82,7 @@ def evaluate_zero_shot(
             size = (image.shape[0], image.shape[1])
             truth = read_truth(record["sem_seg_file_name"], size, labels, len(classes))
             matrix += confusion_matrix(truth, segment(image), len(classes))[:, :-1]
-    parts = comm.gather(matrix)
+    parts = gather(matrix)
     if not comm.is_main_process():
         return None
     return {
@@ -90,7 +91,7 @@ def evaluate_zero_shot(
         "preset_settings": dataclasses.asdict(settings),
         "system": type(model).__name__,
         "images": len(records),
-        **measure(sum(parts), classes),
+        **measure(np.sum(parts, axis=0), classes),
     }
 
 

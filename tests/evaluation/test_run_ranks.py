@@ -3,34 +3,42 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed
 import torch.multiprocessing
+from detectron2.utils import comm
 
 from dalnet.data.datasets.catalog import register
-from dalnet.evaluation import run
+from dalnet.evaluation import ranks
 from dalnet.evaluation.alignment import evaluate_alignment
-from dalnet.evaluation.results import write_results
+from dalnet.evaluation.run import evaluate
 
 
-def write_late(*arguments):
-    time.sleep(2)
-    write_results(*arguments)
+def gather_slowly(read, value):
+    """As a busy main rank does, which has not read yet what the others have sent."""
+    values = comm.gather(value)
+    if values:
+        time.sleep(2)
+        read.touch()
+    return values
 
 
 def run_rank(rank, world_size, cfg, split, records, folder):
     torch.set_num_threads(1)
-    run.write_results = write_late
+    read = Path(folder, f"read{world_size}")
+    ranks.comm = SimpleNamespace(gather=partial(gather_slowly, read), synchronize=comm.synchronize)
     register(split, lambda: records, ("cat", "dog", "owl"))
     store = f"file://{folder}/store{world_size}"
     torch.distributed.init_process_group("gloo", store, rank=rank, world_size=world_size)
     output = Path(folder, f"ranks{world_size}")
     options = {"sources": ["sem_seg", "cam"], "protocols": ["ss"], "dump": output / "dump"}
-    result = run.evaluate(cfg, split, output=output, **options)
-    assert (output / "results.json").exists(), "a rank has gone before the main rank was done"
+    result = evaluate(cfg, split, output=output, **options)
+    assert read.exists(), "a rank has gone before the main rank had read its counts"
     alignment = evaluate_alignment(cfg, split, output)
     assert (result is None) == (alignment is None) == (rank != 0)
     torch.distributed.destroy_process_group()
