@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that may be missing: ``None`` in files, "-" in tables."""
+"""Format numbers that may be missing: ``None`` in files, "-" in tables."""
 
 import math
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep: train every run of a YAML file with every seed, and report mean and spread.
+"""Train every run of a YAML file with every seed, and report mean and spread.
 
 Each training is a process with a folder of its own, ``OUTPUT/RUN/seedN``: ``job.yaml`` is the
 config that it reads, ``console.txt`` its log, ``evaluation/SPLIT/results.json`` its results.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes of a split matched with those of a model, by name: their numbers need not agree."""
+"""Match the classes of a split with those of a model by name: their numbers need not agree."""
 
 import logging
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured, and how it is printed."""
+"""Measure models, and print and write what was measured."""
 
 from .evaluator import TableEvaluator, build_evaluator
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What alignment losses work with, against the true masks: M_obj, and cosines with the texts."""
+"""Compare M_obj and cosines with texts, which alignment losses work with, with the true masks."""
 
 import json
 import logging

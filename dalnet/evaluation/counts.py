@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts of pixels: confusion matrices, CAMs at every threshold, and what follows from them.
+"""Count pixels: confusion matrices, CAMs at every threshold, and what follows from them.
 
 A confusion matrix is int64 ``[K, K + 1]`` for K classes with background: row = truth, column =
 prediction; the last column holds pixels that a label map ignores. Pixels whose truth is ignored

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense CRF on label probabilities, in processes beside the one that runs the network."""
+"""Run the dense CRF on label probabilities, in processes beside the one that runs the network."""
 
 import logging
 import multiprocessing

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions on disk: CAMs as arrays, label maps as palette PNGs in the layout of VOC."""
+"""Write predictions to disk: CAMs as arrays, label maps as palette PNGs in the layout of VOC."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From predictions to counts and results, in the form of Detectron2's evaluators."""
+"""Turn predictions into counts and results, in the form of Detectron2's evaluators."""
 
 import logging
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image-level labels against the masks of the same images: classes that only one of them shows."""
+"""Compare image-level labels with the masks of the same images."""
 
 from collections.abc import Mapping, Sequence
 

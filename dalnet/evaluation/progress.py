@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an interrupted evaluation has counted, and whether it was made from today's files."""
+"""Keep what an interrupted evaluation has counted, and tell whether it is of today's files."""
 
 import hashlib
 import logging

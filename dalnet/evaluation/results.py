@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as JSON, as CSV and as a table, whichever evaluation they come from; IoUs in percent."""
+"""Write results as JSON, as CSV and as a table, and read them; IoUs are in percent."""
 
 import csv
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluating a checkpoint: any sources under any protocols in one pass over a split."""
+"""Evaluate a checkpoint: any sources under any protocols in one pass over a split."""
 
 import contextlib
 import logging

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All measurements of one image, from shared passes through the network."""
+"""Compute all measurements of one image, from shared passes through the network."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: a source of a system under a protocol."""
+"""Describe what is measured: a source of a system under a protocol."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

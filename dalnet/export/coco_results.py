@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps in COCO's result format for stuff: one RLE for each image and class."""
+"""Write label maps in COCO's result format for stuff: one RLE for each image and class."""
 
 import json
 from collections.abc import Mapping, Sequence

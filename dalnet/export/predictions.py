@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading back the label maps that an evaluation has dumped, each with its image."""
+"""Read back the label maps that an evaluation has dumped, each with its image."""
 
 import logging
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps packed as PASCAL VOC's test server takes them."""
+"""Pack label maps as PASCAL VOC's test server takes them."""
 
 import tarfile
 from collections.abc import Sequence
