@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
 from dalnet.io import sha256
-from dalnet.modeling.weight_files import fetch, reason_of
+from dalnet.modeling.weight_files import fetch, find_nan, reason_of
 
 KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
 HINT = "name a checkpoint that a training has saved"
@@ -48,7 +48,12 @@ def find_checkpoint(path: str | Path) -> Path:
         newest, bundle = found / "last_checkpoint", found / BUNDLE_FILE
         if bundle.is_file() and not newest.is_file():
             return bundle
-        found = found / (newest.read_text().strip() if newest.is_file() else "model_final.pth")
+        name = newest.read_text().strip() if newest.is_file() else "model_final.pth"
+        if newest.is_file() and not (found / name).is_file():
+            others = ", ".join(sorted(file.name for file in found.glob("model_*.pth")))
+            hint = f"name one of {others}" if others else HINT
+            raise UsageError(f"its last_checkpoint names {name!r}, which is not there", path, hint)
+        found = found / name
     if not found.is_file():
         raise UsageError("it is no checkpoint and no run folder with one", path, HINT)
     return found
@@ -70,10 +75,11 @@ def read_file(filename: str) -> dict[str, Any]:
     """
     try:
         if filename.endswith(".safetensors"):
-            return _read_safetensors(filename)
-        data = torch.load(filename, map_location="cpu", weights_only=True)
+            data = _read_safetensors(filename)
+        else:
+            data = torch.load(filename, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many types, and pass on those of bad content
-        what = f"it is no checkpoint that can be read without running code: {reason_of(error)}"
+        what = f"it is no checkpoint that can be read safely: {reason_of(error, filename)}"
         raise UsageError(what, filename, f"{HINT}, or a .safetensors file") from error
     data = data if isinstance(data, dict) and "model" in data else {"model": data}
     fault = _fault_of_state(data["model"])
@@ -97,4 +103,6 @@ def _fault_of_state(state: object) -> str:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             return f"under {key!r} it holds a {type(value).__name__} instead of a named tensor"
-    return ""
+    broken = find_nan(state)
+    # Each comparison with NaN is false: the predictions would look like those of a model.
+    return f"{broken} holds NaN, as after a training that has diverged" if broken else ""

@@ -4,7 +4,7 @@
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,13 @@ def fetch(weights: str, key: str) -> Path:
         ) from error
 
 
+# What lies where weights are meant to be, by its first bytes.
+_OTHER_CONTENT = (
+    (b"version https://git-lfs", "Git LFS has put a pointer in its place: run git lfs pull"),
+    (b"<", "it is a web page, as a download that was refused leaves it"),
+)
+
+
 @contextmanager
 def refused_with(what: str, where: object = "", hint: str = "") -> Iterator[None]:
     """Turn whatever a reader or builder raises into a ``UsageError`` that ends with its reason.
@@ -50,11 +57,24 @@ def refused_with(what: str, where: object = "", hint: str = "") -> Iterator[None
     except UsageError:
         raise
     except Exception as error:  # each reader, and each family of timm, fails with its own types
-        raise UsageError(f"{what}: {reason_of(error)}", where, hint) from error
+        raise UsageError(f"{what}: {reason_of(error, where)}", where, hint) from error
 
 
-def reason_of(error: Exception) -> str:
-    """Return what an error says, shortened, and without advice that a user cannot follow."""
+def reason_of(error: Exception, file: object = "") -> str:
+    """Return what an error says, shortened, and without advice that a user cannot follow.
+
+    Args:
+        error: of a reader or builder.
+        file: that was read, if it was one; what it is instead of weights says more.
+    """
+    if isinstance(file, str | Path) and Path(file).is_file():
+        with Path(file).open("rb") as stream:
+            start = stream.read(64).lstrip()
+        if not start:
+            return "it is empty"
+        for beginning, reason in _OTHER_CONTENT:
+            if start.startswith(beginning):
+                return reason
     text = str(error) or type(error).__name__
     if "weights_only" in text:
         # torch and timm advise to load the file in another way, which is never done here.
@@ -96,7 +116,7 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
         key: config key that names it, for messages.
 
     Raises:
-        UsageError: damaged, or it holds objects other than tensors.
+        UsageError: damaged, or it holds objects other than tensors, or NaN.
     """
     with refused_with(
         f"{key} names it, but it cannot be read as a file of tensors",
@@ -104,7 +124,18 @@ def read_state(path: Path, key: str) -> dict[str, Any]:
         "name a .safetensors file, or one that torch.save made of a state dict alone",
     ):
         state = timm.models.load_state_dict(str(path), weights_only=True)
-        return _join_states(state) if any(isinstance(v, dict) for v in state.values()) else state
+        if any(isinstance(value, dict) for value in state.values()):
+            state = _join_states(state)
+    if broken := find_nan(state):
+        hint = "name weights of a training that has not diverged"
+        raise UsageError(f"{key} names it, but {broken} holds NaN", path, hint)
+    return state
+
+
+def find_nan(state: Mapping[str, Any]) -> str:
+    """Return the name of the first tensor that holds NaN; empty if none does."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return next((name for name, tensor in tensors.items() if tensor.isnan().any()), "")
 
 
 def _join_states(state: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import dalnet.assets
 from dalnet.checkpoint import (
     Checkpointer,
     checkpoint_hash,
+    find_checkpoint,
 )
 from dalnet.io import sha256
 
@@ -34,6 +35,38 @@ def test_files_of_no_known_format_are_refused(tmp_path):
     (tmp_path / "text.pkl").write_text("abc")
     with refused("text.pkl"):
         load_line(tmp_path / "text.pkl")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0d\nsize 9\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>Quota exceeded</html>", "web page"),
+        (b"", "empty"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_checkpoint_is_named(tmp_path, content, words, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    with refused(path, words):
+        load_line(path)
+
+
+@pytest.mark.parametrize("name", ["nan.pth", "nan.safetensors"])
+def test_weights_of_a_training_that_has_diverged_are_refused(tmp_path, name):
+    state = {"weight": torch.full((1, 1), torch.nan), "bias": torch.zeros(1)}
+    (save_file if name.endswith("s") else torch.save)(state, tmp_path / name)
+    with refused(name, "weight", "NaN"):
+        load_line(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["model_0000009.pth", ""])
+def test_checkpoint_that_a_run_folder_names_and_has_not(tmp_path, name):
+    (tmp_path / "last_checkpoint").write_text(name)
+    torch.save({}, tmp_path / "model_final.pth")
+    with refused(tmp_path, repr(name), "model_final.pth"):
+        find_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(

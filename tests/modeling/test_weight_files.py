@@ -48,6 +48,19 @@ def test_files_of_something_else(tmp_path):
         read_state(tmp_path / "list.pth", "SOME.KEY")
 
 
+def test_weights_with_nan(tmp_path):
+    state = {"a": torch.zeros(2), "b.weight": torch.tensor([1.0, torch.nan]), "n": torch.tensor(3)}
+    torch.save({"state_dict": state}, tmp_path / "nan.pth")
+    with refused("nan.pth", "SOME.KEY", "b.weight"):
+        read_state(tmp_path / "nan.pth", "SOME.KEY")
+
+
+def test_pointer_in_the_place_of_weights(tmp_path):
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with refused("lfs.pth", "SOME.KEY", "git lfs pull"):
+        read_state(tmp_path / "lfs.pth", "SOME.KEY")
+
+
 def test_wrappings_are_taken_off(tmp_path):
     value = torch.arange(3.0)
     torch.save({"epoch": 1, "state_dict": {"module.x": value}}, tmp_path / "wrapped.pth")
