@@ -33,7 +33,7 @@ demo: setup ## train and evaluate a small model on made-up images
 	$(BIN) -m dalnet demo
 
 test: setup ## run the tests, but for slow ones and those of optional packages
-	$(BIN) -m pytest -q -m 'not slow and not extra'
+	$(BIN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not slow and not extra'
 
 test-slow: setup ## run the slow tests
 	$(BIN) -m pytest -q -m 'slow and not extra'
