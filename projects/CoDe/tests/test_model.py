@@ -310,3 +310,32 @@ def test_no_vocabulary(code_cfg):
     model = build_model(code_cfg).eval()
     with refused("MODEL.CLASS_NAMES"):
         model([record()])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(model, batch, dtype):
+    with torch.autocast("cpu", dtype=dtype):
+        losses = losses_at(model, batch, 5)
+    exact = losses_at(model, batch, 5)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, exact[name], atol=0.1, rtol=0.1, msg=name)
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_a_single_pair(model, batch):
+    """One image with one noun: there are no others to contrast with."""
+    import dataclasses
+
+    fields = {field.name: getattr(batch, field.name)[:1] for field in dataclasses.fields(batch)}
+    for name in ("noun_tokens", "prompt_tokens"):
+        fields[name] = fields[name][:, :1]
+    fields["word_labels"] = fields["word_labels"].clamp(max=1)
+    losses = losses_at(model, CaptionBatch(**fields), 5)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert losses["loss_neg_area"] == 0
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
