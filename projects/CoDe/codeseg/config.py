@@ -33,13 +33,14 @@ def add_code_config(cfg: CN) -> None:
     # The published code's form of what depends on the number of processes: noun-to-image contrast
     # across processes, and averages of each process instead of all [D: False].
     code.AS_RELEASED = False
+    code.AREA = 0.25  # fraction of an image that a noun's region covers on average [C]
     weights = code.WEIGHTS = CN()  # [C]
     weights.KG = 8.0  # learned prompts stay near CLIP's own
     weights.HLF = 0.1  # contrast of pooled features and nouns
     weights.HLI = 0.1  # contrast of regions and nouns
     weights.TV_IMG = 1.0  # total variation of features
     weights.TV_MASK = 1.0  # and of masks
-    weights.AREA = 0.5  # a noun's region covers a quarter of the image on average
+    weights.AREA = 0.5  # regions cover AREA of their images on average
     weights.NEG_AREA = 0.05  # regions of other images' nouns cover nothing
     weights.TSEG = 1.0  # words against their pseudo labels
     weights.HCL = 0.5  # contrast of regions and words
@@ -92,7 +93,7 @@ CODE = System(
         at_least(0, *_keys(*(f"WEIGHTS.{name}" for name in _LOSSES), "UNFREEZE_ITER")),
         at_least(0, *_keys("CAPTIONS.SHUFFLE_BUFFER", "SCORES.REFINEMENT_STEPS", "DECODER_LAYERS")),
         at_least(1, *_keys("NOUNS")),
-        fraction(*_keys("SCORES.BACKGROUND", "SCORES.CLIP_FRACTION")),
+        fraction(*_keys("AREA", "SCORES.BACKGROUND", "SCORES.CLIP_FRACTION")),
         one_of(FINDERS, *_keys("CAPTIONS.NOUNS")),
         Rule(
             _keys("CONTEXT_TOKENS"),

@@ -20,7 +20,6 @@ from .losses import (
 )
 from .ranks import own_rows
 
-_AREA = 0.25  # fraction of an image that the region of one of its nouns covers on average
 _LOG_SCALE = math.log(1 / 0.07)
 
 
@@ -62,24 +61,25 @@ class Outputs:
 class CoDeCriterion(nn.Module):
     """Computes the losses; three of them learn how much a cosine counts."""
 
-    def __init__(self, weights: Mapping[str, float], as_released: bool) -> None:
+    def __init__(self, weights: Mapping[str, float], area: float, as_released: bool) -> None:
         """
         Args:
             weights: by the names of :meth:`terms`.
+            area: fraction of an image that the region of one of its nouns covers on average.
             as_released: the published code's form of what depends on the number of processes.
         """
         super().__init__()
         self.weights = dict(weights)
-        self.as_released = as_released
+        self.area, self.as_released = area, as_released
         self.log_scales = nn.ParameterDict(
             {name: torch.tensor(_LOG_SCALE) for name in ("hlf", "hli", "hcl")}
         )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "CoDeCriterion":
-        """Read ``MODEL.CODE.WEIGHTS`` and ``MODEL.CODE.AS_RELEASED``."""
+        """Read ``WEIGHTS``, ``AREA`` and ``AS_RELEASED`` of ``MODEL.CODE``."""
         weights = {name.lower(): float(value) for name, value in cfg.MODEL.CODE.WEIGHTS.items()}
-        return cls(weights, cfg.MODEL.CODE.AS_RELEASED)
+        return cls(weights, cfg.MODEL.CODE.AREA, cfg.MODEL.CODE.AS_RELEASED)
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the weighted losses by name, "loss_" before it."""
@@ -98,7 +98,7 @@ class CoDeCriterion(nn.Module):
             "hli": info_nce(outputs.regions, nouns, scales["hli"]),
             "tv_img": total_variation(outputs.features),
             "tv_mask": total_variation(outputs.masks),
-            "area": area_prior(own.mean(), _AREA, released),
+            "area": area_prior(own.mean(), self.area, released),
             "neg_area": area_prior(_mean_of_others(outputs.masks, own), 0.0, released),
             "tseg": word_classification(outputs.word_logits, outputs.word_labels, released),
             "hcl": info_nce(outputs.regions, outputs.words, scales["hcl"]),

@@ -127,7 +127,7 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
             nouns=nouns.flatten(0, 1),
             prompts=self.embed_sentences(batch.prompt_tokens),
             regions=self.embed_regions(images, logits, len(nouns)),
-            words=self.embed_words(batch.caption_tokens, words),
+            words=self.embed_words(batch.caption_tokens, words, batch.caption_length),
             word_logits=words,
             word_labels=batch.word_labels,
         )
@@ -168,15 +168,16 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         return self.region_affine(region_cosines(pixels, nouns))
 
     def embed_nouns(self, tokens: Tensor) -> Tensor:
-        """Return nouns of length one ``[K, B, d]`` of token ids ``[B, K, 77 - context]``."""
+        """Return nouns of length one ``[K, B, d]`` of token ids ``[B, K, L]``."""
         by_noun = tokens.transpose(0, 1)
         return self.noun_prompt(self.clip, by_noun.flatten(0, 1)).unflatten(0, by_noun.shape[:2])
 
     @torch.no_grad()
     def embed_sentences(self, tokens: Tensor) -> Tensor:
-        """Return CLIP's embeddings of length one ``[K B, d]`` of token ids ``[B, K, 77]``."""
+        """Return CLIP's embeddings of length one ``[K B, d]`` of token ids ``[B, K, L]``."""
         tokens = tokens.transpose(0, 1).flatten(0, 1)
-        return F.normalize(self.clip.encode_text(tokens).float(), dim=1)
+        words = word_embeddings(self.clip, tokens)
+        return F.normalize(embed_words(self.clip, words, tokens.argmax(dim=1)).float(), dim=1)
 
     def embed_regions(self, images: Tensor, logits: Tensor, nouns: int) -> Tensor:
         """Return CLIP's embeddings ``[M, d]`` of images of which one noun's region is seen.
@@ -206,17 +207,18 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
             hidden = text_tokens(self.clip, word_embeddings(self.clip, tokens))
         return word_logits(self.word_decoder(hidden), nouns, self.word_affine)
 
-    def embed_words(self, tokens: Tensor, logits: Tensor) -> Tensor:
+    def embed_words(self, tokens: Tensor, logits: Tensor, length: int) -> Tensor:
         """Return CLIP's embeddings ``[M, d]`` of captions of which one noun's words are seen.
 
         Args:
             tokens: ids ``[B, L]``.
             logits: ``[B, K + 1, L]``, see :meth:`classify_words`.
+            length: of the longest caption; what follows is cut off.
         """
         ends = tokens.argmax(dim=1)
-        masks = word_masks(logits, ends)[..., None]  # [K, B, L, 1]
-        words = word_embeddings(self.clip, tokens)  # [B, L, D]
-        shown = highlight(masks, words, self.highlights.words)
+        masks = word_masks(logits[..., :length], ends)[..., None]  # [K, B, length, 1]
+        words = word_embeddings(self.clip, tokens[:, :length])  # [B, length, D]
+        shown = highlight(masks, words, self.highlights.words[:length])
         return embed_words(self.clip, shown.flatten(0, 1), ends.repeat(len(masks)))
 
     def encode(self, images: Tensor) -> Features:

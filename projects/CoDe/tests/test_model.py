@@ -34,6 +34,13 @@ def batch(code_cfg):
     return CaptionBatch.collate(records, torch.device("cpu"))
 
 
+def test_texts_are_cut_behind_the_longest(batch):
+    for tokens in (batch.noun_tokens, batch.prompt_tokens):
+        assert tokens.shape[2] == tokens.argmax(dim=2).max() + 1 < 40
+    assert batch.caption_tokens.shape[1] == 77
+    assert batch.caption_length == batch.caption_tokens.argmax(dim=1).max() + 1
+
+
 def losses_at(model, batch, iteration):
     torch.manual_seed(1)  # of the masks that are drawn
     with EventStorage(iteration):
@@ -95,7 +102,8 @@ def transcribed_losses(model, batch):
         embed_words(clip, word_mask * words + (1 - word_mask) * model.highlights.words, ends)
     )
 
-    prompts = unit(clip.encode_text(noun_major(batch.prompt_tokens)))
+    sentences = noun_major(batch.prompt_tokens)
+    prompts = unit(clip.encode_text(F.pad(sentences, (0, 77 - sentences.shape[1]))))
     pooled = torch.einsum("mdhw,mnhw->mnd", pixels, soft) / (soft.sum((2, 3))[..., None] + 1e-6)
 
     def contrast(a, c):
@@ -330,7 +338,8 @@ def test_a_single_pair(model, batch):
     """One image with one noun: there are no others to contrast with."""
     import dataclasses
 
-    fields = {field.name: getattr(batch, field.name)[:1] for field in dataclasses.fields(batch)}
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    fields = {k: v[:1] if isinstance(v, torch.Tensor) else v for k, v in fields.items()}
     for name in ("noun_tokens", "prompt_tokens"):
         fields[name] = fields[name][:, :1]
     fields["word_labels"] = fields["word_labels"].clamp(max=1)
