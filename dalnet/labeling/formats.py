@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from dalnet.errors import UsageError
 from dalnet.io import atomic_write
 
 _MIN_AREA = 4.0  # pixels; smaller polygons are dropped
@@ -85,7 +86,7 @@ def write_coco(images: Iterable[LabeledImage], class_names: Sequence[str], folde
                 "segmentation": {**region, "counts": region["counts"].decode("ascii")},
                 "bbox": rle.toBbox(region).tolist(),
                 "area": int(rle.area(region)),
-                "iscrowd": 1,  # what COCO calls regions in run lengths
+                "iscrowd": 0,  # trainers leave out those with 1
             }
             content["annotations"].append(annotation)
     content["categories"] = _categories(class_names)
@@ -121,7 +122,12 @@ def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folde
     """Write ``labels/NAME.txt``, a polygon a line, and ``data.yaml``; as :func:`write_coco`.
 
     A line is the class, counted from 0 without background, and x y pairs in 0..1.
+
+    Raises:
+        UsageError: it cannot be written, or two images differ in their suffix alone, so that one
+            file would be that of both.
     """
+    owners: dict[Path, str] = {}
     for image in images:
         lines = []
         for value, points in image.polygons():
@@ -129,6 +135,9 @@ def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folde
             numbers = " ".join(f"{number:.6f}" for number in relative.flatten())
             lines.append(f"{value - 1} {numbers}\n")
         path = folder / "labels" / PurePosixPath(image.file).with_suffix(".txt")
+        if owners.setdefault(path, image.file) != image.file:
+            what = f"it would hold the labels of {owners[path]} and {image.file}"
+            raise UsageError(what, path, "rename one of the images, or choose another form")
         with atomic_write(path) as unfinished:
             unfinished.write_text("".join(lines), encoding="utf-8")
     names = "".join(f"  {i}: {json.dumps(n)}\n" for i, n in enumerate(class_names[1:]))

@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.data.datasets import load_coco_json
+from helpers import refused
 from pycocotools.coco import COCO
 
 from dalnet.data.tags import read_tags
@@ -42,6 +45,21 @@ def test_coco_reads_the_same_label_maps(images, tmp_path, capsys, name, file, le
         truth = images[0].label_map == annotation["category_id"]
         assert iou(coco.annToMask(annotation) > 0, truth) >= least
     assert len(coco.anns) == 2  # none in the second image
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "annotations_polygons.json"])
+def test_detectron2_trains_on_all_annotations(images, tmp_path, name):
+    for write in (WRITERS["coco"], WRITERS["coco-polygons"]):
+        write(images, NAMES, tmp_path)
+    records = load_coco_json(str(tmp_path / name), "")
+    (record,) = filter_images_with_only_crowd_annotations(records)
+    assert [one["iscrowd"] for one in record["annotations"]] == [0, 0]
+
+
+def test_yolo_has_no_labels_of_two_images_in_one_file(images, tmp_path):
+    clash = [*images, LabeledImage("c.jpg", images[1].label_map)]
+    with refused("labels/c.txt", "c.png", "c.jpg"):
+        WRITERS["yolo"](clash, NAMES, tmp_path)
 
 
 def test_yolo_polygons_cover_the_regions(images, tmp_path):
