@@ -4,13 +4,14 @@
 The only place that turns images upright: an image's EXIF orientation is followed, a mask's is not.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write
@@ -191,6 +192,11 @@ def open_image(path: str, kind: str) -> Iterator[Image.Image]:
             yield image
     except UsageError:
         raise
+    except UnidentifiedImageError as e:
+        is_empty = os.path.isfile(path) and not os.path.getsize(path)
+        reason = "it is empty" if is_empty else "damaged, or of a format that Pillow lacks"
+        hint = "restore it, convert it to JPEG or PNG, or take its image off the list"
+        raise UsageError(f"the {kind} cannot be read ({reason})", path, hint) from e
     except MemoryError as e:
         raise UsageError(f"the {kind} does not fit into memory", path, "shrink it") from e
     except Exception as e:  # Of a damaged file, Pillow's readers of formats raise anything.

@@ -277,11 +277,14 @@ def test_damaged_files_end_in_a_sentence_or_are_read(
             assert error.where == str(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_files_that_are_no_images_are_named(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"\0\0\0\x18ftypheic", "convert it to JPEG"), (None, "none.png")],
+)
+def test_files_that_are_no_images_are_named(tmp_path, content, words):
     path = tmp_path / "none.png"
     if content is not None:
         path.write_bytes(content)
     for read in (read_image, read_mask):
-        with refused(path):
+        with refused(path, words):
             read(str(path))

@@ -28,15 +28,21 @@ def convert_color_masks(
         workers: number of processes; all cores where not given.
 
     Raises:
-        UsageError: a class without a color or a color without a class, or masks that cannot be
-            read or written.
+        UsageError: a class without a color or a color without a class, two masks that differ in
+            their suffix alone, or masks that cannot be read or written.
     """
     colors = read_label_map(label_map)
     labels = {name: label for label, name in enumerate(classes, start=1)} | {"background": 0}
     if missing := [name for name in labels if name not in colors.values()]:
         raise UsageError(f"it has no color for {missing[0]!r}", label_map, "add a line for it")
     known = {color: labels[name] for color, name in colors.items() if name in labels}
-    files = {(target / file).with_suffix(".png"): source / file for file in find_images(source)}
+    files: dict[Path, Path] = {}
+    for name in find_images(source):
+        new = (target / name).with_suffix(".png")
+        if new in files:
+            what = f"{files[new].name} and {name} would be one mask"
+            raise UsageError(what, source, "keep one of them")
+        files[new] = source / name
     sources = {new: MaskSource(file, file.stat().st_mtime) for new, file in files.items()}
     if not sources:
         raise UsageError("there is no image in it", source, "name the folder of the color masks")

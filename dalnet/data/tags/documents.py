@@ -19,6 +19,7 @@ from dalnet.errors import UsageError
 from .table import TagTable
 
 _NAME_KEYS = ("file_name", "file", "filename", "image", "path")
+_EXPECTED = 'expected {"image": ["tag", ...]}, or an export of COCO or Label Studio'
 _TAG_KEYS = ("tags", "labels", "classes", "tag", "label")
 
 
@@ -34,12 +35,11 @@ def read_json(path: Path, text: str) -> TagTable:
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return _read_coco(path, content)
     if not isinstance(content, dict):
-        hint = 'expected {"image": ["tag", ...]}, or an export of COCO or Label Studio'
-        raise UsageError(f"it holds a {type(content).__name__}", path, hint)
+        raise UsageError(f"it holds a {type(content).__name__}", path, _EXPECTED)
     table = TagTable(path)
     for name, tags in content.items():
         place = f"image {name}"
-        table.add(name, _tags(tags, f"{path}, {place}"), place)
+        table.add(name, _tags(tags, f"{path}, {place}", _EXPECTED), place)
     return table
 
 
@@ -103,13 +103,13 @@ def _parse(where: Path | str, text: str) -> Any:
         raise UsageError(f"not readable JSON ({error})", where, "export it again") from error
 
 
-def _tags(value: Any, where: str) -> list[str] | None:
+def _tags(value: Any, where: str, hint: str = 'write ["tag", ...]') -> list[str] | None:
     """Return a list of tags; null says nothing about the image."""
     if value is None:
         return None
     value = [value] if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
-        raise UsageError("its tags are no list of words", where, 'write ["tag", ...]')
+        raise UsageError("its tags are no list of words", where, hint)
     return value
 
 

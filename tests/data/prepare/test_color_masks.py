@@ -44,6 +44,13 @@ def test_colors_become_the_indices_of_their_classes(export):
     assert convert_color_masks(*arguments, CLASSES, workers=1).kept == 2
 
 
+def test_masks_that_would_be_one_are_refused(export):
+    root, _ = export
+    Image.open(root / "masks/a.png").save(root / "masks/a.bmp")
+    with refused(root / "masks", "a.bmp", "a.png"):
+        convert_color_masks(root / "masks", root / "labelmap.txt", root / "new", CLASSES, workers=1)
+
+
 def test_command(export, capsys):
     root, labels = export
     (root / "classes.txt").write_text("\n".join(CLASSES))

@@ -113,6 +113,12 @@ def test_cvat(read):
     assert table.shown == {"a.jpg": ["dog", "cat"], "b.jpg": []} and table.classes == ["cat", "dog"]
 
 
+def test_file_of_another_tool_is_told_what_is_read(read):
+    labelme = {"version": "5.0.1", "flags": {}, "shapes": [{"label": "cat"}], "imagePath": "a.jpg"}
+    with refused("image flags", "COCO or Label Studio"):
+        read(labelme)
+
+
 ENTITIES = '<!DOCTYPE a [<!ENTITY b "c">]><annotations><image name="&b;"/></annotations>'
 
 
