@@ -20,26 +20,26 @@ from dalnet.errors import UsageError, one_sentence_errors
 COMMANDS = {
     "check": "check tagged images before a training",
     "train": "train a model with a recipe or a config file",
-    "evaluate": "measure a checkpoint: sources and protocols in one pass over a split",
-    "zero-shot": "measure an open-vocabulary system on the field's data sets",
+    "evaluate": "measure a trained model on a data set",
+    "zero-shot": "measure an open-vocabulary system on the usual data sets",
     "predict": "segment your own images and videos",
     "label": "write label maps of tagged images, from their own tags",
     "figures": "draw the paper's figures for a trained model",
-    "export": "write a model as a bundle or as ONNX",
+    "export": "write a trained model as one safetensors file or as ONNX",
     "report": "show a run as one HTML page",
     "sweep": "train several configs with several seeds and compare them",
-    "prepare": "bring VOC, COCO or published label files into the layout that is read",
+    "prepare": "convert VOC, COCO or published label files into what dalnet reads",
     "demo": "train and evaluate on generated images",
     "install-detectron2": "install Detectron2 from PyPI",
-    "info": "show versions, devices, and where weights and data are looked for",
-    "completion": "print the completion script for a shell",
+    "info": "show versions, devices, recipes, and the folders of weights and data sets",
+    "completion": "print a script with which a shell completes the command",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; the exit status is 0, 1 after bad input, 2 after bad usage."""
     argv = sys.argv[1:] if argv is None else argv
-    # Names of files may hold letters that the terminal has not, or no letters at all.
+    # A file name may have letters that the terminal cannot show, or bytes that are no text.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     name = next((word for word in argv if not word.startswith("-")), "")

@@ -4,7 +4,9 @@
 import argparse
 
 
-def add_config(parser: argparse.ArgumentParser, text: str = "recipe or file") -> None:
+def add_config(
+    parser: argparse.ArgumentParser, text: str = "name of a recipe (see dalnet info) or a YAML file"
+) -> None:
     """Add ``--config``; ``--config-file``, the name in Detectron2, is accepted too."""
     parser.add_argument("--config", metavar="NAME|FILE", help=text)
     parser.add_argument("--config-file", dest="config", help=argparse.SUPPRESS)
@@ -13,19 +15,35 @@ def add_config(parser: argparse.ArgumentParser, text: str = "recipe or file") ->
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """Add ``--weights``."""
     parser.add_argument(
-        "--weights", metavar="PATH", help="checkpoint or folder of a training (MODEL.WEIGHTS)"
+        "--weights",
+        metavar="PATH",
+        help="checkpoint; or folder of a training (its newest checkpoint) or of a bundle; or "
+        "hf-hub:OWNER/NAME. Sets MODEL.WEIGHTS",
     )
 
 
-def add_keys(parser: argparse.ArgumentParser, text: str = "config keys, at the end") -> None:
-    """Add the trailing ``KEY VALUE ...``."""
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add ``--split``."""
+    text = "name of a registered data set, as voc_2012_sem_seg_val"
+    parser.add_argument("--split", required=True, metavar="NAME", help=text)
+
+
+def add_keys(
+    parser: argparse.ArgumentParser,
+    text: str = "config keys and their values, after all flags, as SOLVER.MAX_ITER 1000",
+) -> None:
+    """Add the trailing ``KEY VALUE ...``, which replace values of the config."""
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Add how many processes run on how many machines, as Detectron2 names them."""
+    """Add the flags for several processes and machines, by their names in Detectron2."""
     add = parser.add_argument
-    add("--num-gpus", type=int, default=1, help="of each machine; default: %(default)s")
-    add("--num-machines", type=int, default=1, help="default: %(default)s")
-    add("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    add("--dist-url", default="auto", help="where processes meet; auto: on one machine")
+    add("--num-gpus", type=int, default=1, help="GPUs of each machine; default: %(default)s")
+    add("--num-machines", type=int, default=1, help="number of machines; default: %(default)s")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add(
+        "--dist-url",
+        default="auto",
+        help="address of the first process, as tcp://HOST:PORT; auto: this machine",
+    )

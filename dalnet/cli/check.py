@@ -4,8 +4,8 @@
     dalnet check --images pets/ --tags pets.csv --output check.html
     dalnet check --images pets/ --tags pets.csv --masks pet_masks/
 
-Prints what was found and writes it as one page with thumbnails. The exit status is 0 if a training
-can start, and 1 if it cannot.
+Prints what was found and, with --output, writes it as one HTML page with thumbnails. The exit
+status is 0 if a training can start, and 1 if it cannot.
 """
 
 import argparse
@@ -23,11 +23,12 @@ from dalnet.labeling.tagged_training import ClassWords, read_class_words
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
-    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    add("--tags", type=Path, metavar="FILE", help="tags of the images (default: the sub-folders)")
-    add("--classes", type=Path, metavar="FILE", help="YAML: classes, synonyms, background")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
+    add("--tags", type=Path, metavar="FILE", help="file of tags (default: the sub-folders)")
+    text = "YAML file that lists classes, their words for CLIP, and synonyms (default: all tags)"
+    add("--classes", type=Path, metavar="FILE", help=text)
     add("--masks", type=Path, metavar="DIR", help="label maps (PNG) to compare with the tags")
-    add("--output", type=Path, metavar="FILE", help="the page; default: none is written")
+    add("--output", type=Path, metavar="FILE", help="HTML page to write (default: none)")
     add("--no-estimate", action="store_true", help="do not measure how long a training takes")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print the completion script for a shell.
+"""Print a script with which a shell completes dalnet's sub-commands and flags.
 
 dalnet completion bash > ~/.local/share/bash-completion/completions/dalnet
 """

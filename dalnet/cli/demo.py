@@ -4,7 +4,8 @@
     dalnet demo
     dalnet demo --eval-only --weights output/toy_dalnet/model_final.pth
 
-The images are made on the spot; the results, report.png among them, go to output/toy_dalnet.
+The images are generated when the demo starts. Results go to output/toy_dalnet; report.png there
+shows the first images with truth, CAM and prediction. The flags are those of "dalnet train".
 """
 
 import argparse
@@ -32,7 +33,9 @@ _NUM_IMAGES = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``: those of ``dalnet train``."""
-    parser.add_argument("--eval-only", action="store_true", help="train nothing")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate and draw, without a training"
+    )
     train.add_arguments(parser)
     parser.set_defaults(config="toy_dalnet")
 

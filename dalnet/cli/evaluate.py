@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a checkpoint: any sources and protocols in one pass over any registered split.
+"""Measure a checkpoint on a data set: any sources and protocols in one pass over its images.
 
     dalnet evaluate --weights output/voc_dalnet --split voc_2012_sem_seg_val
     dalnet evaluate --weights output/voc_dalnet/model_final.pth --split voc_2012_sem_seg_val \\
         --sources sem_seg,cam --protocols ss,ms+flip,ms+flip+crf
 
-Prints a table and writes results.json and results.csv. Interrupted, the same command goes on.
-With --alignment it also compares the object mask M_obj, and the cosines of patches with texts, with
-the true masks (alignment.json): they say why a CAM is good or bad.
+A source is what is measured: sem_seg (the segmentation head), cam, cam_inter (CAM of an
+intermediate block) or pseudo_label. A protocol is how: ss (one scale) or ms (several scales), then
++flip (also the flipped image) and +crf (refined by a dense CRF).
+
+Prints a table and writes results.json and results.csv. If it is interrupted, the same command goes
+on where it stopped. With --alignment it also compares the object mask M_obj and the cosines of
+patches with texts to the true masks (alignment.json), which helps to see why a CAM is good or bad.
 """
 
 import argparse
@@ -22,14 +26,14 @@ from dalnet.evaluation.alignment import evaluate_alignment
 from dalnet.evaluation.results import Result
 from dalnet.evaluation.run import PROTOCOLS, evaluate
 
-from .arguments import add_config, add_keys, add_processes, add_weights
+from .arguments import add_config, add_keys, add_processes, add_split, add_weights
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add to ``parser`` which checkpoint is measured, on what, and where results go."""
-    add_config(parser, "recipe or file (default: that in the checkpoint)")
+    """Add the flags for the checkpoint, the data set and the folder of the results."""
+    add_config(parser, "recipe or YAML file (default: the config in the checkpoint)")
     add_weights(parser)
-    parser.add_argument("--split", required=True, help="a registered data set")
+    add_split(parser)
     text = "folder of the results (default: OUTPUT_DIR/evaluation/SPLIT)"
     parser.add_argument("--output", metavar="DIR", help=text)
 
@@ -38,12 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add_checkpoint_arguments(parser)
     add = parser.add_argument
-    add("--sources", default="", help="as sem_seg,cam (default: all that the system has)")
-    text = "ss or ms, then +flip, +crf; default: %(default)s"
+    add("--sources", default="", help="sources, as sem_seg,cam (default: all that the system has)")
+    text = "protocols, each ss or ms, then +flip and +crf as wanted; default: %(default)s"
     add("--protocols", default=",".join(PROTOCOLS), help=text)
     add("--dump", type=Path, metavar="DIR", help="folder to write the predictions to")
-    add("--workers", type=int, help="CRF processes (default: one a core, without a GPU fewer)")
-    add("--alignment", action="store_true", help="measure also what the alignment works with")
+    text = "number of CRF processes (default: the number of cores; about half of it without a GPU)"
+    add("--workers", type=int, help=text)
+    text = "also compare the object mask and the patches' cosines with the true masks"
+    add("--alignment", action="store_true", help=text)
     add_processes(parser)
     add_keys(parser)
 

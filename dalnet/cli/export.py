@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a trained model in other forms: a bundle in one safetensors file, ONNX, ONNX in 8 bits.
+"""Write a trained model in another format: one safetensors file, ONNX, or ONNX in 8 bits.
 
     dalnet export --weights output/pets --output exported
     dalnet export --weights output/pets --output exported --format onnx,onnx-int8 --images holiday/
 
-bundle (weights, classes, config and a model card) predicts like a checkpoint; --push OWNER/NAME
-publishes it on the Hugging Face hub. onnx takes images of any size in multiples of the patch, one
-scale, no CRF. With --images the exported files are compared with the model on up to 16 of them:
-parity.json. ONNX needs: pip install "dalnet[export]".
+bundle: weights, classes and config in one safetensors file, with a model card. It is used like a
+checkpoint; --push OWNER/NAME publishes it on the Hugging Face hub.
+onnx: takes images whose sides are multiples of the patch size; one scale, no CRF. onnx-int8 has
+8-bit weights. Both need: pip install "dalnet[export]".
+With --images the ONNX files are compared with the model on up to 16 images of that folder; the
+differences and times go to parity.json.
 """
 
 import argparse
@@ -33,15 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
     add_weights(parser)
-    add("--output", type=Path, required=True, metavar="DIR", help="folder of the files")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     add(
         "--format",
         default="bundle",
         metavar="NAME,...",
-        help=f"of {', '.join(_FORMATS)}; default: %(default)s",
+        help=f"one or several of {', '.join(_FORMATS)}; default: %(default)s",
     )
-    add("--images", type=Path, metavar="DIR", help="images to compare the ONNX files on")
-    add("--push", default="", metavar="OWNER/NAME", help="publish the bundle on the hub")
+    add("--images", type=Path, metavar="DIR", help="folder of images to compare the ONNX files on")
+    add(
+        "--push",
+        default="",
+        metavar="OWNER/NAME",
+        help="publish the bundle on the Hugging Face hub",
+    )
     add("--overwrite", action="store_true", help="replace what the folder holds")
 
 

@@ -6,6 +6,8 @@
     dalnet figures compare --split voc_2012_sem_seg_val --output compare.pdf \\
         --model "without alignment" output/a/model_final.pth \\
         --model DALNet output/b/model_final.pth
+
+"dalnet figures FIGURE --help" shows the flags of a figure.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from dalnet.figures.images import choose_images, predict_images
 from dalnet.figures.layout import check_format, save_figure
 from dalnet.figures.sheet import draw_sheet
 
-from .arguments import add_config, add_keys, add_weights
+from .arguments import add_config, add_keys, add_split, add_weights
 
 FIGURES = {
     "cams": "Figure 3: CAM of each class that an image shows",
@@ -36,7 +38,7 @@ FIGURES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to a parser."""
-    figures = parser.add_subparsers(dest="figure", required=True)
+    figures = parser.add_subparsers(dest="figure", metavar="FIGURE", required=True)
     for name, text in FIGURES.items():
         _add_figure_arguments(figures.add_parser(name, help=text, description=text), name)
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         UsageError: the format, a model or the choice of images cannot be used.
     """
     check_format(args.output)
-    # Warnings are seen; nothing but the figure is written.
+    # On the terminal only: no file but the figure is written.
     setup_logger(name="dalnet")
     save_figure(args.output, _draw(args))
     print(f"written: {args.output}")
@@ -63,32 +65,35 @@ def _add_figure_arguments(parser: argparse.ArgumentParser, figure: str) -> None:
             action="append",
             required=True,
             metavar=("LABEL", "FILE"),
-            help="what it is called in the figure, and its checkpoint; once for each model",
+            help="name of a model in the figure, and its checkpoint; give it once for each model",
         )
     else:
         add_weights(parser)
-    add_config(parser, "recipe or file (default: the config in the checkpoint)")
-    add("--split", required=True, help="a registered data set")
-    add("--output", type=Path, required=True, help="FILE.png or FILE.pdf")
+    add_config(parser, "recipe or YAML file (default: the config in the checkpoint)")
+    add_split(parser)
+    add("--output", type=Path, required=True, metavar="FILE", help="FILE.png or FILE.pdf")
     images = parser.add_mutually_exclusive_group()
-    images.add_argument("--images", default="", help="ids (file names without suffix): ID1,ID2")
-    text = "images, drawn at random; default: %(default)s"
+    text = "images to draw, by their file names without suffix"
+    images.add_argument("--images", default="", metavar="NAME,...", help=text)
+    text = "number of images, chosen at random; default: %(default)s"
     images.add_argument("--count", type=int, default=4, help=text)
-    add("--seed", type=int, default=0, help="seed of the draw; default: %(default)s")
-    add("--colorblind", action="store_true", help="colors safe for everyone")
+    add("--seed", type=int, default=0, help="seed of the random choice; default: %(default)s")
+    text = "use colors that color-blind readers can tell apart"
+    add("--colorblind", action="store_true", help=text)
     if figure == "segmentations":
-        text = "ss or ms, then +flip and +crf as wanted; default: %(default)s"
+        text = "ss (one scale) or ms (several), then +flip and +crf as wanted; default: %(default)s"
         add("--protocol", default="ss", help=text)
     elif figure == "compare":
-        add("--class-name", help="default: the largest CAM of the image's classes")
+        text = "class whose CAMs are drawn (default: the maximum over each image's classes)"
+        add("--class-name", help=text)
     elif figure == "similarity":
-        text = "color each map by its own range, not by all maps'"
+        text = "use the whole color scale for each map, instead of one scale for all maps"
         add("--stretch", action="store_true", help=text)
     add_keys(parser)
 
 
 def _draw(args: argparse.Namespace) -> Figure:
-    """Load the models, choose images and draw what the models say of them."""
+    """Load the models, choose images and draw the models' results on them."""
     configs = _read_configs(args)
     models = {label: load_model(cfg) for label, cfg in configs.items()}
     needs_cams = args.figure != "segmentations"
@@ -118,7 +123,7 @@ def _draw(args: argparse.Namespace) -> Figure:
 
 
 def _read_configs(args: argparse.Namespace) -> dict[str, CfgNode]:
-    """Return the config of each model by what it is called."""
+    """Return the config of each model by the model's name in the figure."""
     models = args.model if args.figure == "compare" else [("", args.weights)]
     labels = [label for label, _ in models]
     if len(set(labels)) < len(labels):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show versions, devices, systems, recipes, and where weights and data are looked for.
+"""Show versions, devices, systems, recipes, and the folders of weights and data sets.
 
 dalnet info
 """

@@ -5,10 +5,11 @@
     dalnet label --weights output/pets --images more/ --tags more.csv --output labeled_more \\
         --format coco,label-studio --overlays
 
-Without --images the images of the training are labeled, as its folder describes them.
-Interrupted, the same command goes on. The folder gets images/, masks/ (PNG with a palette: 0
-background, then the classes) and dataset_meta.json, as Datumaro, FiftyOne and LightlyTrain read
-them; confidence/; and uncertain.csv, the images that a person should look at first.
+Without --images the images that the model was trained on are labeled. If it is interrupted, the
+same command goes on where it stopped. The folder of --output gets images/, masks/ (PNG with a
+palette: 0 background, then the classes) and dataset_meta.json, a layout that Datumaro, FiftyOne and
+LightlyTrain read; confidence/ (PNG, 0 to 255); and uncertain.csv, the images that a person should
+look at first.
 """
 
 import argparse
@@ -32,17 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
     add_weights(parser)
-    add("--images", type=Path, metavar="DIR", help="folder of the images (default: the training's)")
-    add("--tags", type=Path, metavar="FILE", help="tags of the images (default: the sub-folders)")
-    text = "what an image without tags shows: nothing is known (it is left out), or no class"
+    add("--images", type=Path, metavar="DIR", help="folder of images (default: the training's)")
+    add("--tags", type=Path, metavar="FILE", help="file of tags (default: the sub-folders)")
+    text = "images without tags: unknown leaves them out, none takes them to show no class"
     add("--untagged", choices=("unknown", "none"), default="unknown", help=text)
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the label maps")
-    add("--source", choices=("sem_seg", "cam"), default="sem_seg", help="default: %(default)s")
-    text = "ss or ms, then +flip and +crf; default: %(default)s"
+    text = "label by the segmentation head or by CAMs; default: %(default)s"
+    add("--source", choices=("sem_seg", "cam"), default="sem_seg", help=text)
+    text = "ss (one scale) or ms (several), then +flip and +crf as wanted; default: %(default)s"
     add("--protocol", type=Protocol.parse, default=_PROTOCOL, help=text)
-    add("--format", default="", metavar="NAME,...", help=f"also write {', '.join(WRITERS)}")
-    add("--overlays", action="store_true", help="also write overlays/")
-    add("--overwrite", action="store_true", help="replace label maps of other settings")
+    text = f"also write annotations in these formats: {', '.join(WRITERS)}"
+    add("--format", default="", metavar="NAME,...", help=text)
+    text = "also write overlays/, each image with its labels in color"
+    add("--overlays", action="store_true", help=text)
+    text = "replace label maps in the folder that were made with another model or other settings"
+    add("--overwrite", action="store_true", help=text)
     add_keys(parser)
 
 

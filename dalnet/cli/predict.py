@@ -5,16 +5,16 @@
         --input images/ "more/*.jpg" --output predicted
 
 Of an image "dog.jpg" it writes, into the folder of --output:
-  dog_overlay.jpg     the image with its classes in color, named where they stand
+  dog_overlay.jpg     the image with its classes in color and their names on them
   dog_mask.png        class indices with VOC's palette, 0 for background
   dog_cam_CLASS.png   where the classifier sees a class (--save cam, or --image-classes)
 and of a video "walk.mp4":
-  walk_overlay.mp4    of the same size and frame rate, without sound
+  walk_overlay.mp4    the same in each frame; same size and frame rate, no sound
   walk_mask/*.png     a mask per frame (--save mask)
 
-What lies in folders stays in folders of the same names below --output. Results of an earlier run
-are replaced, inputs never. What cannot be read is left out and listed at the end; the exit status
-is 1 if nothing could be predicted. The log and the full config are in the folder "log" there.
+Inputs in sub-folders keep these sub-folders below --output. Results of an earlier run are replaced,
+input files never. Files that cannot be read are left out and listed at the end; the exit status is
+1 if nothing could be predicted. The log and the full config go to the folder "log" in --output.
 """
 
 import argparse
@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to a parser."""
     add = parser.add_argument
     add_weights(parser)
-    add_config(parser, "recipe or file; only for checkpoints of before 0.2: later ones hold it")
+    add_config(parser, "recipe or YAML file; needed only for checkpoints of versions before 0.2")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input",
         nargs="+",
         metavar="PATH",
-        help="files; folders, searched for images with all folders in them; quoted patterns such "
-        'as "images/**/*.png"; videos by their suffix (in folders only by a pattern)',
+        help="image and video files; folders, whose images are taken, those of sub-folders too; "
+        'patterns in quotes, as "images/**/*.png". Videos in a folder are found by a pattern only',
     )
     source.add_argument("--webcam", type=int, metavar="N", help="record camera N until Ctrl-C")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
@@ -55,34 +55,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save",
         type=_names,
         metavar="KINDS",
-        help="of overlay,mask,cam; default: overlay,mask, of videos overlay (they have no CAMs)",
+        help="what to write, of overlay,mask,cam (default: overlay,mask for images, overlay for "
+        "videos, which have no CAMs)",
     )
     add(
         "--classes",
         type=_names,
         metavar="NAMES",
-        help="show only these classes, as dog,cat, and the others as background; masks keep all. A "
-        "system that is open to any classes, as CoDe, looks for these",
+        help="draw only these classes, as dog,cat, in overlays; masks keep all classes. An "
+        "open-vocabulary system, as CoDe, looks for these classes",
     )
     add(
         "--image-classes",
         type=_names,
         metavar="NAMES",
-        help="classes to write CAMs of; without it those found in the image. A CAM needs to be "
-        "told its class: it lights up somewhere even if the image does not show that class. A "
-        "system without segmentation head finds these classes only",
+        help="classes that the image shows, whose CAMs are written (default: those found in it). "
+        "The CAM of a class that the image does not show still has its maximum somewhere. A "
+        "system without segmentation head finds only the classes named here",
     )
-    text = "predict images with a longer side in overlapping tiles of so many pixels (no CAMs)"
+    text = "cut images with a longer side than this into overlapping tiles of it (no CAMs then)"
     add("--tile", type=int, default=0, metavar="PIXELS", help=text)
     add(
         "--protocol",
-        help="ss (single scale) or ms (several), then +flip and +crf as wanted, as in ms+flip+crf: "
-        "slower, more exact; default: what TEST of the config says",
+        help="ss (one scale) or ms (several), then +flip and +crf as wanted, as ms+flip+crf, which "
+        "is slower and more exact (default: as the config's TEST says)",
     )
     add_keys(
         parser,
-        "keys of the config, at the end; for very large images INPUT.MIN_SIZE_TEST 448 (the "
-        "network then sees them with 448 pixels on the short side)",
+        "config keys and their values, after all flags; for very large images "
+        "INPUT.MIN_SIZE_TEST 448, which scales the short side to 448 pixels for the network",
     )
 
 

@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring VOC, COCO, PASCAL Context or published label files into the layout that is read.
+"""Convert VOC, COCO, PASCAL Context or published label files into what dalnet reads.
 
     dalnet prepare voc --input benchmark_RELEASE/dataset
     dalnet prepare coco --splits train val
     dalnet prepare context --input trainval
     dalnet prepare labels --input cls_labels.npy --classes voc --output image_tags.json
-    dalnet prepare masks --input SegmentationClass --label-map labelmap.txt --classes classes.txt \
+    dalnet prepare masks --input SegmentationClass --label-map labelmap.txt --classes classes.txt \\
         --output masks
 
-voc makes VOC 2012's train_aug split from the SBD release and VOC's own masks, coco makes COCO
-2014's label maps from the instance annotations, labels converts a published cls_labels.npy without
-trusting its pickle, masks converts masks in color (CVAT's) to class indices. context makes PASCAL
-Context's label maps from its release, for dalnet zero-shot, which reads its other data sets as they
-are published.
+"dalnet prepare KIND --help" shows the flags of a kind.
 """
 
 import argparse
@@ -33,28 +29,42 @@ _CLASSES = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    voc = kinds.add_parser("voc", help="VOC 2012's train_aug split")
-    voc.add_argument("--input", type=Path, required=True, help="benchmark_RELEASE/dataset of SBD")
-    coco = kinds.add_parser("coco", help="COCO 2014's label maps")
-    coco.add_argument("--splits", nargs="+", choices=("train", "val"), default=("train", "val"))
-    context = kinds.add_parser("context", help="PASCAL Context's label maps")
-    context.add_argument("--input", type=Path, required=True, help="trainval of its release")
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+
+    def add_kind(name: str, text: str) -> argparse.ArgumentParser:
+        return kinds.add_parser(name, help=text, description=text)
+
+    voc = add_kind("voc", "make VOC 2012's train_aug split from SBD and VOC's own masks")
+    text = "folder benchmark_RELEASE/dataset of the SBD archive"
+    voc.add_argument("--input", type=Path, required=True, metavar="DIR", help=text)
+    coco = add_kind("coco", "make COCO 2014's label maps from its instance annotations")
+    text = "which of the two splits to convert (default: both)"
+    splits = ("train", "val")
+    coco.add_argument("--splits", nargs="+", choices=splits, default=splits, help=text)
+    context = add_kind("context", "make PASCAL Context's label maps, for dalnet zero-shot")
+    text = "folder trainval of the PASCAL Context archive"
+    context.add_argument("--input", type=Path, required=True, metavar="DIR", help=text)
     for kind, name in ((voc, "VOC2012"), (coco, "coco"), (context, "VOC2010")):
         text = f"folder of the data set (default: $DETECTRON2_DATASETS/{name})"
-        kind.add_argument("--output", type=Path, default=datasets_root() / name, help=text)
-        kind.add_argument("--workers", type=int, help="processes (default: all cores)")
-    labels = kinds.add_parser("labels", help="image_tags.json from a cls_labels.npy")
-    labels.add_argument("--input", type=Path, required=True, help="the .npy file")
-    labels.add_argument("--output", type=Path, required=True, help="image_tags.json")
-    masks = kinds.add_parser("masks", help="masks of class indices from masks in color")
-    masks.add_argument("--input", type=Path, required=True, help="folder of the color masks")
-    masks.add_argument("--label-map", type=Path, required=True, help="CVAT's labelmap.txt")
-    masks.add_argument("--output", type=Path, required=True, help="folder of the new masks")
-    masks.add_argument("--workers", type=int, help="processes (default: all cores)")
+        folder = datasets_root() / name
+        kind.add_argument("--output", type=Path, default=folder, metavar="DIR", help=text)
+    labels = add_kind("labels", "convert a published cls_labels.npy without running its pickle")
+    add = labels.add_argument
+    add("--input", type=Path, required=True, metavar="FILE", help="the .npy file")
+    text = "file of tags to write, as image_tags.json"
+    add("--output", type=Path, required=True, metavar="FILE", help=text)
+    masks = add_kind("masks", "convert masks in color, as CVAT exports them, to class indices")
+    add = masks.add_argument
+    add("--input", type=Path, required=True, metavar="DIR", help="folder of the color masks")
+    text = "labelmap.txt of CVAT, which names the class of each color"
+    add("--label-map", type=Path, required=True, metavar="FILE", help=text)
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the new masks")
+    for kind in (voc, coco, context, masks):
+        text = "number of processes (default: the number of cores)"
+        kind.add_argument("--workers", type=int, help=text)
     for kind in (labels, masks):
-        text = "list of the classes in their order: voc, coco, or a classes.txt"
-        kind.add_argument("--classes", required=True, help=text)
+        text = "the classes in their order: voc, coco, or a text file with one name a line"
+        kind.add_argument("--classes", required=True, metavar="NAME|FILE", help=text)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,7 +3,8 @@
 
     dalnet report --weights output/voc_dalnet/model_final.pth --split voc_2012_sem_seg_val
 
-Curves come from metrics.json beside the weights, results from what the evaluation wrote there.
+The curves are read from metrics.json beside the weights, the results from results.json of
+"dalnet evaluate"; the gallery is made by running the model.
 """
 
 import argparse
@@ -13,29 +14,31 @@ from dalnet.checkpoint import config_for
 from dalnet.engine import setup
 from dalnet.report.run import MAX_IMAGES, write_report
 
-from .arguments import add_config, add_keys, add_weights
+from .arguments import add_config, add_keys, add_split, add_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to a parser."""
-    add_config(parser, "recipe or file (default: the config in the checkpoint)")
+    add_config(parser, "recipe or YAML file (default: the config in the checkpoint)")
     add_weights(parser)
     add = parser.add_argument
-    add("--split", required=True, help="a registered data set")
-    add("--run", type=Path, help="folder of metrics.json (default: the folder of the weights)")
+    add_split(parser)
+    text = "folder with metrics.json (default: the folder of the weights)"
+    add("--run", type=Path, metavar="DIR", help=text)
     add(
         "--results",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help="results.json of an evaluation; may be repeated (default: of RUN/evaluation/SPLIT)",
+        help="a results.json; may be given several times (default: that in DIR/evaluation/SPLIT)",
     )
-    text = "the page (default: OUTPUT_DIR/report/SPLIT/report.html)"
+    text = "page to write (default: OUTPUT_DIR/report/SPLIT/report.html)"
     add("--output", type=Path, metavar="FILE", help=text)
-    text = f"of each group, at most {MAX_IMAGES} (default: %(default)s)"
+    text = f"images in each group of the gallery, 1 to {MAX_IMAGES}; default: %(default)s"
     add("--images", type=int, default=8, help=text)
-    add("--colorblind", action="store_true", help="colors that color-blind readers tell apart")
+    text = "use colors that color-blind readers can tell apart"
+    add("--colorblind", action="store_true", help=text)
     add_keys(parser)
 
 

@@ -4,8 +4,9 @@
     dalnet sweep --config sweeps/ablation_toy --seeds 1,2,3 --jobs 2
     dalnet sweep --config sweeps/ablation_toy --table-only --reference dalnet
 
-Interrupted, the same command goes on. Each training has one thread (OMP_NUM_THREADS) and, where
-there are several GPUs, one of them. The table goes to table.md and table.json in --output.
+A sweep file is a YAML file that names several configs; see configs/sweeps. If the sweep is
+interrupted, the same command goes on where it stopped. Each training has one thread
+(OMP_NUM_THREADS) and at most one GPU. The table goes to table.md and table.json in --output.
 """
 
 import argparse
@@ -22,14 +23,20 @@ from .arguments import add_keys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
-    add("--config", required=True, metavar="NAME|FILE", help="as sweeps/ablation_toy")
-    add("--seeds", default="1,2,3", help="default: %(default)s")
-    add("--runs", default="", metavar="RUN,...", help="only these of the file (default: all)")
-    add("--jobs", type=int, default=1, help="trainings at a time")
-    add("--output", type=Path, help="folder (default: output/sweeps/<name of the file>)")
-    add("--reference", metavar="RUN", help="compare the others with it")
-    add("--table-only", action="store_true", help="train nothing")
-    add_keys(parser, "config keys for all runs, at the end")
+    add("--config", required=True, metavar="NAME|FILE", help="sweep file, as sweeps/ablation_toy")
+    text = "seeds that every run is trained with; default: %(default)s"
+    add("--seeds", default="1,2,3", help=text)
+    text = "train only these runs of the file (default: all)"
+    add("--runs", default="", metavar="RUN,...", help=text)
+    text = "how many trainings go on at the same time; default: %(default)s"
+    add("--jobs", type=int, default=1, help=text)
+    text = "folder to write to (default: output/sweeps/<name of the file>)"
+    add("--output", type=Path, metavar="DIR", help=text)
+    text = "run that the others are compared with, in one more column of the table"
+    add("--reference", metavar="RUN", help=text)
+    text = "train nothing; write the table of what is finished"
+    add("--table-only", action="store_true", help=text)
+    add_keys(parser, "config keys and their values, for all runs, after all flags")
 
 
 def run(args: argparse.Namespace, train_command: Sequence[str] = TRAIN_COMMAND) -> None:

@@ -6,11 +6,10 @@
     dalnet train --config voc_dalnet --output output/voc --resume
     dalnet train --images pets/ --tags pets.csv --output output/pets
 
-Tags are a .csv or .tsv file (file,tags with tags separated by ";", or one column a tag with 1, 0 or
-nothing), .json (image to list), .jsonl, or an export of COCO, Label Studio or CVAT; without --tags
-each sub-folder is a class. The recipe is then chosen from the hardware and the data; --config and
-keys overrule it. The run's folder gets config.yaml, log.txt, metrics.json, checkpoints and
-evaluation/.
+With --images the recipe is chosen from the hardware and the data; --config and keys go before it.
+Tags are a .csv or .tsv file (columns file,tags with ";" between tags, or one column for each tag
+with 1, 0 or nothing), .json (image to list), .jsonl, or an export of COCO, Label Studio or CVAT.
+The folder of the run gets config.yaml, log.txt, metrics.json, checkpoints and evaluation/.
 """
 
 import argparse
@@ -28,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add_config(parser)
     add_weights(parser)
-    parser.add_argument("--output", metavar="DIR", help="folder of the run (OUTPUT_DIR)")
-    text = "go on where the training in the folder of the run was interrupted"
+    parser.add_argument("--output", metavar="DIR", help="folder of the run; sets OUTPUT_DIR")
+    text = "go on with the interrupted training in the folder of the run"
     parser.add_argument("--resume", action="store_true", help=text)
-    text = "remove the training that the folder of the run holds, and train anew"
+    text = "remove an earlier training from the folder of the run, and train anew"
     parser.add_argument("--overwrite", action="store_true", help=text)
     _add_image_arguments(parser)
     add_processes(parser)
@@ -40,19 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("your own images").add_argument
-    add("--images", type=Path, metavar="DIR", help="folder of the images, with its sub-folders")
-    add("--tags", type=Path, metavar="FILE", help="tags of the images (default: the sub-folders)")
-    add("--classes", type=Path, metavar="FILE", help="YAML: classes, synonyms, background")
-    text = "what an image without tags shows: nothing is known, or no class; default: %(default)s"
+    add("--images", type=Path, metavar="DIR", help="folder of images, sub-folders included")
+    text = "file of tags (default: each sub-folder is a class)"
+    add("--tags", type=Path, metavar="FILE", help=text)
+    text = "YAML file that lists classes, their words for CLIP, and synonyms (default: all tags)"
+    add("--classes", type=Path, metavar="FILE", help=text)
+    text = "images without tags: unknown leaves them out, none takes them to show no class"
     add("--untagged", choices=("unknown", "none"), default="unknown", help=text)
     add("--masks", type=Path, metavar="DIR", help="label maps (PNG), for evaluation only")
-    text = "corrected label maps (PNG), which training uses in place of its pseudo labels"
+    text = (
+        "label maps (PNG) that you have corrected; they replace the pseudo labels of their images"
+    )
     add("--corrections", type=Path, metavar="DIR", help=text)
-    text = "held out: a list of images or a fraction (default: 0.15 of those with a mask)"
+    text = "images held out for evaluation: a file that lists them, or a fraction of the images "
+    text += "with a mask (default: 0.15)"
     add("--val", default="", metavar="FILE|FRACTION", help=text)
-    add("--encoder", default="", metavar="NAME|FILE", help="a model of timm, or its weights")
-    add("--texts", default="", metavar="FILE", help="text embeddings in place of CLIP's text tower")
-    add("--no-alignment", action="store_true", help="train the plain ViT with L_ptc, without texts")
+    text = "vision transformer: its name in timm, or a file of its weights (default: as the recipe)"
+    add("--encoder", default="", metavar="NAME|FILE", help=text)
+    text = "file of text embeddings of the classes, instead of CLIP's text tower"
+    add("--texts", default="", metavar="FILE", help=text)
+    text = "train without texts and without the two alignment losses"
+    add("--no-alignment", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure an open-vocabulary system on the field's data sets, under one of its two presets.
+"""Measure an open-vocabulary system on the usual data sets, by one of two usual protocols.
 
     dalnet zero-shot --weights output/code --data voc21 context60 --preset tcl
     dalnet zero-shot --config projects/CoDe/configs/naclip.yaml --data voc21 --preset sclip
 
-tcl is how CoDe and TCL are measured: short side 448, windows of 448 pixels, one name a class, the
-background a constant. sclip is how SCLIP and NACLIP are: short side 336, windows of 224, several
-names a class in 80 sentences, a threshold on probabilities. Figures of one cannot be compared with
-those of the other, so that every table says the preset. Of a preset, numbers can be changed:
+The preset is the protocol. tcl is that of TCL and CoDe: short side 448 pixels, windows of 448, one
+name for each class, a constant background score. sclip is that of SCLIP and NACLIP: short side 336,
+windows of 224, several names for each class in 80 sentences, a threshold on probabilities. Results
+of the two cannot be compared, so every table names its preset. Numbers of a preset can be changed:
 --preset tcl:short_side=96,crop=96,stride=48.
 
 The data sets are voc21, voc20, context60, context59, coco_object, coco_stuff, cityscapes, ade20k,
-and any other registered one with masks, as toy_val.
+and every other registered one that has masks, as toy_val.
 """
 
 import argparse
@@ -37,13 +37,13 @@ from .arguments import add_config, add_keys, add_processes, add_weights
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
-    add_config(parser, "recipe or file (default: that in the checkpoint)")
+    add_config(parser, "recipe or YAML file (default: the config in the checkpoint)")
     add_weights(parser)
-    text = "measure the model as it is before training, for comparison"
+    text = "without --weights: measure the model of --config before any training"
     add("--untrained", action="store_true", help=text)
-    add("--data", nargs="+", required=True, metavar="NAME", help="data sets")
+    add("--data", nargs="+", required=True, metavar="NAME", help="data sets, see above")
     add("--preset", default="tcl", help=f"{' or '.join(PRESETS)}; default: %(default)s")
-    add("--limit", type=int, metavar="N", help="measure on N images of each data set")
+    add("--limit", type=int, metavar="N", help="measure on only N images of each data set")
     text = "folder of the results (default: OUTPUT_DIR/evaluation)"
     add("--output", type=Path, metavar="DIR", help=text)
     add_processes(parser)
