@@ -23,6 +23,7 @@ from dalnet.data.datasets.tagged import (
     read_tag_table,
 )
 from dalnet.data.image_files import find_images
+from dalnet.data.tags import match_names
 from dalnet.errors import UsageError
 from dalnet.io import read_lines, read_text
 from dalnet.modeling.clip.weights import find_weights
@@ -155,17 +156,31 @@ def _choose_held_out(records: Sequence[Mapping[str, Any]], val: str) -> list[str
     try:
         fraction = float(val) if val else _HELD_OUT * bool(with_mask)
     except ValueError:
-        listed = read_lines(Path(val), "write one image a line")
-        if unknown := set(listed) - {*names}:
-            what = f"there is no image {min(unknown)}"
-            raise UsageError(what, val, "write paths below the folder of the images") from None
-        return listed
+        return _read_held_out(Path(val), names)
     if not 0 <= fraction < 1:
         raise UsageError(f"{fraction} of the images", where="val", hint="use 0 to below 1")
     candidates = with_mask or names
-    count = round(fraction * len(candidates))
+    count = max(round(fraction * len(candidates)), int(fraction > 0))
     chosen = np.random.default_rng(0).permutation(len(candidates))[:count]
-    return [candidates[number] for number in sorted(chosen)]
+    return _leave_some([candidates[number] for number in sorted(chosen)], names)
+
+
+def _read_held_out(path: Path, names: Sequence[str]) -> list[str]:
+    """Return the images that a text file lists, as files of tags name them."""
+    if not path.is_file():
+        hint = "write a fraction, as 0.2, or name a list of images"
+        raise UsageError(f"{str(path)!r} is no number and no file", "val", hint)
+    found, unclear = match_names(read_lines(path, "write one image a line"), names)
+    for line, candidates in unclear.items():
+        meant = " or ".join(candidates) or "no image"
+        raise UsageError(f"{line!r} means {meant}", path, "write paths below the folder of images")
+    return _leave_some(list(dict.fromkeys(found.values())), names)
+
+
+def _leave_some(held_out: list[str], names: Sequence[str]) -> list[str]:
+    if len(held_out) == len(names):
+        raise UsageError("it holds out every image", "val", "leave some for the training")
+    return held_out
 
 
 def prepare_run(

@@ -121,6 +121,26 @@ def test_masks_of_other_values_are_converted_for_the_held_out_images(folder):
         assert np.array_equal(new, np.array([0, 2, 1])[old])
 
 
+def test_few_masks_are_evaluated_too(folder):
+    for number in range(8):
+        (folder / "masks" / f"{number}.png").unlink()
+    described = describe_images(folder / "images", folder / "tags.csv", masks=folder / "masks")
+    assert len(described.held_out) == 1 and described.held_out[0] in ("8.png", "9.png")
+
+
+def test_list_of_held_out_images(folder):
+    paths, listed = (folder / "images", folder / "tags.csv"), folder / "val.txt"
+    listed.write_bytes("\ufeff1\r\n./2.png\r\n1.png\r\n".encode())
+    assert describe_images(*paths, val=str(listed)).held_out == ("1.png", "2.png")
+    listed.write_text("1.png\ngone.png\n")
+    with refused(listed, "gone.png"):
+        describe_images(*paths, val=str(listed))
+    listed.write_text("\n".join(f"{number}.png" for number in range(10)))
+    for wrong in (str(listed), "20%", "1.0"):
+        with refused("val"):
+            describe_images(*paths, val=wrong)
+
+
 @pytest.mark.parametrize("kind", ["masks", "corrections"])
 def test_masks_that_are_of_no_image_are_named(folder, caplog, kind):
     masks = folder / "masks"
