@@ -7,6 +7,8 @@ import helpers
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 
 from dalnet.config import load_config
 from dalnet.engine import run, setup
@@ -216,11 +218,13 @@ def test_gpu_that_is_not_there(capsys, job, monkeypatch):
     assert refused(capsys, job, "MODEL.DEVICE", "cuda:1").startswith("error: MODEL.DEVICE: ")
 
 
-def test_batch_that_processes_cannot_share(job):
+def test_batch_that_processes_cannot_share(job, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
     with helpers.refused("SOLVER.IMS_PER_BATCH", "3 processes"):
-        setup(load_config(str(job.config)), num_processes=3)
+        setup(load_config(str(job.config)))
     # In evaluation images go through one at a time.
-    setup(load_config(str(job.config)), num_processes=3, eval_only=True)
+    setup(load_config(str(job.config)), eval_only=True)
 
 
 def test_missing_config_file(capsys, job):

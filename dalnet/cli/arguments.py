@@ -40,6 +40,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """Add the flags for several processes and machines, by their names in Detectron2."""
     add = parser.add_argument
     add("--num-gpus", type=int, default=1, help="GPUs of each machine; default: %(default)s")
+    text = "processes of each machine, on the CPU; default: as many as GPUs"
+    add("--num-processes", type=int, default=0, help=text)
     add("--num-machines", type=int, default=1, help="number of machines; default: %(default)s")
     add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     add(

@@ -55,7 +55,6 @@ def main(args: argparse.Namespace) -> None:
     if len(cfg.DATASETS.TEST) != 1:
         raise UsageError("the demo shows one split", where="DATASETS.TEST", hint="name one")
     cfg.TEST.EVAL_CAM = True
-    processes = max(args.num_gpus, 1) * args.num_machines
     # The recipe's own folder is the demo's, which may run again.
     is_own = cfg.OUTPUT_DIR == load_config(args.config_file).OUTPUT_DIR
     modes = {"resume": args.resume, "overwrite": args.overwrite or (is_own and not args.resume)}
@@ -64,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
         model = load_model(cfg, args.resume)
         results = Trainer.test(cfg, model)
     else:
-        trainer = run_training(cfg, num_processes=processes, **modes)
+        trainer = run_training(cfg, **modes)
         model, results = trainer.model, trainer.results
     if comm.is_main_process():
         unwrapped = getattr(model, "module", model)

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from dalnet.errors import UsageError
 
 from .generators import Generators, generator_states
-from .interruption import STATUS, Interruption
+from .interruption import Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class CheckpointHook(HookBase):
             self._save(self._done, comm.all_gather(self._generators))
         if number:
             logger.info("Stopped after %d iterations; resume to go on.", count)
-            raise SystemExit(STATUS)
+            self._interruption.exit()
 
     def after_train(self) -> None:
         """Save what is complete if a failure has ended the training."""

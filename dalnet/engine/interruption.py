@@ -4,6 +4,7 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,7 +16,9 @@ from detectron2.utils import comm
 # Exit status of a training that was asked to stop and has saved itself (EX_TEMPFAIL of sysexits.h:
 # the same command may be tried again, here with resume).
 STATUS = 75
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# A signal may come twice at once, from a terminal and from the process that started this one.
+_ONE_SIGNAL = 1.0  # seconds
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Interruption:
     """Notes SIGTERM, SIGINT and SIGUSR1 until the step that is being taken is done.
 
-    The second signal raises :class:`KeyboardInterrupt` at once.
+    A second signal raises :class:`KeyboardInterrupt` at once.
 
     Attributes:
         number: of the signal that has come; 0 for none.
@@ -32,6 +35,8 @@ class Interruption:
     def __init__(self) -> None:
         """No signal has come."""
         self.number = 0
+        self._time = 0.0  # when it came
+        self._is_over = False
         self._is_immediate = False
         self._pid = os.getpid()
 
@@ -39,7 +44,7 @@ class Interruption:
     def noted(self) -> Iterator[None]:
         """Note signals in the block."""
         try:
-            before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            before = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # not in the main thread, which alone may handle signals
             before = {}
         try:
@@ -61,6 +66,17 @@ class Interruption:
         """Return the signal that has come to any process; all processes call this together."""
         return largest(self.number)
 
+    def exit(self) -> None:
+        """Exit with :data:`STATUS` when all processes have come here; further signals do nothing.
+
+        Raises:
+            SystemExit: always.
+        """
+        self._is_over = True
+        # The end of one process would end the others, of which the first may still be writing.
+        comm.synchronize()
+        raise SystemExit(STATUS)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             # A process that was forked off, as one that reads images, ends with this one: Ctrl-C in
@@ -68,11 +84,15 @@ class Interruption:
             if number == signal.SIGTERM:
                 raise SystemExit(128 + number)
             return
+        if self._is_over:
+            return
         if self._is_immediate:
             raise SystemExit(STATUS)
         if self.number:
+            if time.monotonic() - self._time < _ONE_SIGNAL:
+                return
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self._time = number, time.monotonic()
         name = signal.Signals(number).name
         logger.info("%s: the training finishes this step, saves and stops.", name)
 

@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
@@ -31,7 +32,6 @@ def setup(
     eval_only: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    num_processes: int = 1,
 ) -> CfgNode:
     """Check a config, freeze it, make its output folder and start logging.
 
@@ -40,7 +40,6 @@ def setup(
         eval_only: only a checkpoint is to be used, nothing trained.
         resume: a training goes on where it was interrupted.
         overwrite: another training in the output folder is removed; not with ``resume``.
-        num_processes: over all machines.
 
     Returns:
         The config. Without CUDA its device is the CPU.
@@ -54,15 +53,20 @@ def setup(
         what = 'it is "checkpoint", but MODEL.WEIGHTS names none to take the text embeddings from'
         hint = 'train with "tower", "embeddings", "untrained" or "codes"'
         raise UsageError(what, "MODEL.CLIP.SOURCE", hint)
-    parts = num_processes * cfg.SOLVER.ACCUMULATION_STEPS
+    processes = comm.get_world_size()
+    parts = processes * cfg.SOLVER.ACCUMULATION_STEPS
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
         raise UsageError(
-            f"it is {cfg.SOLVER.IMS_PER_BATCH} in all, which {num_processes} processes with "
+            f"it is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} processes with "
             f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} cannot share evenly",
             "SOLVER.IMS_PER_BATCH",
             f"make it a multiple of {parts}",
         )
     no_cuda = use_cpu_without_cuda(cfg)
+    is_gloo = processes > 1 and dist.get_backend() == "gloo"
+    if is_gloo and cfg.MODEL.DEVICE != "cpu":
+        what = f"it is {cfg.MODEL.DEVICE!r}, but several processes that do not have a GPU each"
+        raise UsageError(f"{what} train on the CPU", "MODEL.DEVICE", "set it to 'cpu'")
     check_config(cfg, eval_only)
     fill_class_names(cfg)
     make_writable(cfg.OUTPUT_DIR)
@@ -73,11 +77,11 @@ def setup(
             remove_training(Path(cfg.OUTPUT_DIR))
     cfg.freeze()
     default_setup(cfg, argparse.Namespace(eval_only=eval_only, command=sys.argv))
-    setup_logger(cfg.OUTPUT_DIR, name="dalnet")
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="dalnet")
     if no_cuda:
         logger.info("CUDA is not available: running on the CPU (MODEL.DEVICE cpu, no AMP).")
     if not eval_only and comm.is_main_process():
-        add_start(cfg, num_processes)
+        add_start(cfg, processes)
     return cfg
 
 

@@ -26,22 +26,17 @@ def main(args: argparse.Namespace) -> dict | None:
         UsageError: the config, the data or the machine cannot be used.
     """
     cfg = load_config(args.config_file, args.opts)
-    # As for Detectron2's launch, no GPU is one process.
-    processes = max(args.num_gpus, 1) * args.num_machines
     if args.eval_only:
         setup(cfg, eval_only=True, resume=args.resume)
         return evaluate(cfg, args.resume)
-    modes = {"resume": args.resume, "overwrite": args.overwrite}
-    return run_training(cfg, num_processes=processes, **modes).results
+    return run_training(cfg, resume=args.resume, overwrite=args.overwrite).results
 
 
-def run_training(
-    cfg: CfgNode, *, resume: bool = False, overwrite: bool = False, num_processes: int = 1
-) -> Trainer:
+def run_training(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Trainer:
     """Set up a training and run it to its end, in one of its processes.
 
     Args:
-        cfg, resume, overwrite, num_processes: see :func:`dalnet.engine.setup`.
+        cfg, resume, overwrite: see :func:`dalnet.engine.setup`.
 
     Returns:
         The trainer, with the model and the results of the last evaluation.
@@ -52,7 +47,7 @@ def run_training(
         SystemExit: a signal has ended it, see :mod:`dalnet.engine.interruption`.
     """
     with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
-        setup(cfg, resume=resume, overwrite=overwrite, num_processes=num_processes)
+        setup(cfg, resume=resume, overwrite=overwrite)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=resume)
         trainer.train()
@@ -71,6 +66,9 @@ def launch_training(args: argparse.Namespace | None = None) -> None:
 def argument_parser() -> argparse.ArgumentParser:
     """Return Detectron2's parser with the flags that DALNet adds."""
     parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
     text = "remove the training that the output folder holds, and train anew"
     parser.add_argument("--overwrite", action="store_true", help=text)
+    text = "of each machine, on the CPU; default: as many as GPUs"
+    parser.add_argument("--num-processes", type=int, default=0, help=text)
     return parser

@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
 from dalnet.config import installed_systems
@@ -22,7 +23,7 @@ from dalnet.data import build_test_loader, build_train_loader
 from dalnet.data.loaders import ResumableLoader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
-from dalnet.modeling.meta_arch.segmentor import amp_dtype
+from dalnet.modeling.meta_arch.segmentor import WeakSegmentor, amp_dtype
 
 from .generators import Generators, preserved_generators, set_generator_states
 from .hooks import CheckpointHook
@@ -48,19 +49,25 @@ class Trainer(DefaultTrainer):
         """Build everything that ``cfg`` describes."""
         self._interruption = Interruption()
         self._best: dict[str, Any] = {}  # name, value and iteration of the best evaluation
-        super().__init__(cfg)
-        plain = self._trainer
+        # As DefaultTrainer does, but processes without GPUs are joined too.
+        super(DefaultTrainer, self).__init__()
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = StepTrainer(
-            plain.model,
-            plain.data_loader,
-            plain.optimizer,
+            join_processes(model),
+            self.build_train_loader(cfg),
+            optimizer,
             parts=cfg.SOLVER.ACCUMULATION_STEPS,
             amp_dtype=amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None,
             max_nonfinite=cfg.SOLVER.MAX_NONFINITE_STEPS,
         )
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
+    def build_model(cls, cfg: CfgNode) -> WeakSegmentor[Any]:
         """Build the model and log its size rather than its whole structure."""
         model = build_model(cfg)
         _check_view_sizes(cfg, getattr(model.backbone, "patch_size", 1))
@@ -221,6 +228,15 @@ class Trainer(DefaultTrainer):
         if name is not None and found[name] > self._best.get("value", -1.0):
             self._best = {"name": name, "value": float(found[name]), "iteration": self.iter}
         return self.results
+
+
+def join_processes(model: nn.Module) -> nn.Module:
+    """Wrap a model for data parallelism if there are several processes."""
+    if comm.get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False)
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:

@@ -17,7 +17,9 @@ def test_a_signal_is_noted_and_the_second_interrupts(number):
     before = signal.getsignal(number)
     with interruption.noted():
         os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # the same one, by another way
         assert interruption.agreed() == number
+        interruption._time -= 10
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
@@ -29,6 +31,16 @@ def test_where_everything_is_saved_a_signal_exits(number):
     with interruption.noted(), pytest.raises(SystemExit) as error, interruption.immediate():
         os.kill(os.getpid(), number)
     assert error.value.code == STATUS == 75
+
+
+def test_when_it_exits_further_signals_do_nothing():
+    interruption = Interruption()
+    with interruption.noted(), pytest.raises(SystemExit):
+        try:
+            interruption.exit()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert interruption.number == 0
 
 
 def test_processes_that_are_forked_off_end_by_sigterm_alone():

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs in several processes, which signals and errors reach and come from."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import refused
+
+from dalnet.engine.launch import Processes
+from dalnet.engine.train import argument_parser
+
+ROOT = Path(__file__).parents[2]
+
+
+def processes(*flags):
+    return Processes.from_arguments(argument_parser().parse_args(flags))
+
+
+def test_arguments_say_how_many_there_are(monkeypatch):
+    assert (processes().local, processes("--num-processes", "3").local) == (1, 3)
+    assert processes("--num-processes", "2").url.startswith("tcp://127.0.0.1:")
+    with refused("num_gpus", "2"):
+        processes("--num-gpus", "2")
+    with refused("dist_url"):
+        processes("--num-machines", "2")
+    second = ("--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://10.0.0.1:99")
+    assert processes(*second) == Processes(1, 2, 1, "tcp://10.0.0.1:99")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes("--num-gpus", "2").use_gpus
+    assert not processes("--num-processes", "2").use_gpus
+
+
+def test_the_environment_of_torchrun_says_it_too(monkeypatch):
+    environment = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}
+    assert Processes.from_environment(environment) == Processes(2, 2, 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Processes.from_environment(environment).use_gpus
+
+
+def start(voc_tree, folder, *arguments, program=("train_net.py",)):
+    command = [sys.executable, *program, "--config-file", str(voc_tree.config), *arguments]
+    command += ["SEED", "3", "OUTPUT_DIR", str(voc_tree.output / folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
+
+
+def weights(voc_tree, folder):
+    return torch.load(voc_tree.output / folder / "model_final.pth", weights_only=True)["model"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_here_and_under_torchrun(voc_tree):
+    assert start(voc_tree, "here", "--num-processes", "2").wait() == 0
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "train_net.py")
+    assert start(voc_tree, "there", program=torchrun).wait() == 0
+    here, there = weights(voc_tree, "here"), weights(voc_tree, "there")
+    assert all(torch.equal(value, there[key]) for key, value in here.items())
+
+
+@pytest.mark.slow
+def test_a_signal_reaches_all_processes_which_save_and_exit(voc_tree):
+    flags = ("--num-processes", "2", "SOLVER.MAX_ITER", "1000")
+    process, log = start(voc_tree, "stopped", *flags), voc_tree.output / "stopped" / "log.txt"
+    logs = (log, log.with_name("log.txt.rank1"))
+    while not all(one.exists() and "Training starts" in one.read_text() for one in logs):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 75
+    assert len(list((voc_tree.output / "stopped").glob("model_*.pth"))) == 1
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_one_sentence_and_ends_all(voc_tree):
+    path = sorted((voc_tree.voc / "JPEGImages").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:400])
+    process = start(voc_tree, "odd", "--num-processes", "2", "DATALOADER.STRICT", "True")
+    errors = [line for line in process.stderr.read().splitlines() if line.startswith("error:")]
+    assert process.wait() == 1
+    assert len(errors) == 1 and path.name in errors[0]
