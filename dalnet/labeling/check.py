@@ -155,6 +155,11 @@ def _check_tags(findings: Findings) -> None:
     """Note classes that cannot be learned, or not well, from these tags."""
     known = [set(tags) for tags in findings.tags.values() if tags is not None]
     counts = findings.counts
+    empty = [file for file, tags in findings.tags.items() if tags == []]
+    if empty:
+        # Exports of annotation tools do not tell them from those that nobody has looked at.
+        text = f"{len(empty)} of {len(findings.files)} images are taken to show none of the classes"
+        findings.add("note", text, empty)
     for name in counts:
         try:
             refuse_other_words([name], name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from dalnet.errors import UsageError
+from dalnet.errors import UsageError, printable
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
@@ -135,12 +135,16 @@ def _expand(text: str, output: Path) -> tuple[Path, list[Path]]:
         found, suffixes = _match(root, path), IMAGE_SUFFIXES + VIDEO_SUFFIXES
     else:
         raise UsageError("it does not exist", text, "give a file, a folder or a quoted pattern")
-    # A link to nothing is kept, so that it is named as unreadable rather than passed over.
-    kept = [f for f in found if f.suffix.lower() in suffixes and (f.is_file() or not f.exists())]
     # Results of an earlier run, where the output folder lies among the inputs.
     earlier = output.resolve()
     if earlier != root.resolve() and earlier.is_relative_to(root.resolve()):
-        kept = [file for file in kept if not file.resolve().is_relative_to(earlier)]
+        found = [file for file in found if not file.resolve().is_relative_to(earlier)]
+    # A link to nothing is kept, so that it is named as unreadable rather than passed over.
+    kept = [f for f in found if f.suffix.lower() in suffixes and (f.is_file() or not f.exists())]
+    videos = [f for f in found if f.suffix.lower() in {*VIDEO_SUFFIXES} - {*suffixes}]
+    if videos:
+        message = "left out: %d videos in the folder %s, as %s: name them, or give a pattern"
+        logger.warning(message, len(videos), printable(text), printable(videos[0].name))
     if not kept:
         raise UsageError(
             f"it holds no file to predict ({', '.join(suffixes)}; hidden ones and those in the "

@@ -76,6 +76,14 @@ def test_names_and_tags_that_do_not_fit(folder, old, new, level, words):
     assert all(word in texts[level] for word in words)
 
 
+def test_images_that_show_no_class_are_counted(folder):
+    assert "none of the classes" not in find(folder)[1]["note"]
+    lines = [f"{n}.png,{int(n < 4)},{int(n > 6)}" for n in range(30)]
+    (folder / "tags.csv").write_text("\n".join(["file,cat,dog", *lines]))
+    text = "3 of 30 images are taken to show none of the classes: 4.png, 5.png, 6.png"
+    assert text in find(folder)[1]["note"]
+
+
 def test_given_classes(folder):
     _, texts = find(folder, classes=["cat", "dog", "fox"])
     assert "owl (2)" in texts["error"] and "no image shows fox" in texts["error"]

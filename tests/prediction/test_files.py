@@ -41,6 +41,18 @@ def test_folders_are_searched_with_all_below(tree):
     assert find("a") == images("x.jpg", "x.png", "y", "deep/x")
 
 
+def test_videos_in_a_folder_are_left_out_with_a_word(tree, caplog):
+    find("a/walk.mp4", "a/*", "b")
+    Path("out/walk_overlay.mp4").touch()
+    Path("photo.jpg").touch()
+    Path("a/walk.mp4").rename("walk.txt")
+    find(".")  # but for the results of an earlier run
+    assert not caplog.records
+    Path("walk.txt").rename("a/walk.mp4")
+    find("a")
+    assert "1 videos" in caplog.text and "walk.mp4" in caplog.text
+
+
 def test_linked_folders_are_entered_once(tree):
     Path("d").mkdir()
     Path("d/link").symlink_to(tree / "b")
