@@ -86,10 +86,10 @@ def _train(args: argparse.Namespace) -> None:
 def _print_evaluation(file: Path) -> None:
     model = load_small(file)
     named = evaluate(model)
-    print(tabulate(named.items(), ("named right", "%"), floatfmt=".1f"), end="\n\n")
+    named_table = tabulate(named.items(), ("named right", "%"), tablefmt="github", floatfmt=".1f")
     rows = [(kind, *pairs.summary()) for kind, pairs in measure_cosines(model).items()]
     headers = ("cosines", "fitting", "deviation", "other", "deviation", "halfway")
-    print(tabulate(rows, headers, floatfmt=".3f"))
+    print(named_table, tabulate(rows, headers, tablefmt="github", floatfmt=".3f"), sep="\n\n")
 
 
 if __name__ == "__main__":

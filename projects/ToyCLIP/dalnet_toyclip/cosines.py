@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from detectron2.evaluation import inference_context
 from torch import Tensor
 
-from .batches import stack_images
-from .evaluate import SEED, embed_words, patch_cosines
+from .evaluate import SEED, embed_images, embed_words, patch_cosines
 from .images import ToyImage, draw_bank, draw_image
 from .toy_clip import PATCH, ToyCLIP
 from .words import CLASS_WORDS, GROUND_WORDS
@@ -34,7 +33,7 @@ class Cosines(NamedTuple):
 
 
 @torch.no_grad()
-def measure_cosines(model: ToyCLIP, count: int = 1000) -> dict[str, Cosines]:
+def measure_cosines(model: ToyCLIP, count: int = 500) -> dict[str, Cosines]:
     """Return the cosines by the kind of image and of text, for objects that are not in training.
 
     Args:
@@ -53,9 +52,7 @@ def measure_cosines(model: ToyCLIP, count: int = 1000) -> dict[str, Cosines]:
             for words in (CLASS_WORDS, GROUND_WORDS)
         )
         by_kind = {"scenes": scenes, "object alone": alone, "object faded out": faded}
-        features = {
-            kind: model.encode_images(stack_images(images)) for kind, images in by_kind.items()
-        }
+        features = {kind: embed_images(model, images) for kind, images in by_kind.items()}
         result = {}
         for kind, images in by_kind.items():
             shown = torch.tensor([[c in _classes(i) for c in range(len(classes))] for i in images])

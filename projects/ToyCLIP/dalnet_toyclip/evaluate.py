@@ -29,7 +29,7 @@ _CLASSES, _HELD_OUT = range(2)  # streams of random numbers
 
 
 @torch.no_grad()
-def evaluate(model: ToyCLIP, count: int = 2000) -> dict[str, float]:
+def evaluate(model: ToyCLIP, count: int = 600) -> dict[str, float]:
     """Return the percentage of images named right, by task, and the mIoU of patches; log both.
 
     Each word stands in "a photo of {}."; an image's name is the word whose embedding has the
@@ -98,8 +98,13 @@ def _percent_right(
     phrase: str = "{}",
 ) -> float:
     texts = embed_words(model, [phrase.replace("{}", usual) for usual, *_ in words])
-    chosen = (model.encode_images(stack_images(images)) @ texts.T).argmax(dim=1)
+    chosen = (embed_images(model, images) @ texts.T).argmax(dim=1)
     return 100 * float((chosen == torch.tensor(targets)).float().mean())
+
+
+def embed_images(model: ToyCLIP, images: Sequence[ToyImage]) -> torch.Tensor:
+    """Return the embeddings ``[N, 128]`` of the images, rows of length one."""
+    return model.encode_images(stack_images([image.image for image in images]))
 
 
 def embed_words(model: ToyCLIP, words: Sequence[str]) -> torch.Tensor:
@@ -130,5 +135,5 @@ def patch_cosines(model: ToyCLIP) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     for record in DatasetCatalog.get("toy_val"):
         image = read_image(record["file_name"])
         truth = read_mask(record["sem_seg_file_name"], image.shape[:2], len(texts))
-        patches = model.encode_patches(stack_images([ToyImage(image, (), 0)]))
+        patches = model.encode_patches(stack_images([image]))
         yield truth, torch.einsum("kd,dhw->khw", texts, patches[0])

@@ -37,7 +37,7 @@ _ATTRIBUTES = tuple(tuple(values) for values in (SHAPES, TEXTURES, PALETTES))
 class ToyImage(NamedTuple):
     """An image and what it shows."""
 
-    image: np.ndarray  # uint8 [96, 96, 3], RGB
+    image: np.ndarray  # uint8 [96, 96, 3], RGB; a tile of a collage is smaller
     objects: tuple[tuple[int, ...], ...]  # of each: class or -1, shape, texture, palette
     ground: int  # number of the ground, or -1
 
@@ -121,6 +121,7 @@ def draw_image(
     kind: str | None = None,
     ground: int | None = None,
     palette: int | None = None,
+    size: tuple[int, int] = (SIZE, SIZE),
 ) -> ToyImage:
     """Put an image together.
 
@@ -131,20 +132,23 @@ def draw_image(
             leaves one object, or fades one out); None draws one.
         ground: number of the ground; None draws one.
         palette: of all objects; None leaves them free.
+        size: height and width; images smaller than usual show one object at most.
     """
+    is_tile = min(size) < SIZE
     kind = kind or str(rng.choice(_KINDS, p=_KIND_FRACTIONS))
     ground = int(rng.integers(len(bank.grounds))) if ground is None else ground
-    count = {"empty": 0, "single": 1}.get(kind) or int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))
+    count = 1 if kind == "single" or is_tile else int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))
     count *= kind != "empty"
-    zoom = rng.uniform(1, _MAX_ZOOM) if count == 1 and rng.random() < 0.6 else 1.0
-    image = _draw_ground(rng, bank, ground, zoom)
-    chosen = [_choose_object(rng, bank, palette) for _ in range(count)]
-    placed = _place_objects(rng, bank, chosen, zoom)
+    zoom = rng.uniform(1, _MAX_ZOOM) if count == 1 and not is_tile and rng.random() < 0.6 else 1.0
+    image = _draw_ground(rng, bank, ground, zoom)[: size[0], : size[1]]
+    radius = 0.55 * min(size) + 1
+    chosen = [_choose_object(rng, bank, palette, radius) for _ in range(count)]
+    placed = _place_objects(rng, bank, chosen, zoom, size)
     coverages: list[np.ndarray] = []
     for number, center in placed:
         coverage = _paste(image, bank.sprites[number], center, zoom)
         coverages = [*(c * (1 - coverage) for c in coverages), coverage]
-    image += bank.grain[rng.integers(len(bank.grain))]
+    image += bank.grain[rng.integers(len(bank.grain)), : size[0], : size[1]]
     objects = [tuple(bank.objects[number].tolist()) for number, _ in placed]
     if kind == "masked":
         image, objects, ground = _mask(rng, image, coverages, objects, ground)
@@ -160,23 +164,32 @@ def _draw_ground(rng: np.random.Generator, bank: Bank, ground: int, zoom: float)
     return cv2.resize(image[y : y + side, x : x + side], (SIZE, SIZE))
 
 
-def _choose_object(rng: np.random.Generator, bank: Bank, palette: int | None) -> int:
+def _choose_object(
+    rng: np.random.Generator, bank: Bank, palette: int | None, max_radius: float
+) -> int:
     """Return the number of an object in the bank."""
-    right = np.full(len(bank.objects), True) if palette is None else bank.objects[:, 3] == palette
+    right = bank.radii <= max_radius
+    if palette is not None:
+        right &= bank.objects[:, 3] == palette
     is_class = bank.objects[:, 0] >= 0
     numbers = np.flatnonzero(right & (is_class == (rng.random() < _CLASS_FRACTION)))
     return int(rng.choice(numbers))
 
 
 def _place_objects(
-    rng: np.random.Generator, bank: Bank, chosen: Sequence[int], zoom: float
+    rng: np.random.Generator,
+    bank: Bank,
+    chosen: Sequence[int],
+    zoom: float,
+    size: tuple[int, int],
 ) -> list[tuple[int, np.ndarray]]:
     """Find a center (y, x) for each object; one that would cover another's middle is left out."""
     placed: list[tuple[int, np.ndarray]] = []
     for number in chosen:
         radius = zoom * bank.radii[number]
         for _ in range(10):
-            center = rng.uniform(0.8 * radius, SIZE - 0.8 * radius, 2)
+            margin = np.minimum(0.8 * radius, np.divide(size, 2))
+            center = rng.uniform(margin, size - margin)
             gaps = [np.hypot(*(center - c)) / max(radius, bank.radii[n]) for n, c in placed]
             if min(gaps, default=np.inf) > 1.3:
                 placed.append((number, center))
@@ -185,10 +198,10 @@ def _place_objects(
 
 
 def _paste(image: np.ndarray, sprite: np.ndarray, center: np.ndarray, zoom: float) -> np.ndarray:
-    """Put an object into the image, in place, and return its coverage, float32 [96, 96, 1]."""
+    """Put an object into the image, in place, and return its coverage, float32 [H, W, 1]."""
     scale = np.array([[zoom, 0, 0], [0, zoom, 0]])
     scale[:, 2] = center[::-1] - zoom * _SPRITE / 2
-    layer = cv2.warpAffine(sprite, scale, (SIZE, SIZE)).astype(np.float32)
+    layer = cv2.warpAffine(sprite, scale, image.shape[1::-1]).astype(np.float32)
     coverage = layer[..., 3:] / 255
     image *= 1 - coverage
     image += layer[..., :3]

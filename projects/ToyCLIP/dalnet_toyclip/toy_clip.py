@@ -17,7 +17,7 @@ from .vocabulary import CONTEXT, num_rows, tokenize
 
 WIDTH = 128  # of both towers and of the common space
 PATCH = 8  # pixels
-NUM_PATCHES = (SIZE // PATCH) ** 2
+GRID = SIZE // PATCH  # patches a side
 _IMAGE_LAYERS, _TEXT_LAYERS = 6, 3
 _CHUNK = 64  # images encoded at a time, so that what a layer computes fits a processor's cache
 _MAX_LOGIT_SCALE = 100.0  # as CLIP's
@@ -80,26 +80,38 @@ class ToyCLIP(nn.Module):
         self.register_buffer("std", _channels(OPENAI_DATASET_STD), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses of a batch of :func:`dalnet_toyclip.batches.training_batches`."""
+        """Return the loss of a batch of :func:`dalnet_toyclip.batches.training_batches`.
+
+        Whole images are embedded by the class token, tiles of collages by the mean of their
+        patches. Since a tile is judged by its own patches, these stay local.
+        """
         # Half the time of float32 where the processor has instructions for it.
         with torch.autocast("cpu", torch.bfloat16):
-            chunks = (batch[key].split(_CHUNK) for key in ("images", "patches"))
-            parts = [self._encode_seen(*chunk) for chunk in zip(*chunks, strict=True)]
+            whole = self._encode_seen(batch["images"], batch["patches"])
+            tiles = self._encode_tiles(batch["collages"], batch["tiles"])
             texts = self.encode_tokens(batch["tokens"])
+        images = F.normalize(torch.cat([whole, tiles]).float(), dim=1)
         scale = self.towers.logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
-        features = (
-            F.normalize(torch.cat(part).float(), dim=1) for part in zip(*parts, strict=True)
-        )
-        losses = (contrastive_loss(f, texts, batch["fits"], scale) for f in features)
-        return dict(zip(("loss_class_token", "loss_patches"), losses, strict=True))
+        return {"loss_contrast": contrastive_loss(images, texts, batch["fits"], scale)}
 
-    def _encode_seen(self, images: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the class token's embedding and the mean of the patches', both ``[N, 128]``."""
-        x, last = self._all_but_last_block(images, seen)
-        first = x[:, :1] + attend(last, x)[:, :1]
-        first = first + last.mlp(last.ln_2(first))
-        patches = run_block(last, x[:, 1:], "self")
-        return self._project(first)[:, 0], self._project(patches).mean(dim=1)
+    def _encode_seen(self, images: Tensor, seen: Tensor) -> Tensor:
+        """Return the class token's embedding ``[N, 128]``, any length, if it sees some patches."""
+        features = []
+        for chunk, patches in zip(images.split(_CHUNK), seen.split(_CHUNK), strict=True):
+            x, last = self._all_but_last_block(chunk, patches)
+            first = x[:, :1] + attend(last, x)[:, :1]
+            features.append(self._project(first + last.mlp(last.ln_2(first)))[:, 0])
+        return torch.cat(features)
+
+    def _encode_tiles(self, collages: Tensor, tiles: Tensor) -> Tensor:
+        """Return the mean embedding of the patches of each tile ``[4 Q, 128]``, any length."""
+        patches = self._encode_patches(collages)  # [Q, P, 128]
+        belongs = F.one_hot(tiles, 4).to(patches.dtype)  # [Q, P, 4]
+        return torch.einsum("qpd,qpt->qtd", patches, belongs / belongs.sum(1, True)).flatten(0, 1)
+
+    def _encode_patches(self, images: Tensor) -> Tensor:
+        x, last = self._all_but_last_block(images)
+        return self._project(run_block(last, x[:, 1:], "self"))  # [N, P, 128]
 
     def _all_but_last_block(
         self, images: Tensor, seen: Tensor | None = None
@@ -131,10 +143,7 @@ class ToyCLIP(nn.Module):
         In the last block a patch attends to itself alone (Zhou et al., MaskCLIP, ECCV 2022); skip
         connection and MLP of the block are kept.
         """
-        x, last = self._all_but_last_block(images)
-        features = F.normalize(self._project(run_block(last, x[:, 1:], "self")), dim=2)
-        side = SIZE // PATCH
-        return features.mT.unflatten(2, (side, side))
+        return F.normalize(self._encode_patches(images), dim=2).mT.unflatten(2, (GRID, GRID))
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
         """Embed sentences: float32 ``[N, 128]``, rows of length one."""

@@ -19,13 +19,10 @@ from .toy_clip import ToyCLIP
 class TrainOptions(RunOptions):
     """What decides the result. A checkpoint holds it, so that no other run is resumed from it."""
 
-    iterations: int = 400
+    iterations: int = 450
     batch_size: int = 256
     bank_size: int = 6000  # objects drawn at a time
-    bank_life: int = 200  # iterations until others are drawn
-    # The first iterations see half of the patches, in less than half of the time (Li et al., FLIP,
-    # CVPR 2023).
-    sparse: int = 320
+    bank_life: int = 250  # iterations until others are drawn
     lr: float = 1.5e-3
     warmup: int = 40  # iterations
 
@@ -46,9 +43,8 @@ def train(
     """
     torch.manual_seed(options.seed)
     model = ToyCLIP()
-    o = options
-    source = (o.seed, o.batch_size, o.bank_size, o.bank_life, o.sparse)
-    evaluation = hooks.EvalHook(4 * save_every, partial(evaluate, model, count=150))
+    source = (options.seed, options.batch_size, options.bank_size, options.bank_life)
+    evaluation = hooks.EvalHook(4 * save_every, partial(evaluate, model, count=80))
     batches = partial(training_batches, *source)
     run(model, batches, options, folder, resume, save_every, evaluation)
     return model

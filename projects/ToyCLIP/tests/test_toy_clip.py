@@ -3,12 +3,14 @@
 
 import math
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dalnet.modeling.clip.passes import run_block
+from dalnet_toyclip.batches import draw_batch
+from dalnet_toyclip.images import draw_bank
 from dalnet_toyclip.toy_clip import ToyCLIP, contrastive_loss
 from dalnet_toyclip.vocabulary import tokenize
 
@@ -91,14 +93,17 @@ def test_a_patch_attends_to_itself_in_the_last_block(model):
     torch.testing.assert_close(features[0].flatten(1).T, patches, atol=1e-5, rtol=0)
 
 
-def test_training_sees_what_inference_does(model):
-    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return draw_batch(rng, draw_bank(rng, 100, 2), 16)
+
+
+def test_training_sees_what_inference_does(model, batch):
+    images = batch["images"][:2]
     order = torch.stack([torch.randperm(144) for _ in images])
-    first, patches = model._encode_seen(images, order)
+    first = model._encode_seen(images, order)
     torch.testing.assert_close(F.normalize(first, dim=1), model.encode_images(images))
-    x, last = model._all_but_last_block(images)
-    every = model._project(run_block(last, x, "self"))[:, 1:]
-    torch.testing.assert_close(patches, every.mean(dim=1), atol=1e-5, rtol=1e-4)
 
 
 def test_patches_that_are_not_seen_do_not_matter(model):
@@ -107,36 +112,35 @@ def test_patches_that_are_not_seen_do_not_matter(model):
     other[:, :, 8:16, :8] = 0  # patch 12: the first of the second row
     for seen, equal in ((12, False), (1, True)):
         numbers = torch.tensor([[0, 30, seen]])
-        pairs = zip(
-            model._encode_seen(images, numbers), model._encode_seen(other, numbers), strict=True
-        )
-        assert all(torch.equal(a, b) == equal for a, b in pairs)
+        pair = (model._encode_seen(i, numbers) for i in (images, other))
+        assert torch.equal(*pair) == equal
 
 
-def test_losses_are_of_the_class_token_and_of_the_patches(model):
-    batch = {
-        "images": torch.randint(0, 256, (3, 3, 96, 96), dtype=torch.uint8),
-        "patches": torch.arange(144).expand(3, -1),
-        "tokens": tokenize(["a moon", "a goldfish", "a street"]),
-        "fits": torch.tensor([[1, 1, 0], [0, 1, 0], [1, 0, 1]]).bool(),
-    }
+def test_a_tile_is_judged_by_its_own_patches(model, batch):
+    patches = model._encode_patches(batch["collages"])
+    tiles = model._encode_tiles(batch["collages"], batch["tiles"])
+    torch.testing.assert_close(
+        F.normalize(patches, dim=2), model.encode_patches(batch["collages"]).flatten(2).mT
+    )
+    for number in range(2):
+        for tile in range(4):
+            own = [
+                p for p, t in zip(patches[number], batch["tiles"][number], strict=True) if t == tile
+            ]
+            torch.testing.assert_close(tiles[4 * number + tile], sum(own) / len(own))
+
+
+def test_loss_is_of_whole_images_and_of_tiles(model, batch):
+    whole = model._encode_seen(batch["images"], batch["patches"])
+    tiles = model._encode_tiles(batch["collages"], batch["tiles"])
+    images = F.normalize(torch.cat([whole, tiles]), dim=1)
     texts, scale = model.encode_tokens(batch["tokens"]), model.towers.logit_scale.exp()
-    losses = model(batch)
-    for name, part in zip(
-        losses, model._encode_seen(batch["images"], batch["patches"]), strict=True
-    ):
-        expected = contrastive_loss(F.normalize(part, dim=1), texts, batch["fits"], scale)
-        torch.testing.assert_close(losses[name], expected, atol=0.05, rtol=0)  # of bfloat16
-    assert list(losses) == ["loss_class_token", "loss_patches"]
+    expected = contrastive_loss(images, texts, batch["fits"], scale)
+    loss = model(batch)["loss_contrast"]
+    torch.testing.assert_close(loss, expected, atol=0.05, rtol=0)  # of bfloat16
 
 
-def test_every_parameter_learns():
+def test_every_parameter_learns(batch):
     model = ToyCLIP()
-    batch = {
-        "images": torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8),
-        "patches": torch.arange(144).expand(2, -1),
-        "tokens": tokenize(["a photo of moon.", "a goldfish"]),
-        "fits": torch.eye(2).bool(),
-    }
-    sum(model(batch).values()).backward()
+    model(batch)["loss_contrast"].backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())

@@ -11,7 +11,7 @@ from helpers import Interrupted, refused, stopped_at
 from dalnet_toyclip import train as module
 from dalnet_toyclip.train import TrainOptions, train
 
-QUICK = TrainOptions(iterations=4, batch_size=3, bank_size=40, bank_life=2, sparse=2, warmup=2)
+QUICK = TrainOptions(iterations=4, batch_size=8, bank_size=80, bank_life=2, warmup=2)
 
 
 def test_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch):
