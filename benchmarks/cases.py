@@ -175,7 +175,7 @@ def make_multi_scale_cam(device: str, tiny: bool) -> Pair:
     def ours() -> tuple[Tensor, ...]:
         with mixed:
             passes = MultiScaleFlip(encoder, lambda name, found: maps[name](found), images)
-            passes.seed(tokens)
+            passes.reuse(tokens)
             return tuple(passes.cams(name, _SCALES, flip=True) for name in maps)
 
     def raw_cams(views: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class activation maps: Eq. 1, object-aware mask, multi-scale CAM, label map.
+"""Compute class activation maps (CAMs), and turn them into masks, scores and label maps.
 
-Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
+In a label map, background is 0 and class c of 0..C-1 is c + 1.
 """
 
 import functools
@@ -19,7 +19,7 @@ _PEAK_EPS = 1e-5
 
 
 def normalize_cam(raw: Tensor) -> Tensor:
-    """Return the CAM of the DALNet paper, Eq. 1: ReLU, then divided by its maximum.
+    """Return CAMs by Eq. 1 of the DALNet paper: ReLU, then divided by the maximum.
 
     Args:
         raw: ``[N, C, h, w]`` raw CAMs.
@@ -40,7 +40,7 @@ def object_mask(raw_inter: Tensor, labels: Tensor, threshold: float) -> Tensor:
     Args:
         raw_inter: ``[N, C, h, w]`` raw CAMs of the intermediate classifier.
         labels: ``[N, C]`` multi-hot image labels.
-        threshold: beta; a patch is object where the largest CAM of the image's classes exceeds it.
+        threshold: beta; a patch shows an object where any CAM of the image's classes exceeds it.
 
     Returns:
         ``[N, h, w]`` of 0.0 and 1.0.
@@ -55,8 +55,9 @@ def multi_scale_cam(
 ) -> tuple[Tensor, ...]:
     """Return CAMs over several image scales, each also flipped (ToCo, CVPR 2023).
 
-    Per scale both raw maps are resized to the image and their maximum is rectified; the sum over
-    the scales is brought to 0..1 per class and image.
+    At each scale the raw maps of the image and of its flipped copy are resized to the image, and
+    the maximum of the two is rectified. The sum over the scales is brought to 0..1, for each class
+    and image by itself.
 
     Args:
         cam_fn: maps images ``[M, 3, h', w']`` to a tuple of raw CAMs ``[M, C, h, w]``.
@@ -71,9 +72,9 @@ def multi_scale_cam(
     """
     if not scales:
         raise ValueError("a multi-scale CAM needs at least one scale, as (1.0,)")
-    per_scale = []  # of each scale, for each of the maps: [of the images, of their flipped copies]
+    per_scale = []  # for each scale and each map of cam_fn: [plain, flipped], both [N, C, h, w]
     for scale in scales:
-        scaled = resize_by(images, scale)
+        scaled = resize_by(images, scale)  # [N, 3, h', w']
         halves = (raw.chunk(2) for raw in cam_fn(torch.cat([scaled, scaled.flip(-1)])))
         per_scale.append([[plain, flipped.flip(-1)] for plain, flipped in halves])
     size = images.shape[-2:]
@@ -87,19 +88,19 @@ def fuse_raw_cams(
     normalize: str = "min_max",
     stride: int = 1,
 ) -> Tensor:
-    """Fuse raw CAMs of several scales into one in 0..1.
+    """Return CAMs in 0..1 made from raw CAMs of several scales.
 
     Args:
-        per_scale: for each scale, at least one, the raw maps ``[N, C, h, w]`` of its views, all the
-            same way round: the image's alone, or also its flipped copy's.
+        per_scale: for each scale, at least one, a list of raw maps ``[N, C, h, w]``: those of the
+            image, and where wanted those of its flipped copy, flipped back.
         size: (H, W) of the result.
-        flip: how the views of a scale are joined: "max" of the enlarged and rectified maps (ToCo,
+        flip: how the maps of a scale are joined: "max" of the enlarged and rectified maps (ToCo,
             CVPR 2023) or "sum" of the rectified maps, which are then enlarged (CLIMS, CVPR 2022).
         normalize: how the sum over the scales is brought to 0..1 per class and image: "min_max"
-            takes off the minimum, then divides by the maximum (ToCo); "max" only divides (CLIMS).
-        stride: side of a place of the maps in pixels, where they begin at the image's corner and
-            reach over its other end, as those of a CNN: they are enlarged to the next multiples of
-            it and cut. 1 where they cover the image exactly.
+            subtracts the minimum, then divides by the maximum (ToCo); "max" only divides (CLIMS).
+        stride: pixels of the image for each cell of the maps, where the maps begin at the image's
+            upper left corner and may reach beyond its other edges, as a CNN's: they are enlarged to
+            the next multiple of the stride, then cut. 1 where they cover the image exactly.
 
     Returns:
         ``[N, C, H, W]``, float32.
@@ -114,7 +115,7 @@ def fuse_raw_cams(
             return enlarge(functools.reduce(torch.add, (raw.float().relu() for raw in views)))
         return functools.reduce(torch.maximum, (enlarge(raw).relu_() for raw in views))
 
-    # The sum is taken in place, because with many classes these are a step's largest tensors.
+    # Added in place, because with many classes these are the largest tensors of a training step.
     cam = functools.reduce(Tensor.add_, map(join, per_scale))[..., : size[0], : size[1]]
     if normalize == "min_max":
         cam = cam - cam.amin(dim=(2, 3), keepdim=True)
@@ -125,11 +126,11 @@ def fuse_raw_cams(
 def cam_to_label(
     cams: Tensor, labels: Tensor, boxes: Tensor, low: float, high: float, ignore: int = 255
 ) -> Tensor:
-    """Return the label map of the CAMs of each image's classes by two thresholds (ToCo, CVPR 2023).
+    """Return a label map: the class of the largest CAM, by two thresholds (ToCo, CVPR 2023).
 
     Args:
         cams: ``[N, C, H, W]`` in 0..1.
-        labels: ``[N, C]`` multi-hot image labels; CAMs of other classes are left out.
+        labels: ``[N, C]`` multi-hot image labels; CAMs of classes not shown are left out.
         boxes: ``[N, 4]`` integers (y0, y1, x0, x1) in the pixels of ``cams``.
         low: up to this value a pixel is background.
         high: above this value a pixel has the class of the largest CAM.
@@ -146,7 +147,7 @@ def cam_to_label(
 
 @torch.no_grad()
 def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Return scores over background and classes whose arg max is the CAM's label map.
+    """Return scores of background and classes, whose arg max is the CAMs' label map.
 
     Args:
         cams: ``[N, C, H, W]`` in 0..1.
@@ -160,15 +161,15 @@ def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
 
 
 def cam_probabilities(cams: Tensor, threshold: float) -> Tensor:
-    """Return scores over background and an image's own classes that sum to 1, for a CRF.
+    """Return scores of background and an image's own classes that add up to 1, for a CRF.
 
     Args:
         cams: ``[K, H, W]`` in 0..1, of the K classes of one image.
         threshold: score of the background, not negative.
 
     Returns:
-        ``[K + 1, H, W]``, background first; 0 throughout at a pixel where all scores are 0,
-        which the CRF reads as "all equal".
+        ``[K + 1, H, W]``, background first. Where all scores of a pixel are 0 they stay 0, and
+        the CRF takes them as equal.
     """
     scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
     return scores / scores.sum(dim=0).clamp(min=torch.finfo(scores.dtype).tiny)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few classes that each image shows, out of the many that the model knows."""
+"""Number the few classes that each image shows, out of the many that the model knows."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageClasses:
-    """The classes of each image by a local index, so that work does not grow with C.
+    """Holds the classes of each image by a local index, so that the work does not grow with C.
 
-    Local index k of image n stands for class ``index[n, k]``. In a label map over local indices it
-    has the value k + 1, as class c has c + 1 in one over classes. Images with fewer classes than K
-    are filled up with classes that they lack, which are not valid.
+    C is the number of the model's classes, K the largest number of classes in an image of the
+    batch. Local index k of image n stands for class ``index[n, k]``. In a label map of local
+    indices it has the value k + 1, as class c has c + 1 in a label map of classes. The rows of
+    images with fewer than K classes are filled with classes that they do not show, not valid ones.
 
     Attributes:
         index: ``[N, K]`` long, different classes within an image; K is at least 1.
@@ -26,10 +27,10 @@ class ImageClasses:
 
     @classmethod
     def from_labels(cls, image_labels: Tensor) -> "ImageClasses":
-        """Find the classes in multi-hot ``image_labels [N, C]``.
+        """Return the classes of multi-hot ``image_labels [N, C]``.
 
-        K depends on the values. On a GPU this therefore waits for them: call it while they are
-        still on the CPU, and move the result.
+        K depends on the values, so on a GPU the program would have to wait for them: call this
+        while the labels are still on the CPU, and move the result.
         """
         shown = image_labels > 0
         most = int(shown.sum(dim=1).amax()) if shown.numel() else 0
@@ -50,18 +51,18 @@ class ImageClasses:
         )
 
     def gather(self, maps: Tensor) -> Tensor:
-        """Take each image's own maps ``[N, K, H, W]`` from those of all, ``[N, C, H, W]``."""
+        """Return the maps of each image's own classes, ``[N, K, H, W]`` of ``[N, C, H, W]``."""
         return maps.gather(1, self.index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
 
     def scatter(self, values: Tensor, num_classes: int) -> Tensor:
-        """Put values ``[N, K, ...]`` in their place among ``[N, C, ...]``; 0 for other classes."""
+        """Return values ``[N, K, ...]`` by class, as ``[N, C, ...]``, with 0 for other classes."""
         shape = *self.index.shape, *[1] * (values.dim() - 2)
         kept = values * self.valid.to(values.dtype).view(shape)
         target = values.new_zeros(len(values), num_classes, *values.shape[2:])
         return target.scatter_(1, self.index.view(shape).expand_as(values), kept)
 
     def to_class_labels(self, label_map: Tensor, ignore: int) -> Tensor:
-        """Turn a label map ``[N, H, W]`` over local indices into one over classes.
+        """Return a label map ``[N, H, W]`` of local indices as one of classes.
 
         Background stays 0 and ``ignore`` stays as it is.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images through the encoder at several scales, plain and flipped."""
+"""Run images through the encoder at several scales, plain and flipped, and join the results."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from dalnet.modeling.resize import resize, resize_by
 
 Features = dict[str, Tensor]
 
-# On a CPU so many pixels go through the encoder at a time: for a ViT-B, the largest buffers of a
-# block then stay below the 32 MiB from which malloc maps (and the kernel clears) fresh memory.
+# Pixels that go through the encoder at a time on a CPU. With a ViT-B, the largest buffers of a
+# block then stay below 32 MiB, from which on malloc asks the kernel for fresh, cleared memory.
 _CPU_PIXELS = 700**2
 
 
 @dataclass(frozen=True)
 class CAMSettings:
-    """How raw maps become CAMs, and CAMs label maps.
+    """Says how raw maps become CAMs, and CAMs become label maps.
 
     Attributes:
-        scales: factors on the image's side, of the CAMs that pseudo labels are made of.
+        scales: factors of the image's sides for the CAMs that pseudo labels are made from.
         flip: "max" or "sum", how an image's maps are joined with those of its flipped copy;
             "none" does without the copy.
         normalize: "min_max" or "max", see :func:`dalnet.modeling.cam.fuse_raw_cams`.
@@ -69,10 +69,10 @@ class CAMSettings:
 
 
 class MultiScaleFlip:
-    """Runs images through the encoder at several scales, plain and flipped, each at most once.
+    """Runs images through the encoder at several scales, plain and flipped, and keeps the results.
 
-    Nothing runs before it is asked for. Several results (segmentation, CAMs, with or without
-    scales and flip) may be read from one object: they share the encoder's passes.
+    A pass is made when it is first needed, and at most once. Several results (segmentation, CAMs,
+    with or without scales and flip) may be asked of one object: they share the passes.
 
     Attributes:
         settings: how CAMs are fused.
@@ -88,8 +88,8 @@ class MultiScaleFlip:
     ) -> None:
         """
         Args:
-            encode: from normalized images ``[N, 3, h, w]`` to features.
-            maps: from the name of a source and features to raw maps ``[N, K, h', w']``.
+            encode: takes normalized images ``[N, 3, h, w]`` and returns features.
+            maps: takes the name of a source and features and returns raw maps ``[N, K, h', w']``.
             images: normalized, ``[N, 3, H, W]``.
             settings: how CAMs are fused.
             stride: of the maps, see :func:`dalnet.modeling.cam.fuse_raw_cams`.
@@ -102,8 +102,8 @@ class MultiScaleFlip:
         self._features: dict[tuple[float, bool], Features] = {}
         self._views: dict[tuple[str, float, bool], Tensor] = {}
 
-    def seed(self, features: Features) -> None:
-        """Use features of the plain images at scale 1 that exist already, without a gradient."""
+    def reuse(self, features: Features) -> None:
+        """Keep features of the plain images at scale 1 that exist already, without gradient."""
         self._features[1.0, False] = {key: value.detach() for key, value in features.items()}
 
     def features(self) -> Features:
@@ -114,11 +114,12 @@ class MultiScaleFlip:
     def views(self, source: str, scale: float, flip: bool) -> list[Tensor]:
         """Return maps ``[N, K, h', w']`` of the images and, with ``flip``, of their flipped copies.
 
-        The latter are turned back. Asked with ``flip`` first, both are encoded as one batch.
+        Maps of flipped copies are flipped back. If neither copy has been encoded yet, both are
+        encoded as one batch.
         """
         self._encode_missing(scale, flip)
         found = []
-        for flipped in (False, True)[: 1 + flip]:
+        for flipped in (False, True) if flip else (False,):
             key = source, scale, flipped
             if key not in self._views:
                 result = self._maps(source, self._features[scale, flipped])
@@ -127,7 +128,8 @@ class MultiScaleFlip:
         return found
 
     def _encode_missing(self, scale: float, flip: bool) -> None:
-        missing = [f for f in (False, True)[: 1 + flip] if (scale, f) not in self._features]
+        wanted = (False, True) if flip else (False,)
+        missing = [flipped for flipped in wanted if (scale, flipped) not in self._features]
         if not missing:
             return
         scaled = resize_by(self._images, scale)
@@ -190,7 +192,7 @@ class MultiScaleFlip:
         """
         per_scale = [self.views(source, scale, flip) for scale in scales]
         if image_classes is not None:
-            # Before they are enlarged: an image shows few of the many classes.
+            # Before the maps are enlarged, because those of all C classes would need much memory.
             per_scale = [[image_classes.gather(raw) for raw in views] for views in per_scale]
         fusion = self.settings.flip, self.settings.normalize
         if size is not None:

@@ -143,7 +143,7 @@ def test_multi_scale_cam(dtype):
     torch.testing.assert_close(got.float(), expected.float(), rtol=1e-4, atol=1e-4)
     passes = MultiScaleFlip(encoder, lambda name, found: maps[name](found), images)
     with torch.no_grad():
-        passes.seed(encoder(images))
+        passes.reuse(encoder(images))
         cams = passes.cams("cam", scales, flip=True)
     torch.testing.assert_close(got.float(), cams.float(), rtol=1e-4, atol=1e-4)
 

@@ -57,7 +57,7 @@ def test_tokens_that_exist_are_not_computed_again():
     expected = passes.cams("raw", (1.0, 0.5), flip=True)
     tokens = encoder(images.requires_grad_())
     other = MultiScaleFlip(encoder := Encoder(), read, images.detach())
-    other.seed(tokens)
+    other.reuse(tokens)
     cams = other.cams("raw", (1.0, 0.5), flip=True)
     assert encoder.seen == [(16, 1), (8, 2)]
     torch.testing.assert_close(cams, expected)

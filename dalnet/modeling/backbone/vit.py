@@ -27,7 +27,7 @@ _SIZES = ("IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS")
 
 @BACKBONE_REGISTRY.register()
 class TimmViT(Backbone):
-    """Class token, patch tokens and an intermediate block's tokens of a timm vision transformer.
+    """Returns class token, patch tokens and an intermediate block's tokens of a timm ViT.
 
     Every member of timm's ``VisionTransformer`` family that has a class token will do: ViT, DeiT
     (distilled too), DeiT III, DINO, DINOv2 with or without registers, CLIP's image towers.
@@ -87,11 +87,12 @@ class TimmViT(Backbone):
         load_vit_weights(self.vit, name, weights)
         self.pos_embed = pos_embed
         if compile_mode:
-            # Block by block, because all run the same code, which is compiled once per kind of
-            # shape. Names of parameters stay as they are.
+            # Block by block, because all blocks share their code, so that it is compiled only once
+            # for each kind of shape. Names of parameters stay as they are.
             for block in self.vit.blocks:
                 block.compile(mode=compile_mode)
-        # A CUDA graph overwrites its output in its next run, and a step has several: copies stay.
+        # A step runs a CUDA graph several times, and each run overwrites the output of the one
+        # before: what is kept has to be copied.
         self._copies_outputs = compile_mode in ("reduce-overhead", "max-autotune")
         self.intermediate_block = intermediate_block
         self.grad_checkpointing = grad_checkpointing
@@ -121,7 +122,7 @@ class TimmViT(Backbone):
 
         The grid is h = round(H / patch), w = round(W / patch), at least 1. Where a side is not a
         multiple of the patch, the image is resized (bilinear) to h*patch x w*patch first, so that
-        the grid always covers exactly the picture and maps on it need no shift or padding.
+        the grid always covers exactly the image and maps on it need no shift or padding.
 
         Args:
             images: [N, 3, H, W], normalized with ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD``.
@@ -129,7 +130,7 @@ class TimmViT(Backbone):
         Returns:
             ``cls_token`` [N, D] and ``patch_tokens`` [N, D, h, w], after the last block and its
             norm (which timm's models that pool before it, as EVA, lack); ``inter_tokens``
-            [N, D, h, w], after the intermediate block, before any norm.
+            [N, D, h, w], after the intermediate block, without a norm.
         """
         tokens, grid = self._embed(images)
         inter = tokens
@@ -162,7 +163,7 @@ class TimmViT(Backbone):
         This is timm's ``_pos_embed``, which has no switch for how the embedding is resized.
         """
         vit, side = self.vit, self.patch_size
-        # floor(x + 0.5) and not round(), which would send 1.5 up and 2.5 down.
+        # floor(x + 0.5), because round() rounds halves to even: 1.5 up, but 2.5 down.
         fitted = [max(1, math.floor(s / side + 0.5)) * side for s in images.shape[-2:]]
         images = resize(images, fitted)
         patches = vit.patch_embed(images)
@@ -200,7 +201,7 @@ def _create_encoder(
     stride = options.pop("patch_size", _STEM_STRIDE) if stem else 0
     if stem:
         embedding = partial(HybridEmbed, backbone=build_stem(stem, stem_weights, stride))
-        # To timm, a place of the CNN's map is a patch of one pixel.
+        # timm cuts the CNN's map into patches, not the image: one token for each cell of the map.
         options |= {"embed_layer": embedding, "patch_size": 1}
     changed = ", ".join(f"{key}={value}" for key, value in overrides.items())
     with refused_with(
@@ -214,8 +215,8 @@ def _create_encoder(
         plain = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
         if not plain or vit.cls_token is None:
             raise ValueError("it is not a plain vision transformer with a class token")
-    # What follows the tokens has no part in the loss, so its parameters would get no gradient,
-    # which DistributedDataParallel refuses.
+    # The layers behind the tokens have no part in any loss. Their parameters would get no
+    # gradient, which DistributedDataParallel refuses.
     vit.reset_classifier(0, "")
     vit.fc_norm = nn.Identity()
     return vit, stride or vit.patch_embed.feat_ratio()

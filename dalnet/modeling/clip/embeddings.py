@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The class embeddings of a config (paper, section 3.2): computed once, cached, or read.
+"""Compute, cache or read the text embeddings of a config's classes (paper, section 3.2).
 
-They never change in training: no tower stays in memory.
+They never change in training, so that the text tower need not stay in memory.
 """
 
 import hashlib
@@ -44,8 +44,9 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
         is "checkpoint", to be filled by the loaded checkpoint.
 
     Raises:
-        UsageError: an unknown source, weights missing, unreadable, without a class or of another
+        UsageError: weights that are missing, unreadable, without one of the classes or of another
             width, a template without "{}", or more classes than ``EMBED_DIM`` has room for codes.
+        ValueError: an unknown source.
     """
     clip = cfg.MODEL.CLIP
     words = [*cfg.MODEL.PROMPT_NAMES, clip.BACKGROUND]
@@ -76,10 +77,10 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
 
 
 def center(embeddings: Tensor) -> Tensor:
-    """Subtract the mean row of ``[K, d]`` and bring each row back to length one.
+    """Return ``[K, d]`` embeddings without their mean row, each row again of length one.
 
-    Sentences of one template share most of their direction. The rest of it distinguishes one class,
-    or the background, from the others. A row that equals the mean becomes zero.
+    Embeddings of sentences of one template are nearly parallel. What is left without their mean
+    tells the classes and the background apart. A row that equals the mean becomes zero.
     """
     return unit_vectors(embeddings - embeddings.mean(dim=0))
 
@@ -87,7 +88,8 @@ def center(embeddings: Tensor) -> Tensor:
 def class_codes(count: int, width: int, seed: int) -> Tensor:
     """Return ``[count, width]`` random orthonormal rows, the same for the same seed.
 
-    They show what alignment does without any language. The global random state does not change.
+    With them an experiment shows what alignment does without any language. The global random
+    state does not change.
 
     Raises:
         UsageError: more rows than there are dimensions.
@@ -104,9 +106,9 @@ def class_codes(count: int, width: int, seed: int) -> Tensor:
 
 
 def untrained_text_tower(embed_dim: int, seed: int) -> TextTransformer:
-    """Return a small random tower, the same for the same seed: fixed codes without meaning.
+    """Return a small text tower with random weights, the same for the same seed.
 
-    The global random state does not change.
+    Its embeddings are fixed codes without meaning. The global random state does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA as well
@@ -116,7 +118,8 @@ def untrained_text_tower(embed_dim: int, seed: int) -> TextTransformer:
 
 def _cached_embeddings(clip: CfgNode, words: Sequence[str]) -> Tensor:
     weights = find_weights(clip.NAME, clip.WEIGHTS)
-    openai = clip.WEIGHTS == "openai"  # decides on the activation, as does the name
+    # Part of the key, because with OpenAI's weights the tower has another activation.
+    openai = clip.WEIGHTS == "openai"
     identity = [clip.PROVIDER, clip.NAME, openai, sha256(weights), clip.TEMPLATE, list(words)]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = Path(clip.CACHE_DIR or os.environ.get("DALNET_CACHE") or "~/.cache/dalnet")
@@ -144,7 +147,7 @@ def _read_cache(file: Path, rows: int) -> Tensor | None:
 
 
 def _write_cache(file: Path, embeddings: Tensor) -> None:
-    # Several processes may write the same key: the last one wins.
+    # Several processes may write the same file; each replaces it as a whole, with the same content.
     try:
         with atomic_write(file) as unfinished:
             save_file({"embeddings": embeddings}, unfinished)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dense image-text alignment (DALNet paper, Eq. 2 to 6): GIA, LEA, similarity maps.
+"""Compute the losses of dense image-text alignment (DALNet paper, Eq. 2 to 6).
 
-Similarities are cosines in the common space, computed in float32 (float64 stays float64) also
-under autocast. Each loss is a value per image, then the mean over the images.
+They are GIA, global implicit alignment, the paper's L_im, and LEA, local explicit alignment, L_ex.
+Similarities are cosines in the common space of tokens and texts, in float32 (float64 stays float64)
+also under autocast. Each loss is computed for every image, then averaged over the images.
 """
 
 import torch
@@ -34,14 +35,14 @@ def global_implicit_alignment(
         cls_tokens: ``[N, d]`` projected class tokens; N may be 0.
         text_fg: ``[C, d]`` projected class texts.
         text_bg: ``[1, d]`` projected background text.
-        labels: ``[N, C]`` multi-hot labels of the views.
+        labels: ``[N, C]`` multi-hot labels of the views that the tokens belong to.
         cross: keep the second term, the contrast with the background text.
         similarity: "affine" or "clamp".
-        sample_weight: ``[N]``, 1 for the tokens that the mean is taken over and 0 for the others;
-            all where not given.
+        sample_weight: ``[N]``, 1 for tokens that the mean is taken over, 0 for the others; where
+            not given, all have the weight 1.
 
     Returns:
-        Scalar; 0 with zero gradient if no token counts.
+        Scalar; 0 with zero gradient if no token has a weight.
 
     Raises:
         ValueError: unknown ``similarity``.
@@ -78,7 +79,7 @@ def local_explicit_alignment(
 
     Args:
         patch_tokens: ``[N, P, d]`` projected patch tokens; N may be 0.
-        mask: ``[N, P]`` object-aware mask of 0 and 1, or boolean.
+        mask: ``[N, P]`` object-aware mask M_obj of 0 and 1, or boolean.
         text_fg: ``[C, d]`` projected class texts.
         text_bg: ``[1, d]`` projected background text.
         labels: ``[N, C]`` multi-hot image labels.
@@ -86,13 +87,14 @@ def local_explicit_alignment(
             in :func:`global_implicit_alignment`.
         temperature: tau.
         bg_weight: lambda, weight of the background patches' term.
-        normalize: "all" divides by P, as printed; "region" takes the mean over each region's own
-            patches, without the constants of the others, and an empty region adds 0.
+        normalize: "all" divides by P, as the paper prints it. "region" averages the first term over
+            the object patches and the second over the background patches, so that other patches
+            do not add their log 2; without such patches the term is 0.
         similarity: "affine" or "clamp"; read only if not ``cross``.
         sample_weight: ``[N]``, as in :func:`global_implicit_alignment`.
 
     Returns:
-        Scalar; 0 with zero gradient if no image counts.
+        Scalar; 0 with zero gradient if no image has a weight.
 
     Raises:
         ValueError: unknown ``normalize`` or ``similarity``.
@@ -100,8 +102,8 @@ def local_explicit_alignment(
     tokens = unit_vectors(patch_tokens)  # [N, P, d]
     mask = mask.to(tokens.dtype)
     # First the sum over the image's classes, then the product: [N, d] instead of [N, P, C].
-    summed_texts = labels.to(tokens.dtype) @ unit_vectors(text_fg)
-    to_classes = torch.einsum("npd,nd->np", tokens, summed_texts)
+    summed_texts = labels.to(tokens.dtype) @ unit_vectors(text_fg)  # [N, d]
+    to_classes = torch.einsum("npd,nd->np", tokens, summed_texts)  # [N, P]
     if not cross:
         loss = -_safe_log(_positive(to_classes, similarity)) * mask
         return _batch_mean(_patch_mean(loss, mask, normalize), sample_weight)
@@ -120,13 +122,13 @@ def text_similarity(patch_tokens: Tensor, texts: Tensor) -> Tensor:
         texts: ``[K, d]`` projected texts, of classes or background.
 
     Returns:
-        ``[N, K, P]`` in -1..1; 0 for a token or text without direction.
+        ``[N, K, P]`` in -1..1; 0 for a token or text that is zero.
     """
     return torch.einsum("npd,kd->nkp", unit_vectors(patch_tokens), unit_vectors(texts))
 
 
 def _positive(cosine: Tensor, similarity: str) -> Tensor:
-    """Turn cosines into arguments of a logarithm."""
+    """Return cosines mapped to values that a logarithm can be taken of."""
     if similarity == "affine":
         return (1 + cosine) / 2
     if similarity == "clamp":
@@ -135,7 +137,7 @@ def _positive(cosine: Tensor, similarity: str) -> Tensor:
 
 
 def _safe_log(value: Tensor) -> Tensor:
-    # Clamped from below only, because the sum of several cosines may exceed 1.
+    # Clamped from below only, because without ``cross`` a sum of cosines may exceed 1.
     return value.clamp(min=torch.finfo(value.dtype).eps).log()
 
 

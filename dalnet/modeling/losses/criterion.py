@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weighted sum of losses of Eq. 7 and 8: which terms act, and how much."""
+"""Compute the weighted losses of a training step, whose sum is Eq. 7 and 8 of DALNet's paper.
+
+Names of losses in code and paper: cls L_cls, inter L_inter, gia L_im, lea L_ex, ptc L_ptc, seg
+L_seg, reg L_reg.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,8 +26,8 @@ Loss = Callable[[Tensors, Tensors], Tensor]
 class DALNetCriterion(nn.Module):
     """Computes the weighted losses of DALNet's training step from its outputs and targets.
 
-    A weight of 0 switches its loss off. The classification losses are always computed: they keep
-    the classifiers in the graph, which DistributedDataParallel asks of every parameter.
+    A weight of 0 switches a loss off. The classification losses are computed even then, because
+    DistributedDataParallel expects a gradient of every parameter, the classifiers' too.
     """
 
     @configurable
@@ -32,10 +36,10 @@ class DALNetCriterion(nn.Module):
     ) -> None:
         """
         Args:
-            weights: factor per loss; keys cls, inter, gia, lea, ptc, seg, reg.
-            options: keyword arguments of the functions in :mod:`dalnet.modeling.losses` that
-                compute gia, lea and reg, by these names.
-            ignore_value: label of pixels that supervise nothing.
+            weights: factor of each loss, by name.
+            options: for gia, lea and reg, keyword arguments of the function in
+                :mod:`dalnet.modeling.losses` that computes the loss.
+            ignore_value: label of pixels that the losses leave out.
         """
         super().__init__()
         self.weights = weights
@@ -48,7 +52,7 @@ class DALNetCriterion(nn.Module):
         dalnet = cfg.MODEL.DALNET
         names = ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")
         weights = {name: float(dalnet[f"{name.upper()}_WEIGHT"]) for name in names}
-        # The switches of Table 4.
+        # Switches (True or False) for the ablation of Table 4.
         weights["gia"] *= dalnet.GIA
         weights["lea"] *= dalnet.LEA
         shared = {"cross": dalnet.CROSS_CONTRASTIVE, "similarity": dalnet.GIA_SIMILARITY}
@@ -65,16 +69,16 @@ class DALNetCriterion(nn.Module):
         }
 
     def acts(self, *names: str) -> bool:
-        """Return whether any of the losses ``names`` has a weight."""
+        """Return whether any of the named losses has a weight above 0."""
         return any(self.weights[name] > 0 for name in names)
 
     def forward(self, outputs: Tensors, targets: Tensors) -> dict[str, Tensor]:
         """Return every loss that has a weight and a target.
 
         Args:
-            outputs: of the network; each loss says which it reads.
-            targets: what the outputs are compared with. Without ``pseudo_labels`` the head is not
-                trained yet.
+            outputs: of the network, by name; the methods below say which each loss reads.
+            targets: what the outputs are compared with, by name. Without ``pseudo_labels`` the
+                segmentation head is not trained in this step.
 
         Returns:
             Scalars multiplied by their weights, as ``loss_<name>``.
@@ -89,12 +93,12 @@ class DALNetCriterion(nn.Module):
             if target in targets and (always or self.acts(name)):
                 losses[f"loss_{name}"] = self.weights[name] * loss(outputs, targets)
         if "loss_seg" not in losses and "loss_reg" not in losses:
-            # Keeps the head in the graph, as DistributedDataParallel asks.
+            # A gradient of zeros, because DistributedDataParallel expects one of every parameter.
             losses["loss_seg"] = 0.0 * outputs["seg_logits"].sum()
         return losses
 
     def terms(self) -> dict[str, tuple[Loss, str]]:
-        """Return each loss by name, and the target without which it cannot be computed."""
+        """Return by name each loss, and the name of the target that it cannot do without."""
         return {
             "cls": (partial(self.classification, "cls_logits"), "image_labels"),
             "inter": (partial(self.classification, "inter_logits"), "image_labels"),
@@ -106,7 +110,7 @@ class DALNetCriterion(nn.Module):
         }
 
     def classification(self, name: str, outputs: Tensors, targets: Tensors) -> Tensor:
-        """Return L_cls or L_inter, of the logits ``outputs[name]`` ``[N, C]``."""
+        """Return L_cls or L_inter of the logits ``outputs[name]`` ``[N, C]``."""
         return image_classification(outputs[name], targets["image_labels"], targets["known_labels"])
 
     def implicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
@@ -143,7 +147,7 @@ class DALNetCriterion(nn.Module):
         return balanced_cross_entropy(logits, labels, ignore=self.ignore_value)
 
     def regularization(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """Return L_reg of the same, with ``images [N, 3, H, W]`` in 0..255 and ``boxes``."""
+        """Return L_reg of logits ``[N, C + 1, H, W]`` and ``images [N, 3, H, W]`` in 0..255."""
         return dense_energy(
             targets["images"],
             outputs["large_logits"].softmax(dim=1),

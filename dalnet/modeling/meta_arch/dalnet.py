@@ -27,7 +27,14 @@ from .segmentor import Source, WeakSegmentor
 
 
 class CAMs(NamedTuple):
-    """CAMs of each image's classes, ``[N, K, H, W]`` in 0..1, without gradient."""
+    """CAMs of each image's own classes, ``[N, K, H, W]`` in 0..1, without gradient.
+
+    K is the largest number of classes in an image of the batch, see :class:`.ImageClasses`.
+
+    Attributes:
+        final: of the classifier on the last block's tokens.
+        intermediate: of the classifier on the tokens of block ``MODEL.VIT.INTERMEDIATE_BLOCK``.
+    """
 
     final: Tensor
     intermediate: Tensor
@@ -46,7 +53,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         "sem_seg_head.predictor.weight": 0,
         "sem_seg_head.predictor.bias": 0,
     }
-    # The losses whose targets are made of multi-scale CAMs; those of the head are too.
+    # Losses whose targets are made from multi-scale CAMs, beside those of the head.
     cam_losses: ClassVar[tuple[str, ...]] = ("gia", "ptc")
     sources = {
         "sem_seg": Source("segmentation head", "probabilities"),
@@ -80,7 +87,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
                 without alignment.
             criterion: the weighted losses.
             object_mask_threshold: beta of M_obj.
-            local_min_coverage: fraction of a local view that a class must cover to label it.
+            local_min_coverage: fraction of a local view that a class must cover to be its label.
             seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
             vis_period: iterations between pictures of the training; 0 for none.
             shared: see :class:`WeakSegmentor`.
@@ -144,25 +151,25 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
     def losses(self, batch: MultiCropBatch) -> dict[str, Tensor]:
         """Return the losses of a training step: Figure 2, top to bottom.
 
-        All that is known of an image are its classes. From them the two classifiers learn (L_cls,
-        L_inter). Their CAMs show roughly where each class is, and all other targets are made of
-        them: which patches are object (L_ex), which classes a small view shows (L_im), which
-        patches are alike (L_ptc), and pseudo labels of pixels, from which the segmentation head
-        learns (L_seg, L_reg).
+        The two classifiers learn from the image-level labels (L_cls, L_inter). Their CAMs show
+        roughly where each class is, and all other targets are made from these CAMs: which patches
+        show an object (L_ex), which classes a small view shows (L_im), which patches have the same
+        class (L_ptc), and the pixels' pseudo labels, from which the segmentation head learns
+        (L_seg, L_reg).
 
         An image that shows no class is a negative for the classifiers and background for the head;
-        it has no part in L_im and L_ex, whose mean is taken over the other images. A class that is
-        unknown for an image has no part in L_cls and L_inter, and else counts as not shown.
+        L_im and L_ex leave it out of their mean. Where it is unknown whether an image shows a
+        class, L_cls and L_inter leave out this class, and the other losses take it as not shown.
         """
         features = self.encode(self.normalize(batch.images))  # class, patch, intermediate tokens
         outputs = self.heads(features)  # image logits, segmentation logits
-        cams = self.multi_scale_cams(batch, features)  # no gradient; the expensive line
+        cams = self.multi_scale_cams(batch, features)  # no gradient; two thirds of the time
         targets = self.make_targets(batch, outputs, cams)
         outputs |= self.align(batch, features)  # tokens and texts in the common space
         return self.criterion(outputs, targets)  # Eq. 7 and 8
 
     def heads(self, features: Features) -> dict[str, Tensor]:
-        """Return what the classifiers and the segmentation head make of the tokens."""
+        """Return the tokens, the classifiers' logits and the segmentation logits."""
         patch_tokens, inter_tokens = features["patch_tokens"], features["inter_tokens"]
         return {
             "patch_tokens": patch_tokens,  # [N, D, h, w]
@@ -174,14 +181,14 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
 
     @torch.no_grad()
     def multi_scale_cams(self, batch: MultiCropBatch, features: Features) -> CAMs | None:
-        """Return the CAMs of both blocks over all scales; None where no loss asks for them.
+        """Return the CAMs of both classifiers over all scales; None where no loss needs them.
 
         These passes through the encoder take two thirds of a training step.
         """
         if not (self.criterion.acts(*self.cam_losses) or self.trains_head()):
             return None
         passes = self.multi_scale_flip(self.normalize(batch.images))
-        passes.seed(features)
+        passes.reuse(features)  # the pass at scale 1 was already made
         settings = self.cam_settings
         scales = settings.scales, settings.with_flip
         return CAMs(
@@ -192,13 +199,13 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
     def make_targets(
         self, batch: MultiCropBatch, outputs: dict[str, Tensor], cams: CAMs | None
     ) -> dict[str, Tensor]:
-        """Return what the losses that act now compare the outputs with."""
+        """Return the targets of the losses that are used in this iteration, by name."""
         targets = {
             "images": batch.images,
             "boxes": batch.boxes,
             "image_labels": batch.image_labels,
             "known_labels": batch.known_labels,
-            "image_weights": batch.shows_class,  # [N], of the losses that need a class
+            "image_weights": batch.shows_class,  # [N], 0 for images that L_ex leaves out
         }
         if self.criterion.acts("lea"):
             raw = self.inter_classifier.cam(outputs["inter_tokens"].detach())  # [N, C, h, w]
@@ -227,16 +234,19 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             cls_tokens = self.view_tokens(batch, features["cls_token"])
             outputs["view_tokens"] = self.projections.visual(cls_tokens)  # [V, d]
         if self.criterion.acts("lea"):
-            # Patches in the padding count among the N^2 of Eq. 6: the paper knows no padding [D].
-            patches = features["patch_tokens"].flatten(2).transpose(1, 2)
+            # Eq. 6 divides by all N^2 patches. Those in the padding are counted too, because the
+            # paper does not mention padding (docs/decisions.md).
+            patches = features["patch_tokens"].flatten(2).transpose(1, 2)  # [N, P, D]
             outputs["aligned_patches"] = self.projections.visual(patches)  # [N, P, d]
         return outputs
 
     def view_tokens(self, batch: MultiCropBatch, main: Tensor) -> Tensor:
-        """Return class tokens ``[V, D]``: of each image's global views, then of all local views.
+        """Return class tokens ``[V, D]`` of all views of the batch.
+
+        First come the global views, image by image, then the local ones: V = N * G + N * L.
 
         Args:
-            batch: with further global and local views.
+            batch: with G - 1 further global views and L local views of each image.
             main: class tokens of the main views, ``[N, D]``.
         """
         tokens = [self.global_tokens(batch, main).flatten(0, 1)]
@@ -258,19 +268,23 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
 
     @torch.no_grad()
     def view_labels(self, batch: MultiCropBatch, cams: Tensor) -> tuple[Tensor, Tensor]:
-        """Return labels ``[V, C]`` and weights ``[V]`` of the views, as :meth:`view_tokens`.
+        """Return labels ``[V, C]`` and weights ``[V]`` of the views, in :meth:`view_tokens`' order.
 
-        Every view is one sample of Eq. 3, whatever image it comes from [D]. A global view has the
-        labels of its image, a local one those of the classes that the main view's CAM shows in
-        its place; a view without any class is a background view, which has the weight 0.
+        Every view is one sample of Eq. 3 (docs/decisions.md). A global view has the labels of its
+        image. A local view has the classes that the main view's CAMs show inside its box. A view
+        without any class has the weight 0.
+
+        Args:
+            batch: with the views.
+            cams: of the main views, ``[N, K, H, W]``.
         """
         num_global = 1 + batch.global_views.shape[1]
         labels = [batch.image_labels.repeat_interleave(num_global, dim=0)]
         if batch.local_views.shape[1]:
             classes, coverage = batch.image_classes, self.local_min_coverage
             label_map = self._label_map(batch, cams, batch.boxes)
-            num_local = classes.index.shape[1]
-            found = local_view_labels(label_map, batch.local_boxes, num_local, coverage)
+            most = classes.index.shape[1]  # K
+            found = local_view_labels(label_map, batch.local_boxes, most, coverage)  # [N, L, K]
             # scatter() wants the classes in dimension 1: [N, L, K] -> [N, K, L] -> [N, C, L].
             found = classes.scatter(found.transpose(1, 2), self.num_classes).transpose(1, 2)
             labels.append(found.flatten(0, 1))
@@ -278,9 +292,10 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         return view_labels, view_labels.amax(dim=1)
 
     def token_labels(self, batch: MultiCropBatch, cams: Tensor, grid: Sequence[int]) -> Tensor:
-        """Return the label map ``[N, h, w]`` of CAMs on the token grid, for L_ptc.
+        """Return the label map ``[N, h, w]`` of CAMs ``[N, K, H, W]`` on the token grid, for L_ptc.
 
-        Its values are local indices: L_ptc only asks which tokens of one image are alike.
+        Its values are local indices (:class:`.ImageClasses`), because L_ptc compares only tokens
+        of the same image.
         """
         boxes = token_grid_boxes(batch.boxes, batch.images.shape[-2:], grid)
         return self._label_map(batch, resize(cams, grid), boxes)
@@ -292,9 +307,9 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         return batch.ignore_unclear(label_map, self.cam_settings.ignore_value)
 
     def segmentation_targets(self, batch: MultiCropBatch, cams: Tensor) -> Tensor:
-        """Return pseudo labels ``[N, H, W]`` of CAMs ``[N, K, H, W]``, with the ignore value.
+        """Return pseudo labels ``[N, H, W]`` made from CAMs ``[N, K, H, W]``.
 
-        Where a person has corrected an image's mask, it takes the pseudo label's place.
+        Where a person has corrected an image's mask, it is used instead of the pseudo label.
         """
         classes, ignore = batch.image_classes, self.cam_settings.ignore_value
         local = self.pseudo_labels(batch.images, cams, classes.valid, batch.boxes)
@@ -304,7 +319,10 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         return torch.where(batch.corrected < 0, labels, batch.corrected.long())
 
     def trains_head(self) -> bool:
-        """Return whether the head is trained in this iteration: not before CAMs are of use."""
+        """Return whether the segmentation head is trained in this iteration.
+
+        It is not in the first ``seg_start_iter`` iterations, when the CAMs are still too poor.
+        """
         acts = self.criterion.acts("seg", "reg")
         return acts and get_event_storage().iter >= self.seg_start_iter
 
@@ -312,7 +330,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         """Put a picture of the first image into the event storage, if one is due."""
         storage = get_event_storage()
         due = self.vis_period > 0 and (storage.iter + 1) % self.vis_period == 0
-        # Only the main process has writers, which empty the storage.
+        # Only in the main process, because elsewhere no writer would empty the storage.
         if due and is_main_process():
             picture = draw_training_image(
                 batch.images[0],

@@ -94,11 +94,12 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     required: ClassVar[tuple[str, ...]] = ("backbone.",)
     # Buffers that a training makes anew for its own classes, whatever a checkpoint holds.
     rebuilt: ClassVar[tuple[str, ...]] = ()
-    # Tensors with a row for each class, see dalnet.modeling.class_rows.match_class_rows.
+    # Tensors with a row for each class, by name, and the class of their row 0: 0 where that is the
+    # background, else 1. See dalnet.modeling.class_rows.match_class_rows.
     class_rows: ClassVar[Mapping[str, int]] = {}
     # Whether a checkpoint that another training starts from must be of the same classes.
     keeps_classes: ClassVar[bool] = False
-    # Side in pixels of a place of the maps, see dalnet.modeling.cam.fuse_raw_cams.
+    # Pixels of the image for each cell of the maps, see dalnet.modeling.cam.fuse_raw_cams.
     map_stride: int = 1
 
     sources: Mapping[str, Source]
