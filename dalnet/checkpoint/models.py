@@ -21,7 +21,7 @@ from .checkpointer import Checkpointer
 from .files import HINT, INFO, KEY, find_checkpoint, read_file
 from .info import read_info
 
-# A config says where and how its training ran, which need not suit this machine.
+# Keys that said how the training ran on its machine, and their values for this one.
 _MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def config_for(
         config: a config file or the name of a recipe; where not given, the config in the
             checkpoint, see :func:`config_of_checkpoint`. Where neither it nor its data set names
             classes, they are the checkpoint's.
-        opts: ``KEY, VALUE, ...`` that go before those of the config.
+        opts: ``KEY, VALUE, ...``, which replace values of the config.
 
     Returns:
         The config, not frozen. Its ``MODEL.WEIGHTS`` is the checkpoint, and pre-trained weights are
@@ -77,7 +77,7 @@ def config_for(
     cfg.MODEL.WEIGHTS = str(file)
     fill_class_names(cfg)
     if not cfg.MODEL.CLASS_NAMES and INFO in read_file(str(file)):
-        # The data set that it was trained on is not here.
+        # Neither the config nor its data set names classes, as where the data set is not here.
         info = read_info(file)
         cfg.MODEL.CLASS_NAMES = tuple(info.class_names)
         cfg.MODEL.PROMPT_NAMES = tuple(info.prompt_names)
@@ -109,7 +109,7 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
         values = flatten(content)
     except (AttributeError, yaml.YAMLError) as error:
         raise UsageError(f"its config cannot be read ({error})", file, HINT) from error
-    # A section of MODEL is another system's, which need not be installed here.
+    # Unknown sections of MODEL belong to other systems, which need not be installed here.
     foreign = tuple(f"MODEL.{name}." for name in content.get("MODEL", ()) if name not in cfg.MODEL)
     unknown = [k for k in values if not has_key(cfg, k) and not k.startswith(foreign)]
     if unknown:
@@ -123,6 +123,9 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def expect_checkpoint(cfg: CfgNode) -> None:
-    """Load no pre-trained weights: a checkpoint carries the encoder and the text embeddings."""
+    """Change ``cfg`` so that no pre-trained weights are loaded.
+
+    A checkpoint holds the encoder and the text embeddings.
+    """
     cfg.MODEL.VIT.WEIGHTS = cfg.MODEL.VIT.STEM_WEIGHTS = cfg.MODEL.CNN.WEIGHTS = ""
     cfg.MODEL.CLIP.SOURCE = "checkpoint"

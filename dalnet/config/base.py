@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config keys that every system has, their defaults and where these come from.
+"""Define the config keys that every system has, with their defaults and sources.
 
 Sources: [P] stated by the DALNet paper, [T] taken from ToCo because the paper is silent,
 [D] decided here because the paper is silent or ambiguous (see docs/decisions.md).
@@ -50,7 +50,8 @@ def _add_data(cfg: CN) -> None:
     cfg.INPUT.PHOTOMETRIC = True  # DINO's color jitter, gray, blur and solarize in training [T]
     cfg.INPUT.MIN_SIZE_TEST = 0  # pixels on the short side in evaluation; 0 is the image's own [T]
     crops = cfg.INPUT.MULTI_CROP = CN()
-    crops.GLOBAL_VIEWS = 2  # of crop size: the main view; and a random resized crop [P]
+    # Views of INPUT.CROP.SIZE: 1, the main view alone; 2, also a random resized crop [P].
+    crops.GLOBAL_VIEWS = 2
     crops.LOCAL_VIEWS = 8  # small views, cut from the main view; 0 switches them off [T]
     crops.LOCAL_SIZE = 96  # their side in pixels, a multiple of the patch size [P]
     crops.GLOBAL_SCALE = (0.4, 1.0)  # area of the second view as a fraction of its image [T]
@@ -64,28 +65,29 @@ def _add_backbone(cfg: CN) -> None:
     cfg.MODEL.CLASS_NAMES = ()
     cfg.MODEL.PROMPT_NAMES = ()
     cfg.MODEL.BACKBONE.NAME = "TimmViT"
-    # Mean and deviation of pixels in the pre-training, RGB in 0..255: ImageNet's [D].
+    # Mean and standard deviation of pixels in the pre-training, RGB in 0..255: ImageNet's [D].
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     vit = cfg.MODEL.VIT = CN()
-    # Any timm vision transformer: ViT-B/16 is [P], this file of it [D], DeiT's [T].
+    # Any vision transformer of timm. ViT-B/16 is [P], these weights of it [D], DeiT's weights [T].
     vit.NAME = "vit_base_patch16_224.augreg_in21k"
     # "timm": timm's published weights for NAME, downloaded once; a path to .safetensors, .pth (also
     # a training's checkpoint) or .npz (dalnet:// is the folder dalnet/assets); "": random.
     vit.WEIGHTS = "timm"
-    # timm's name of a CNN in place of the patch embedding, for few images and no GPU; "": none [P].
+    # timm's name of a CNN that replaces the patch embedding, which helps with few images and
+    # without a GPU; "": none [P].
     vit.STEM = ""
     vit.STEM_WEIGHTS = "timm"  # of that CNN; or a file of the classifier (.safetensors, .pth)
     vit.INTERMEDIATE_BLOCK = 10  # F_inter is read after this block, counted from 1 [P: 10 of 12]
     vit.POS_EMBED = "bilinear"  # how the position embedding is resized [P]; or "bicubic" (ToCo)
-    # Stochastic depth: the last block is skipped with this probability, others with less, also in
-    # the passes that the CAMs of a training step are made of.
+    # Stochastic depth in training: the last block is skipped with this probability, earlier ones
+    # with a smaller one, also in the passes from which a training step makes its CAMs.
     vit.DROP_PATH = 0.0
     vit.GRAD_CHECKPOINTING = False  # compute blocks again in the backward pass: less memory, slower
     # Mode in which torch.compile compiles the blocks: "default", "reduce-overhead" (with CUDA
     # graphs) or "max-autotune", whose first steps take minutes; "" compiles nothing.
     vit.COMPILE = ""
-    # Sizes of small models, in place of those of timm's NAME; 0 keeps these.
+    # Sizes to change, for small models; 0 keeps the size of timm's model NAME.
     vit.IMG_SIZE = 0  # pixels
     vit.PATCH_SIZE = 0  # pixels
     vit.EMBED_DIM = 0  # width of a token
@@ -103,8 +105,8 @@ def _add_cnn(cfg: CN) -> None:
     cnn = cfg.MODEL.CNN = CN()  # the backbone "TimmCNN", for systems whose encoder is a CNN (CLIMS)
     cnn.NAME = "resnet50.tv_in1k"  # any CNN of timm
     cnn.WEIGHTS = "timm"  # as those of MODEL.VIT, but no .npz
-    cnn.STRIDE = 16  # pixels of the image for one place of the map
-    cnn.DILATE = False  # dilate the layers behind a stride that is left out
+    cnn.STRIDE = 16  # pixels of the image for each cell of the map
+    cnn.DILATE = False  # dilate the layers after a stride that was removed to reach STRIDE
     # "BN"; "FixedBN", with the statistics of the pre-training; "SyncBN", for several GPUs.
     cnn.NORM = "BN"
     cnn.FREEZE_STEM = True  # the first convolution, and scale and shift of its norm
@@ -114,11 +116,11 @@ def _add_clip(cfg: CN) -> None:
     clip = cfg.MODEL.CLIP = CN()
     # Where the embeddings of the classes come from: "tower", CLIP's text tower [P]; "embeddings",
     # ready ones in a file; "untrained", a small seeded tower, whose embeddings are fixed codes
-    # without meaning; "codes", one random direction each, at right angles to all others;
+    # without meaning; "codes", random directions at right angles to each other;
     # "checkpoint", those stored in the checkpoint that is loaded.
     clip.SOURCE = "tower"
-    # Package that builds CLIP's towers: "open_clip" [D], or "clip", OpenAI's own, which has to be
-    # installed apart.
+    # Package that builds CLIP's towers: "open_clip" [D], or "clip", OpenAI's own, which you have to
+    # install yourself.
     clip.PROVIDER = "open_clip"
     # CLIP model in OpenCLIP's spelling [D]; with a local copy of OpenAI's weights other than their
     # original archive, "ViT-B-16-quickgelu": their activation is not written in the file.
@@ -163,14 +165,14 @@ def _add_solver(cfg: CN) -> None:
     solver.IMS_PER_BATCH = 4  # images of an optimizer step, over all processes [P]
     solver.ACCUMULATION_STEPS = 1  # parts that a batch is cut into, one after the other [D]
     solver.MAX_ITER = 20000  # optimizer steps: VOC's [P]
-    # How many steps in a row may be left out as their losses or gradients are not finite [D].
+    # How many steps in a row may be left out because losses or gradients are not finite [D].
     solver.MAX_NONFINITE_STEPS = 5
-    # How many checkpoints stay, the newest ones; 0 for all. Two, as the last may be damaged [D].
+    # How many of the newest checkpoints are kept; 0 for all. Two, as the last may be damaged [D].
     solver.CHECKPOINTS_KEPT = 2
     solver.BASE_LR = 6e-5  # of the backbone [P]
     solver.HEAD_LR_MULTIPLIER = 10.0  # factor for everything but the backbone [T]
     solver.BETAS = (0.9, 0.999)  # AdamW's two moments [T]
-    solver.EPS = 1e-8  # added to the root of AdamW's second moment: PyTorch's
+    solver.EPS = 1e-8  # added to the root of AdamW's second moment: PyTorch's default
     # Decay of weights, and of norms and biases too [T].
     solver.WEIGHT_DECAY = solver.WEIGHT_DECAY_NORM = solver.WEIGHT_DECAY_BIAS = 0.01
     solver.DECAY_VECTORS = True  # False: one-dimensional parameters are not decayed at all (CoDe)
@@ -183,7 +185,7 @@ def _add_solver(cfg: CN) -> None:
     solver.LR_SCHEDULER_NAME = "WarmupPolyLR"
     solver.POLY_LR_POWER = 0.9
     solver.POLY_LR_CONSTANT_ENDING = 0.0
-    # Of WarmupThenCosineLR, which decays after the warm-up: the last rate by the base rate (CoDe).
+    # For WarmupThenCosineLR, which decays after the warm-up: last rate / base rate (CoDe).
     solver.MIN_LR_FACTOR = 0.0
     solver.STEPS = ()  # iterations at which WarmupMultiStepLR lowers the rate
 
@@ -197,12 +199,12 @@ def _add_test(cfg: CN) -> None:
     crf.ENABLED = False
     crf.ITERS = 10  # mean-field steps
     crf.POS_W = 1.0  # weight of the kernel of positions alone ...
-    crf.POS_XY_STD = 1.0  # ... and its deviation in pixels
+    crf.POS_XY_STD = 1.0  # ... and its standard deviation in pixels
     crf.BI_W = 4.0  # weight of the kernel of positions and colors ...
-    crf.BI_XY_STD = 121.0  # ... its deviation in pixels ...
+    crf.BI_XY_STD = 121.0  # ... its standard deviation in pixels ...
     crf.BI_RGB_STD = 5.0  # ... and in intensities of 0..255
-    # What evaluation runs it with, on the CPU: "pydensecrf"; "torch", the built-in one, which needs
-    # nothing and gives the same labels; "auto": pydensecrf where it is installed.
+    # Which CRF evaluation runs on the CPU: "pydensecrf"; "torch", the built-in one, which needs no
+    # package and gives the same labels; "auto": pydensecrf where it is installed.
     crf.BACKEND = "auto"
     cfg.TEST.EVAL_CAM = True  # evaluate CAMs and pseudo labels beside the segmentation head [D]
 

@@ -69,9 +69,9 @@ def find_config(config: str) -> str:
 
 
 def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
-    """Return the values of a YAML file over those of its ``_BASE_``, by full key.
+    """Return the values of a YAML file and of its ``_BASE_``, by full key; its own go first.
 
-    ``readers`` are the files that lead here by their bases.
+    ``readers`` are the files whose ``_BASE_`` led here, so that a circle is found.
 
     Raises:
         UsageError: a file cannot be read, is no config, or is its own base.
@@ -98,7 +98,7 @@ def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
 
 
 def flatten(content: Mapping[object, object], above: str = "") -> dict[str, object]:
-    """Return the values of nested keys by their full keys, as ``MODEL.CAM.SCALES``."""
+    """Return nested values by their full keys, as ``MODEL.CAM.SCALES``; ``above`` goes before."""
     values: dict[str, object] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
@@ -137,7 +137,7 @@ def merge_values(cfg: CfgNode, values: Mapping[str, object], source: str = "") -
             raise UsageError(f"there is no such key{inside}", key, _similar_key(cfg, key))
         default = get_value(cfg, key)
         try:
-            # yacs would take None in place of a value of any type.
+            # Refused here, because yacs accepts None instead of a value of any type.
             if value in (None, "None") and default is not None:
                 raise ValueError
             if value != {} or not isinstance(default, CfgNode):
@@ -150,7 +150,7 @@ def merge_values(cfg: CfgNode, values: Mapping[str, object], source: str = "") -
 
 
 def _similar_key(cfg: CfgNode, key: str) -> str:
-    """Return a hint at what a key is called now, or at one of a similar name."""
+    """Return a hint: the name that a key has now, or a key with a similar name."""
     for old, (new, more) in RENAMED_KEYS.items():
         if f"{key}.".startswith(f"{old}."):
             return f"it has another name now: use {new}{key[len(old) :]}{more}"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image-level labels, which say of each class that an image shows it, does not, or neither.
+"""Read image-level labels: of each class, that an image shows it, does not, or that it is unknown.
 
-A record of a data set has ``image_labels``, the sorted indices of the classes that are shown, and
-only where something is unknown ``unknown_labels``, the sorted indices of which nothing is known.
+A record of a data set has ``image_labels``, the sorted indices of the classes that the image shows.
+Where it is unknown of some classes whether the image shows them, the record also has
+``unknown_labels``, the sorted indices of these classes.
 """
 
 import logging
@@ -29,19 +30,22 @@ Record = dict[str, Any]
 
 
 class ImageLabels(NamedTuple):
-    """What is known of one image: sorted indices of classes."""
+    """Sorted indices of the classes that an image shows, and of those that it may show or not."""
 
     shown: list[int]
     unknown: list[int]
 
     def as_fields(self) -> Record:
-        """Return the fields of a record."""
+        """Return the labels as fields of a record."""
         fields: Record = {"image_labels": self.shown}
         return fields | {"unknown_labels": self.unknown} if self.unknown else fields
 
 
 def has_labels(record: Mapping[str, Any]) -> bool:
-    """Return whether a record says what its image shows, be it that it shows no class."""
+    """Return whether a record names classes that its image shows, or says that it shows none.
+
+    Where no class is named and some are unknown, nothing can be measured with its labels.
+    """
     return bool(record["image_labels"]) or not record.get("unknown_labels")
 
 
@@ -99,26 +103,38 @@ def read_image_labels(
 
 
 class LabelIndex:
-    """The labels of class names, in any Unicode form."""
+    """Finds the indices of classes by their names, whatever the Unicode form of a name."""
 
     def __init__(self, classes: Sequence[str], synonyms: Mapping[str, str] | None = None) -> None:
-        """Number the classes; ``synonyms`` has the class that another word means."""
+        """Number the classes in their order; ``synonyms`` maps other words to a class."""
         self.numbers = {_plain(name): number for number, name in enumerate(classes)}
         self._synonyms = {_plain(word): _plain(name) for word, name in (synonyms or {}).items()}
 
     def labels(
         self, names: Sequence[str] | None, where: object, unknown: Iterable[str] = ()
     ) -> ImageLabels:
-        """Return the labels of an image that shows the named classes; None: nothing is known."""
+        """Return the labels of an image that shows the classes ``names``.
+
+        Args:
+            names: class names or synonyms; None where nothing is known of the image.
+            where: source of the names, for a message.
+            unknown: classes for which it is unknown whether the image shows them.
+
+        Raises:
+            UsageError: a name that is neither a class nor a synonym.
+        """
         if names is None:
             return ImageLabels([], sorted(self.numbers.values()))
         return ImageLabels(self._find(names, where), self._find(unknown, where))
 
     def labels_in_table(self, table: TagTable, name: str | None) -> ImageLabels:
-        """Return the labels of an image that a table calls ``name``; None: it does not name it."""
+        """Return the labels of the image that a table lists as ``name``.
+
+        ``name`` is None for an image that the table does not list.
+        """
         if name is None:
             return self.labels(None, table.path)
-        # A table that declares its tags says nothing about other classes.
+        # Where a table declares its tags, classes that it does not declare are unknown.
         tags = {_plain(tag) for tag in table.classes}
         declared = {self._synonyms.get(tag, tag) for tag in tags} or self.numbers.keys()
         unknown = [*table.unknown.get(name, ()), *(self.numbers.keys() - declared)]
@@ -137,14 +153,15 @@ class LabelIndex:
 
 
 def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:
-    """Return by image the name that a file of tags has for it.
+    """Return for each image the name by which a file of tags lists it.
 
     Args:
         table: the file of tags.
         files: all images, as POSIX paths relative to their folder.
 
     Raises:
-        UsageError: a name means no image or several, or two that differ mean the same.
+        UsageError: a name matches no image or several, or two names match the same image and have
+            different tags.
     """
     found, unclear = match_names(table.shown, files)
     for name, candidates in unclear.items():
@@ -184,14 +201,15 @@ def _names_in_xml(path: Path) -> list[str]:
 
 
 def filter_unlabeled(dicts: list[Record], num_classes: int, policy: str) -> list[Record]:
-    """Leave out the images of which nothing is known, which cannot supervise anything.
+    """Return the records without those of images of which nothing is known.
 
-    Images that show no class stay: they are what every class is told apart from.
+    Nothing can be learned from them. Images that are known to show no class stay, as negative
+    examples of every class.
 
     Args:
         dicts: records with ``image_id`` and ``image_labels``.
         num_classes: C, without the background.
-        policy: ``"skip"`` names them in the log and drops them; ``"refuse"`` raises.
+        policy: ``"skip"`` leaves such images out and names them in the log; ``"refuse"`` raises.
 
     Returns:
         The records of which something is known.
@@ -221,7 +239,7 @@ def filter_unlabeled(dicts: list[Record], num_classes: int, policy: str) -> list
 
 
 def warn_of_unlearnable(dicts: Sequence[Record], class_names: Sequence[str]) -> None:
-    """Say in the log which classes training cannot learn: those of every image and of none.
+    """Log a warning about classes that cannot be learned: shown by all images, or by none.
 
     Args:
         dicts: the records of the training images.
@@ -246,7 +264,7 @@ def warn_of_unlearnable(dicts: Sequence[Record], class_names: Sequence[str]) -> 
 
 
 def warn_of_unlabeled(split: str, dicts: Sequence[Mapping[str, Any]]) -> None:
-    """Say in the log on how many records of a split only segmentation is scored."""
+    """Log a warning about records without image-level labels, for which no CAM can be scored."""
     unlabeled = sum(not has_labels(record) for record in dicts)
     if unlabeled:
         logger.warning(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a record of a data set to what a system reads, chosen by ``INPUT.DATASET_MAPPER_NAME``."""
+"""Turn records of a data set into a system's inputs; ``INPUT.DATASET_MAPPER_NAME`` chooses how."""
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
@@ -20,15 +20,16 @@ from .image_io import read_image, read_mask
 from .labels import has_labels
 from .views import MultiCropViews, SingleView
 
-# Of an image, uint8 [H, W, 3], and of its label map, uint8 [H, W], where it has one.
+# Makes training views of an image, uint8 [H, W, 3], and of its label map, uint8 [H, W], if any.
 Views = Callable[..., dict[str, Tensor]]
+# Makes a system's inputs of a record.
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
-# Called with (cfg, is_train), an entry returns what makes a system's inputs of a record.
+# An entry is called with (cfg, is_train) and returns a Mapper.
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 
 _PASSED_ON = ("file_name", "image_id")
-CORRECTED_MASK = "corrected_mask"  # of a record: a mask that takes the pseudo label's place
+CORRECTED_MASK = "corrected_mask"  # key of a record: mask to use instead of a pseudo label
 _MASK_KEYS = ("sem_seg_file_name", "mask_classes")
 _RULES = (
     one_of(("RGB",), "INPUT.FORMAT"),
@@ -50,11 +51,11 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
 
 
 class ImageLabelMapper(metaclass=ABCMeta):
-    """Reads an image and its image-level labels; masks are never opened.
+    """Reads an image and its image-level labels; no ground-truth mask is ever opened.
 
     In training the image, resized as ``INPUT.MIN_SIZE_TRAIN`` says, becomes the views of
     :meth:`build_views`; at test time, resized as ``MIN_SIZE_TEST`` says, ``image`` uint8 [3, h, w].
-    Both with ``image_labels`` float32 [C] (1 where the image shows the class, else 0) and
+    Both come with ``image_labels`` float32 [C] (1 where the image shows the class, else 0) and
     ``known_labels`` bool [C] (whether that is known), which are left out at test time where the
     record has no labels; ``height`` and ``width`` of the upright image, ``file_name``,
     ``image_id`` and, at test time, ``sem_seg_file_name`` and ``mask_classes`` if there are any.
@@ -66,7 +67,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
     """
 
     def __init__(self, cfg: CfgNode, is_train: bool) -> None:
-        """``cfg``: whose ``INPUT`` and number of classes are used."""
+        """Read ``INPUT`` and the number of classes of ``cfg``."""
         check_rules(cfg, _RULES)
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1  # without the background
         self.views = self.build_views(cfg) if is_train else None
@@ -75,7 +76,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
     @classmethod
     @abstractmethod
     def build_views(cls, cfg: CfgNode) -> Views:
-        """Build what makes the views of a training image, uint8 [H, W, 3] RGB, by name."""
+        """Return a function that makes the views of a training image, uint8 [H, W, 3] RGB."""
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs for one record of a data set, which itself stays as it is."""
@@ -100,7 +101,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
         return inputs
 
     def _corrected_mask(self, record: dict[str, Any], image: np.ndarray) -> list[np.ndarray]:
-        """Return the mask that a person has corrected, of the resized image, if there is one.
+        """Return a list of the mask that a person has corrected, resized as the image; else empty.
 
         It is the only mask that training opens, and only where the user names such masks.
         """
@@ -133,7 +134,7 @@ def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:
     if not is_train:
         return T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     sizes = tuple(cfg.INPUT.MIN_SIZE_TRAIN)
-    # Detectron2's would draw a random number for nothing where there is only the size 0.
+    # For the size 0 alone, Detectron2's augmentation would change nothing but the random state.
     if not any(sizes):
         return None
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING

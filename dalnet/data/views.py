@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training views of an image. Masks play no part.
+"""Make the training views of an image; ground-truth masks play no part.
 
-One view, or DINO's several (Caron et al., ICCV 2021): a main view, whole-image ("global") and small
-("local") crops. Another system's views are anything that is called with an image as these are.
+They are one view, or several as DINO's (Caron et al., ICCV 2021): the main view, further large
+crops of the image ("global") and small crops of the main view ("local"). Another system may bring
+views of its own: any function with the arguments of :meth:`SingleView.__call__`.
 """
 
 from collections.abc import Callable
@@ -42,7 +43,7 @@ class Crop(NamedTuple):
 
 
 class SingleView:
-    """One view an image: rescaled, flipped, cut or padded to one size, its colors altered."""
+    """Makes one view of an image: rescaled, flipped, cut or padded, its colors altered."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """Make views as ``cfg.INPUT`` says, padded with ``MODEL.PIXEL_MEAN`` (RGB, 0..255)."""
@@ -63,15 +64,16 @@ class SingleView:
         """Make the view of an RGB image, uint8 [H, W, 3], and of its label map if it has one.
 
         Returns:
-            ``image`` uint8 [3, H, W] and ``image_box`` int64 [4] = (y0, y1, x0, x1) of what is no
-            padding in it; with a label map ``label_map`` uint8 [H, W], ignored in the padding.
+            ``image`` uint8 [3, H, W] and ``image_box`` int64 [4] = (y0, y1, x0, x1), the part of
+            it that is not padding; with a label map also ``label_map`` uint8 [H, W], 255 (ignored)
+            in the padding.
         """
         return self.show(self.cut(image, label_map))
 
     def cut(self, image: np.ndarray, label_map: np.ndarray | None = None) -> Crop:
-        """Rescale, flip and cut an image, uint8 [H, W, 3] RGB, and draw its place in the view.
+        """Return a random crop of an image, uint8 [H, W, 3] RGB, and of its label map, if any.
 
-        Its label map, uint8 [H, W], is cut alike.
+        The image is rescaled, flipped and cut; then the crop's place in the view is drawn.
         """
         aug_input = T.AugInput(image, sem_seg=label_map)
         self.geometry(aug_input)
@@ -81,7 +83,7 @@ class SingleView:
         return Crop(content, (top, left), aug_input.sem_seg)
 
     def show(self, crop: Crop) -> dict[str, Tensor]:
-        """Make the view of a crop, see :meth:`__call__`."""
+        """Return the view of a crop, see :meth:`__call__`."""
         (y0, x0), (width, height) = crop.corner, crop.content.size
         box = torch.tensor([y0, y0 + height, x0, x0 + width])
         view = {"image": self.render(crop, self.photometric), "image_box": box}
@@ -92,16 +94,17 @@ class SingleView:
         return view
 
     def render(self, crop: Crop, photometric: Transform) -> Tensor:
-        """Alter a crop's colors and pad it: uint8 [3, H, W]."""
+        """Return a crop with altered colors and padding, uint8 [3, H, W]."""
         view = Image.new("RGB", self.size[::-1], self.padding)
         top, left = crop.corner
-        # Colors before padding: the padding must stay the model's zero.
+        # Colors are altered before padding, because the padding has to stay the model's mean
+        # color, which normalization turns into zero.
         view.paste(photometric(crop.content), (left, top))
         return pil_to_tensor(view)
 
 
 class GlobalViews:
-    """Random resized crops of the whole image, flipped and altered independently."""
+    """Makes random resized crops of the whole image, each flipped and altered by itself."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """Make the views beside the main one that ``cfg.INPUT`` describes.
@@ -115,6 +118,7 @@ class GlobalViews:
         crop = v2.RandomResizedCrop(
             self.size,
             scale=tuple(cfg.INPUT.MULTI_CROP.GLOBAL_SCALE),
+            # Relative to the view's own aspect ratio, so that objects are stretched as in DINO.
             ratio=tuple(width / height * ratio for ratio in _ASPECT_RANGE),
             interpolation=InterpolationMode.BICUBIC,
         )
@@ -131,18 +135,17 @@ class GlobalViews:
 
 
 class LocalViews:
-    """Small crops of the main view with their boxes.
+    """Makes small crops of the main view, with their boxes.
 
-    They are cut before the main view's colors are altered and stay aligned with it (a flipped
-    local view shows the flipped content of its box), so that a label map of the main view
-    tells what a local view shows.
+    They are cut before the main view's colors are altered. Their boxes are places in the main view,
+    also of flipped ones, so that a label map of the main view tells what a local view shows.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         """Make the views that ``cfg.INPUT.MULTI_CROP`` describes."""
         self.number, side = cfg.INPUT.MULTI_CROP.LOCAL_VIEWS, cfg.INPUT.MULTI_CROP.LOCAL_SIZE
         self.size = [side, side]
-        # Area of a view relative to what the main view shows of the image.
+        # Area of a local view as a fraction of the main view without its padding.
         self.scale = list(cfg.INPUT.MULTI_CROP.LOCAL_SCALE)
         flip = v2.RandomHorizontalFlip(_flip_prob(cfg))
         self.transform = v2.Compose([flip, photometric_chain(cfg.INPUT.PHOTOMETRIC, blur_prob=0.5)])
@@ -170,7 +173,7 @@ class LocalViews:
 
 
 class MultiCropViews:
-    """DALNet's views of an image: the main view, further global ones and local ones."""
+    """Makes DALNet's views of an image: the main view, further global ones and local ones."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """Make the views that ``cfg.INPUT`` describes."""

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 _EPS = 1e-8
 # The eight neighbors as (dy, dx), in units of the dilation.
 _DIRECTIONS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-# Pixels that a GPU refines at a time, 700 bytes each. A batch then needs as many kernel launches as
-# one image, and these, not the arithmetic, take the time. A CPU's cache hardly holds one image.
+# Pixels that a GPU refines at a time, at 700 bytes each. A batch then needs as few kernel launches
+# as one image, and launches take most of the time. On a CPU images are refined one by one, because
+# its cache hardly holds more than one.
 _GPU_PIXELS = 1 << 20
 
 
 class PixelAdaptiveRefinement(nn.Module):
-    """Repeatedly replaces each pixel of a map by the mean of its neighbors of similar color.
+    """Repeatedly replaces each pixel of a map by the mean of its neighbors, weighted by color.
 
     A pixel p has eight neighbors q per dilation (replicate padding). Their weights are
     ``softmax(image term) + 0.01 softmax(position term)`` over q, the image term being the mean over
@@ -32,10 +33,10 @@ class PixelAdaptiveRefinement(nn.Module):
     Args:
         num_iters: how often the map is averaged.
         dilations: distances of the neighbors in pixels, each at least 1.
-        bandwidth: 0.3 in both terms.
-        squared: both terms are squares.
-        position_weight: 0.01.
-        std_with_center: p itself counts in ``std``, once for each dilation.
+        bandwidth: the 0.3 of both terms.
+        squared: whether both terms are squared.
+        position_weight: the factor 0.01 of the position term.
+        std_with_center: whether p itself counts in ``std``, once for each dilation.
 
     Raises:
         ValueError: no dilation, a dilation below 1, or a negative number of iterations.
@@ -68,7 +69,7 @@ class PixelAdaptiveRefinement(nn.Module):
         distances = torch.tensor([math.hypot(*o) for o in self._offsets], dtype=torch.float64)
         scaled = distances / (distances.std() + _EPS) / bandwidth
         position_term = -(scaled.square() if squared else scaled)
-        # Buffers, because a GPU would wait at every call for numbers that lie on the CPU.
+        # Buffers, because numbers that lie on the CPU would have to be copied at every call.
         position_weights = position_weight * position_term.softmax(dim=0)
         self.register_buffer("_position_weights", position_weights, persistent=False)
         offsets = torch.tensor(self._offsets, dtype=torch.int32)
@@ -122,7 +123,7 @@ class PixelAdaptiveRefinement(nn.Module):
         """Return ``num_iters`` weighted sums over the neighbors of maps [N, K, H, W]."""
         weights = self._affinity(images).flatten()
         neighbors = self._neighbors(images)
-        # A bag per pixel: embedding_bag sums all neighbors of all maps in one pass.
+        # For embedding_bag each pixel is a bag of its neighbors; it sums all of them in one pass.
         starts = torch.arange(
             0, neighbors.numel(), neighbors.shape[1], dtype=torch.int32, device=maps.device
         )
@@ -134,7 +135,10 @@ class PixelAdaptiveRefinement(nn.Module):
         return rows.view(len(maps), *maps.shape[2:], -1).movedim(-1, 1)
 
     def _neighbors(self, images: Tensor) -> Tensor:
-        """Return the number of every pixel's neighbors [NHW, offsets], counted row by row."""
+        """Return the flat indices of every pixel's neighbors, int32 [NHW, offsets].
+
+        Index i stands for row i of the maps [NHW, K] in :meth:`_refine`.
+        """
         count, (height, width) = len(images), images.shape[2:]
         down, right = self._offset_table.to(images.device).unbind(1)
         numbers = torch.arange(max(count, height, width), dtype=torch.int32, device=images.device)
@@ -154,7 +158,8 @@ class PixelAdaptiveRefinement(nn.Module):
         mean = images * (own / total)
         for neighbor in self._shifted(images):
             mean.add_(neighbor, alpha=1.0 / total)
-        # In two passes, because in a flat region the difference of squares would be all rounding.
+        # In two passes, because where colors hardly differ, the mean of the squares minus the
+        # square of the mean would consist of rounding errors.
         variance = (images - mean).square_().mul_(own / (total - 1))
         for neighbor in self._shifted(images):
             variance.add_((neighbor - mean).square_(), alpha=1.0 / (total - 1))

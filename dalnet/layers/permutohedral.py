@@ -32,15 +32,15 @@ class PermutohedralLattice:
     Args:
         features: [N, P, d] finite floats, already divided by their standard deviations; they are
             treated as constants. Their dtype is the precision of the geometry.
-        compact: make the table as long as there are lattice points, which the host must wait for.
-            Otherwise it has room for the most there can be, N * P * (d + 1); on natural images
-            that is tens of times too many, which costs a GPU little. Default: compact on the CPU
-            only, so that on a GPU nothing is waited for.
+        compact: make the table exactly as long as there are lattice points; on a GPU the program
+            has to wait for their number. If not, the table has room for the largest possible
+            number, N * P * (d + 1); on natural images that is tens of times too many, which costs
+            a GPU little. Default: compact on the CPU only.
 
     Raises:
         ValueError: wrong shape, NaN, or features so far apart that a lattice point no longer fits
             an integer key. What depends on the features' contents is, on a GPU, a device-side
-            assertion instead: the error then comes from a later CUDA call.
+            assertion instead: the error is then raised by a later CUDA call.
     """
 
     def __init__(self, features: Tensor, compact: bool | None = None) -> None:
@@ -108,7 +108,10 @@ class PermutohedralLattice:
         return keys, strides
 
     def _build_table(self, keys: Tensor, weights: Tensor, compact: bool) -> None:
-        """Number the vertices of ``keys`` [d+1, NP]; keep who splats onto each, and who slices."""
+        """Number the vertices of ``keys`` [d+1, NP], and keep which points belong to which vertex.
+
+        For splatting the points are listed by vertex, for slicing the vertices by point.
+        """
         total = self.num_images * self.num_points
         if compact and keys.amax() < 2**31:
             keys = keys.int()  # sorts twice as fast
@@ -159,7 +162,7 @@ class PermutohedralLattice:
             mode="sum",
             per_sample_weights=self._splat_weights.to(dtype),
         )
-        # Two buffers for all axes, because fresh memory would take longer than the sums.
+        # Two buffers serve all axes, because allocating memory would take longer than the sums.
         neighbors, others = torch.empty_like(table[:-1]), torch.empty_like(table[:-1])
         for ahead, behind in reversed(self._neighbors) if transpose else self._neighbors:
             torch.index_select(table, 0, ahead, out=neighbors)
@@ -190,7 +193,10 @@ class _LatticeFilter(torch.autograd.Function):
 
 
 def _require(condition: Tensor, message: str) -> None:
-    """Raise ValueError unless ``condition`` [] holds; a GPU checks for itself, nobody waits."""
+    """Raise ValueError unless the scalar ``condition`` is true.
+
+    On a GPU it becomes a device-side assertion, so that the program need not wait for the value.
+    """
     if condition.is_cuda:
         torch._assert_async(condition, message)
     elif not condition:
@@ -239,7 +245,10 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ascending_rank(residual: Tensor) -> Tensor:
-    """Return of each coordinate [d+1, n] how many are larger, earlier ones also if equal: int8."""
+    """Return how many coordinates of a point are larger than each, as int8 [d+1, n].
+
+    Of equal ones, an earlier coordinate counts as larger.
+    """
     # int8 is several times faster here than the int64 that indexing asks for.
     rank = torch.arange(len(residual), dtype=torch.int8, device=residual.device)[:, None]
     rank = rank.repeat(1, residual.shape[1])

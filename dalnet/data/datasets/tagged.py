@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of images with a file of tags as a data set, described by a small YAML file.
+"""Register a folder of images with a file of tags as data sets, described by a small YAML file.
 
 ::
 
@@ -8,7 +8,7 @@
     classes: {cat: cat, dog: dog}       # words for the text prompts, in the order of labels
     synonyms: {puppy: dog}              # tags that mean a class
     masks: /data/pet_masks              # or null; evaluation alone opens them
-    corrections: /data/corrected        # or null; masks that take the pseudo labels' place
+    corrections: /data/corrected        # or null; masks that replace pseudo labels in training
     held_out: [a.jpg, sub/b.jpg]        # images of the val split
     untagged: unknown                   # or none: images without tags show none of the classes
 
@@ -33,13 +33,13 @@ from dalnet.io import atomic_write, read_text
 
 from .catalog import register
 
-SPLITS = {"tagged_train": "train", "tagged_val": "val"}  # data sets
+SPLITS = {"tagged_train": "train", "tagged_val": "val"}  # split of each data set
 UNTAGGED = ("unknown", "none")
 
 
 @dataclass(frozen=True)
 class TaggedImages:
-    """What the YAML file holds, see the module; paths are absolute."""
+    """The content of the YAML file, see the module; its paths are absolute."""
 
     images: Path
     tags: Path | None
@@ -51,7 +51,7 @@ class TaggedImages:
     untagged: str = "unknown"
 
     def records(self, split: str) -> list[dict[str, Any]]:
-        """List the images of a split; no image and no mask is opened.
+        """Return the records of a split; no image and no mask is opened.
 
         Args:
             split: "train" or "val".
@@ -124,7 +124,7 @@ class TaggedImages:
             if not isinstance(classes, dict):
                 classes = dict(zip(classes, classes, strict=True))
             for name in classes:
-                if not isinstance(name, str):  # YAML takes no and 007 for other things than words
+                if not isinstance(name, str):  # YAML reads no as False and 007 as 7
                     raise TypeError(f"the class {name!r} needs quotes")
             return cls(
                 images=Path(content["images"]),
@@ -169,21 +169,24 @@ def register_tagged(path: Path) -> None:
 
 
 class MatchedMasks(NamedTuple):
-    """The masks of a folder by image, and those that are of none, below the folder."""
+    """The masks of a folder by image, and the names of those that match no image."""
 
     by_image: dict[str, Path]
     unused: list[str]
 
 
 def match_masks(folder: Path, files: Sequence[str]) -> MatchedMasks:
-    """Find the PNG of each image that has one: of its path, else of its name, without suffix.
+    """Return the mask (PNG) of each image that has one.
+
+    A mask matches an image of the same path or, if there is none, of the same name, both without
+    suffix.
 
     Args:
         folder: of the masks; sub-folders too.
         files: the images, as POSIX paths relative to their folder.
 
     Raises:
-        UsageError: a mask that may be that of several images.
+        UsageError: a mask that matches several images.
     """
     masks = {
         path.relative_to(folder).as_posix(): path
@@ -197,7 +200,7 @@ def match_masks(folder: Path, files: Sequence[str]) -> MatchedMasks:
     by_image = {}
     for name, candidates in images.items():
         if len(candidates) > 1:
-            # One of the same path leaves none for those of the same name in other folders.
+            # An image of the same path goes before images of the same name in other folders.
             path = PurePosixPath(name).with_suffix("")
             own = [
                 f
