@@ -39,10 +39,12 @@ def fetch(weights: str, key: str) -> Path:
 
 
 # What lies where weights are meant to be, by its first bytes.
-_OTHER_CONTENT = (
-    (b"version https://git-lfs", "Git LFS has put a pointer in its place: run git lfs pull"),
-    (b"<", "it is a web page, as a download that was refused leaves it"),
-)
+_WEB_PAGE = "it is a web page, as a download that was refused leaves it"
+_OTHER_CONTENT = {
+    # Not "<" alone, with which the header of a safetensors file may begin.
+    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml"), _WEB_PAGE),
+    b"version https://git-lfs": "Git LFS has put a pointer in its place: run git lfs pull",
+}
 
 
 @contextmanager
@@ -69,10 +71,10 @@ def reason_of(error: Exception, file: object = "") -> str:
     """
     if isinstance(file, str | Path) and Path(file).is_file():
         with Path(file).open("rb") as stream:
-            start = stream.read(64).lstrip()
+            start = stream.read(64).lstrip().lower()
         if not start:
             return "it is empty"
-        for beginning, reason in _OTHER_CONTENT:
+        for beginning, reason in _OTHER_CONTENT.items():
             if start.startswith(beginning):
                 return reason
     text = str(error) or type(error).__name__

@@ -53,6 +53,14 @@ def test_what_lies_in_the_place_of_a_checkpoint_is_named(tmp_path, content, word
         load_line(path)
 
 
+def test_cut_file_that_begins_as_a_web_page_does_is_not_called_one(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(b"<\0\0\0\0\0\0\0{")  # a header of 60 bytes
+    with refused(path) as error:
+        load_line(path)
+    assert "web page" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["nan.pth", "nan.safetensors"])
 def test_weights_of_a_training_that_has_diverged_are_refused(tmp_path, name):
     state = {"weight": torch.full((1, 1), torch.nan), "bias": torch.zeros(1)}
