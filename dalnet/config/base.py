@@ -165,6 +165,9 @@ def _add_solver(cfg: CN) -> None:
     solver.IMS_PER_BATCH = 4  # images of an optimizer step, over all processes [P]
     solver.ACCUMULATION_STEPS = 1  # parts that a batch is cut into, one after the other [D]
     solver.MAX_ITER = 20000  # optimizer steps: VOC's [P]
+    # Whether losses that divide by a number of pairs, pixels, views or images count those of all
+    # processes, so that the number of processes changes no loss; else of each process [D].
+    solver.GLOBAL_LOSS_STATISTICS = True
     # How many steps in a row may be left out because losses or gradients are not finite [D].
     solver.MAX_NONFINITE_STEPS = 5
     # How many of the newest checkpoints are kept; 0 for all. Two, as the last may be damaged [D].

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs in several processes, which signals and errors reach and come from."""
 
+import json
 import os
 import signal
 import subprocess
@@ -85,3 +86,14 @@ def test_an_error_in_one_process_is_one_sentence_and_ends_all(voc_tree):
     errors = [line for line in process.stderr.read().splitlines() if line.startswith("error:")]
     assert process.wait() == 1
     assert len(errors) == 1 and path.name in errors[0]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one_that_has_their_images(voc_tree):
+    losses = []
+    for folder, number in (("one", "1"), ("two", "2")):
+        keys = ("SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "1")
+        assert start(voc_tree, folder, "--num-processes", number, *keys).wait() == 0
+        line = json.loads((voc_tree.output / folder / "metrics.json").read_text())
+        losses.append({name: value for name, value in line.items() if "loss" in name})
+    assert len(losses[0]) == 8 and losses[1] == pytest.approx(losses[0], rel=1e-6, abs=1e-9)

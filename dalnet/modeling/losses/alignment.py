@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dalnet.modeling.precision import full_precision, unit_vectors
 
+from .counts import total_count
+
 _CLAMP_MARGIN = 1e-4  # CLIMS (CVPR 2022) keeps cosines this far from 0 and 1
 
 
@@ -24,6 +26,7 @@ def global_implicit_alignment(
     cross: bool = True,
     similarity: str = "affine",
     sample_weight: Tensor | None = None,
+    across_processes: bool = False,
 ) -> Tensor:
     """Return the Global Implicit Alignment loss L_im (DALNet paper, Eq. 3).
 
@@ -40,6 +43,7 @@ def global_implicit_alignment(
         similarity: "affine" or "clamp".
         sample_weight: ``[N]``, 1 for tokens that the mean is taken over, 0 for the others; where
             not given, all have the weight 1.
+        across_processes: sum the weights of all processes, see :func:`.counts.total_count`.
 
     Returns:
         Scalar; 0 with zero gradient if no token has a weight.
@@ -53,7 +57,7 @@ def global_implicit_alignment(
     if cross:
         background = _positive(tokens @ unit_vectors(text_bg).T, similarity)  # [N, 1]
         per_image = per_image - _safe_log(1 - background).sum(dim=1)
-    return _batch_mean(per_image, sample_weight)
+    return _batch_mean(per_image, sample_weight, across_processes)
 
 
 @full_precision
@@ -69,6 +73,7 @@ def local_explicit_alignment(
     normalize: str = "all",
     similarity: str = "affine",
     sample_weight: Tensor | None = None,
+    across_processes: bool = False,
 ) -> Tensor:
     """Return the Local Explicit Alignment loss L_ex (DALNet paper, Eq. 2 and 4 to 6).
 
@@ -91,7 +96,7 @@ def local_explicit_alignment(
             the object patches and the second over the background patches, so that other patches
             do not add their log 2; without such patches the term is 0.
         similarity: "affine" or "clamp"; read only if not ``cross``.
-        sample_weight: ``[N]``, as in :func:`global_implicit_alignment`.
+        sample_weight, across_processes: as in :func:`global_implicit_alignment`.
 
     Returns:
         Scalar; 0 with zero gradient if no image has a weight.
@@ -106,11 +111,13 @@ def local_explicit_alignment(
     to_classes = torch.einsum("npd,nd->np", tokens, summed_texts)  # [N, P]
     if not cross:
         loss = -_safe_log(_positive(to_classes, similarity)) * mask
-        return _batch_mean(_patch_mean(loss, mask, normalize), sample_weight)
+        per_image = _patch_mean(loss, mask, normalize)
+        return _batch_mean(per_image, sample_weight, across_processes)
     margin = (to_classes - tokens @ unit_vectors(text_bg)[0]) / temperature  # [N, P]
     foreground = _patch_mean(F.softplus(-margin * mask), mask, normalize)
     background = _patch_mean(F.softplus(margin * (1 - mask)), 1 - mask, normalize)
-    return _batch_mean(foreground + bg_weight * background, sample_weight)
+    per_image = foreground + bg_weight * background
+    return _batch_mean(per_image, sample_weight, across_processes)
 
 
 @full_precision
@@ -150,8 +157,9 @@ def _patch_mean(values: Tensor, region: Tensor, normalize: str) -> Tensor:
     raise ValueError(f"normalize {normalize!r}: choose all or region")
 
 
-def _batch_mean(per_image: Tensor, sample_weight: Tensor | None) -> Tensor:
+def _batch_mean(per_image: Tensor, sample_weight: Tensor | None, across_processes: bool) -> Tensor:
     # A batch may have no local view, or no image with a class: the mean of nothing would be NaN.
     if sample_weight is None:
         return per_image.sum() / max(len(per_image), 1)
-    return (per_image * sample_weight).sum() / sample_weight.sum().clamp(min=1)
+    total, processes = total_count(sample_weight.sum(), across_processes)
+    return (per_image * sample_weight).sum() / (total.clamp(min=1) / processes)

@@ -32,7 +32,12 @@ class DALNetCriterion(nn.Module):
 
     @configurable
     def __init__(
-        self, *, weights: dict[str, float], options: dict[str, dict[str, Any]], ignore_value: int
+        self,
+        *,
+        weights: dict[str, float],
+        options: dict[str, dict[str, Any]],
+        ignore_value: int,
+        across_processes: bool = False,
     ) -> None:
         """
         Args:
@@ -40,11 +45,14 @@ class DALNetCriterion(nn.Module):
             options: for gia, lea and reg, keyword arguments of the function in
                 :mod:`dalnet.modeling.losses` that computes the loss.
             ignore_value: label of pixels that the losses leave out.
+            across_processes: losses that divide by a number of pairs, pixels, views or images
+                count those of all processes, see :func:`.counts.total_count`.
         """
         super().__init__()
         self.weights = weights
         self.options = options
         self.ignore_value = ignore_value
+        self.across_processes = across_processes
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -66,6 +74,7 @@ class DALNetCriterion(nn.Module):
             "weights": weights,
             "options": {"gia": shared, "lea": {**shared, **lea}, "reg": reg},
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "across_processes": cfg.SOLVER.GLOBAL_LOSS_STATISTICS,
         }
 
     def acts(self, *names: str) -> bool:
@@ -111,7 +120,8 @@ class DALNetCriterion(nn.Module):
 
     def classification(self, name: str, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return L_cls or L_inter of the logits ``outputs[name]`` ``[N, C]``."""
-        return image_classification(outputs[name], targets["image_labels"], targets["known_labels"])
+        labels, known = targets["image_labels"], targets["known_labels"]
+        return image_classification(outputs[name], labels, known, self.across_processes)
 
     def implicit_alignment(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return L_im of ``view_tokens [V, d]``, ``view_labels [V, C]``, ``view_weights [V]``."""
@@ -121,6 +131,7 @@ class DALNetCriterion(nn.Module):
             outputs["text_bg"],
             targets["view_labels"],
             sample_weight=targets["view_weights"],
+            across_processes=self.across_processes,
             **self.options["gia"],
         )
 
@@ -133,18 +144,19 @@ class DALNetCriterion(nn.Module):
             outputs["text_bg"],
             targets["image_labels"],
             sample_weight=targets["image_weights"],
+            across_processes=self.across_processes,
             **self.options["lea"],
         )
 
     def patch_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return L_ptc of ``patch_tokens [N, D, h, w]`` and ``token_labels [N, h, w]``."""
         tokens, labels = outputs["patch_tokens"], targets["token_labels"]
-        return patch_token_contrast(tokens, labels, ignore=self.ignore_value)
+        return patch_token_contrast(tokens, labels, self.ignore_value, self.across_processes)
 
     def segmentation(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return L_seg of logits ``[N, C + 1, H, W]`` and ``pseudo_labels [N, H, W]``."""
         logits, labels = outputs["large_logits"], targets["pseudo_labels"]
-        return balanced_cross_entropy(logits, labels, ignore=self.ignore_value)
+        return balanced_cross_entropy(logits, labels, self.ignore_value, self.across_processes)
 
     def regularization(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return L_reg of logits ``[N, C + 1, H, W]`` and ``images [N, 3, H, W]`` in 0..255."""

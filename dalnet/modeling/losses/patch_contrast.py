@@ -7,11 +7,15 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differe
 
 from dalnet.modeling.precision import full_precision, unit_vectors
 
+from .counts import total_count
+
 _PAIRS_AT_A_TIME = 1 << 20  # cosines of token pairs: 4 MB, what a CPU's cache holds
 
 
 @full_precision
-def patch_token_contrast(tokens: Tensor, labels: Tensor, ignore: int = 255) -> Tensor:
+def patch_token_contrast(
+    tokens: Tensor, labels: Tensor, ignore: int = 255, across_processes: bool = False
+) -> Tensor:
     """Return the patch-token contrast L_ptc (ToCo, CVPR 2023, Eq. 3).
 
     It makes tokens of one label alike and tokens of different labels unlike.
@@ -24,6 +28,7 @@ def patch_token_contrast(tokens: Tensor, labels: Tensor, ignore: int = 255) -> T
         tokens: ``[N, D, h, w]`` patch tokens of the last block.
         labels: ``[N, h, w]`` integer label map on the token grid.
         ignore: label of the tokens left out.
+        across_processes: count the pairs of all processes, see :func:`.counts.total_count`.
 
     Returns:
         Scalar in 0..1; 0.5 without gradient if no pair counts.
@@ -38,8 +43,11 @@ def patch_token_contrast(tokens: Tensor, labels: Tensor, ignore: int = 255) -> T
     num_alike = (alike * valid).sum()
     num_positive = num_alike - valid.sum()
     num_negative = valid.sum(dim=1).square().sum() - num_alike
-    attract = -0.5 / (num_positive + 1).to(vectors.dtype)
-    repel = 0.5 / (num_negative + 1).to(vectors.dtype)
+    pairs = torch.stack([num_positive, num_negative])
+    total, processes = total_count(pairs, across_processes)
+    num_positive, num_negative = (total + 1) / processes
+    attract = -0.5 / num_positive.to(vectors.dtype)
+    repel = 0.5 / num_negative.to(vectors.dtype)
     return 0.5 + _PairwiseCosines.apply(unit_vectors(vectors), flat, attract, repel)
 
 

@@ -13,11 +13,15 @@ from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.precision import full_precision
 from dalnet.modeling.resize import resize
 
+from .counts import total_count
+
 _ENERGY_UNIT = 1e-7  # brings the sum over all pixel pairs to the size of the other losses
 
 
 @full_precision
-def balanced_cross_entropy(logits: Tensor, labels: Tensor, ignore: int = 255) -> Tensor:
+def balanced_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore: int = 255, across_processes: bool = False
+) -> Tensor:
     """Return L_seg: cross-entropy in which background weighs as much as foreground.
 
     Half the mean over background pixels plus half the mean over foreground pixels, each over the
@@ -28,6 +32,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, ignore: int = 255) ->
         logits: ``[N, K, H, W]``, background first.
         labels: ``[N, H, W]`` integers in 0..K-1 or ``ignore``.
         ignore: label of the pixels left out.
+        across_processes: count the pixels of all processes, see :func:`.counts.total_count`.
 
     Returns:
         Scalar; 0 with zero gradient if every pixel is ignored.
@@ -38,7 +43,8 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, ignore: int = 255) ->
     foreground = ~background & (labels != ignore)
 
     def mean(region: Tensor) -> Tensor:
-        return (per_pixel * region).sum() / region.sum().clamp(min=1)
+        total, processes = total_count(region.sum(), across_processes)
+        return (per_pixel * region).sum() / (total.clamp(min=1) / processes)
 
     return 0.5 * mean(background) + 0.5 * mean(foreground)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dalnet.modeling.losses.counts import total_count
 from dalnet.modeling.precision import full_precision
 
 _WEIGHT_STD = 0.02
@@ -87,6 +88,7 @@ def class_token_contrast(
     positive: Tensor,
     temperature: float = 0.5,
     sample_weight: Tensor | None = None,
+    across_processes: bool = False,
 ) -> Tensor:
     """Class-token contrast L_ctc (ToCo, CVPR 2023, Eq. 5, as in its public code).
 
@@ -101,6 +103,8 @@ def class_token_contrast(
         temperature: see above.
         sample_weight: ``[N]``, 1 for images that the mean is taken over and 0 for those without an
             object, which have nothing that views could share; all images where not given.
+        across_processes: sum the weights of all processes, see
+            :func:`dalnet.modeling.losses.counts.total_count`.
 
     Returns:
         Scalar, the mean over the images; 0 if none counts.
@@ -113,4 +117,5 @@ def class_token_contrast(
     num_positive = positive.to(products.dtype).sum(dim=1)
     per_image = (attract + F.softplus(rest)).mean(dim=1) / (num_positive + _EPS)
     weight = torch.ones_like(per_image) if sample_weight is None else sample_weight
-    return (per_image * weight).sum() / weight.sum().clamp(min=1)
+    total, processes = total_count(weight.sum(), across_processes)
+    return (per_image * weight).sum() / (total.clamp(min=1) / processes)

@@ -52,6 +52,7 @@ class ToCoCriterion(DALNetCriterion):
             outputs["student_views"],
             targets["positive_views"],
             sample_weight=targets["image_weights"],
+            across_processes=self.across_processes,
             **self.options["ctc"],
         )
 
