@@ -91,8 +91,8 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
     """Read the config of every training, by its folder ``output/RUN/seedN``.
 
     ``runs`` of the file maps names to config files, relative to it, or to ``{config: FILE, opts:
-    {KEY: VALUE}}``; its ``opts`` are for all runs, and the argument ``opts`` wins over both. All
-    runs with the first seed come first: so an unfinished table compares them fairly.
+    {KEY: VALUE}}``; its ``opts`` are for all runs, and the argument ``opts`` replaces both. All
+    runs with the first seed come first, so that an unfinished table has the same seeds for all.
 
     Raises:
         UsageError: a file or key that cannot be used.
@@ -117,6 +117,7 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
 
 def _parse_runs(file: Any) -> Iterator[tuple[str, tuple[str, list]]]:
     """Yield name, config file and ``KEY, VALUE, ...`` of each run of a sweep file."""
+    # Neither a key that is missing nor one that is unknown; "opts" may be there or not.
     if wrong := (file.keys() ^ {"runs"}) - {"opts"}:
         raise ValueError(f"{', '.join(map(repr, wrong))} is missing, or neither 'runs' nor 'opts'")
     for name, spec in file["runs"].items():
@@ -136,14 +137,14 @@ def _flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _verify_folder(folder: Path, cfg: CfgNode) -> None:
-    """Refuse a folder in which another config than ``cfg`` has been trained."""
+    """Raise ``UsageError`` for a folder in which another config than ``cfg`` was trained."""
     if not cfg.DATASETS.TEST:
         what = f"it is empty in the run {folder.parent.name}"
         raise UsageError(what, where="DATASETS.TEST", hint="name a split to evaluate on")
     # What failed before its first checkpoint may be tried again with other keys.
     if any((folder / name).exists() for name in ("last_checkpoint", "evaluation")):
         before = load_config(str(folder / "job.yaml"), ["OUTPUT_DIR", cfg.OUTPUT_DIR])
-        # As JSON, which has no tuples: the file has none either.
+        # Compared as JSON, because the file has lists where ``cfg`` has tuples.
         found, wanted = ({k: json.dumps(v) for k, v in _flatten(c)} for c in (before, cfg))
         if changed := ", ".join(f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]):
             hint = "choose another folder for the sweep"
@@ -185,8 +186,8 @@ def _train(
             stderr=subprocess.STDOUT,
             # One thread each, so that results do not depend on ``jobs``.
             env={"OMP_NUM_THREADS": "1", **os.environ, "CUDA_VISIBLE_DEVICES": gpu},
-            start_new_session=True,  # out of the reach of the terminal's Ctrl-C
-            pass_fds=[lock],  # held open, the lock outlives a sweep that is killed
+            start_new_session=True,  # so that the terminal's Ctrl-C does not reach it
+            pass_fds=[lock],  # the training holds the lock too, also if the sweep is killed
         )
     while process.poll() is None:
         if stop.wait(0.1):
@@ -210,7 +211,7 @@ def _read_results(folder: Path, cfg: CfgNode) -> list[dict[str, Any]] | None:
     for split in cfg.DATASETS.TEST:
         path = folder / "evaluation" / split / "results.json"
         result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        # Fewer iterations are those of TEST.EVAL_PERIOD; Detectron2 counts from 0.
+        # Results after fewer iterations come from TEST.EVAL_PERIOD; iterations count from 0.
         if result.get("iteration", 0) < cfg.SOLVER.MAX_ITER - 1:
             return None
         measurements += [result | m for m in result["measurements"] if m["miou"] is not None]

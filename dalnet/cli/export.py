@@ -56,12 +56,12 @@ def run(args: argparse.Namespace) -> None:
     """Export what the arguments say.
 
     Raises:
-        UsageError: there is no model, an unknown form, or the folder is not empty.
+        UsageError: there is no model, an unknown format, or the folder is not empty.
     """
     formats = [name for name in args.format.split(",") if name]
     if unknown := set(formats) - {*_FORMATS}:
         raise UsageError(
-            f"there is no form {min(unknown)!r}", "format", f"use {', '.join(_FORMATS)}"
+            f"there is no format {min(unknown)!r}", "format", f"use {', '.join(_FORMATS)}"
         )
     if not args.weights:
         raise UsageError("there is no model to export", "weights", "name its checkpoint")

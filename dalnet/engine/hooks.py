@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointHook(HookBase):
-    """Saves the training: now and then, before evaluations, at the end, and when it stops early.
+    """Saves the training: periodically, before evaluations, at the end, and when it stops early.
 
-    It has to come after the hook of the learning rate and before that of the evaluation, and runs
-    in all processes, since each has random number generators of its own.
+    It has to come after the hook of the learning rate and before that of the evaluation. It runs in
+    all processes, because each has random number generators of its own.
     """
 
     def __init__(
@@ -30,9 +30,11 @@ class CheckpointHook(HookBase):
     ) -> None:
         """
         Args:
-            save: writes the state after an iteration, with the generators of the processes.
-            periods: it is called after multiples of these numbers of iterations; 0 for never.
-            interruption: a signal ends the training after it is saved.
+            save: writes the state after an iteration, with the generators of all processes.
+            periods: ``save`` is called after multiples of these numbers of iterations; a 0 is left
+                out.
+            interruption: tells whether a signal has come, after which the training is saved and
+                ended.
         """
         self._save = save
         self._periods = periods
@@ -44,7 +46,7 @@ class CheckpointHook(HookBase):
         self._generators = generator_states()
 
     def after_step(self) -> None:
-        """Save if it is time; exit if a signal has come to any process."""
+        """Save if it is due; exit if any process has received a signal."""
         self._done, self._generators = self.trainer.iter, generator_states()
         number, count = self._interruption.agreed(), self._done + 1
         is_time = any(period > 0 and count % period == 0 for period in self._periods)
@@ -56,7 +58,7 @@ class CheckpointHook(HookBase):
             self._interruption.exit()
 
     def after_train(self) -> None:
-        """Save what is complete if a failure has ended the training."""
+        """If a failure has ended the training, save the last iteration that was completed."""
         has_failed = self.trainer.iter < self.trainer.max_iter
         if has_failed and self._saved < self._done and not self.trainer.is_updating:
             try:

@@ -98,7 +98,7 @@ class Trainer(DefaultTrainer):
             keep=cfg.SOLVER.CHECKPOINTS_KEPT,
         )
         replaced = (hooks.PeriodicCheckpointer, hooks.EvalHook)
-        # Some are None; the writers, which come last, write what an evaluation has measured.
+        # Some are None. The writers come last, so that they write what an evaluation has measured.
         others = [hook for hook in super().build_hooks() if hook and not isinstance(hook, replaced)]
         writers = [hook for hook in others if isinstance(hook, hooks.PeriodicWriter)]
         periods = (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
@@ -205,7 +205,7 @@ class Trainer(DefaultTrainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                # Hooks tell by it that the training has come to its end.
+                # By this number hooks see that the training was completed.
                 self.iter = self.max_iter
             finally:
                 self.after_train()
@@ -219,10 +219,10 @@ class Trainer(DefaultTrainer):
         return self._trainer.is_updating
 
     def _evaluate(self) -> dict[str, Any]:
-        """Evaluate the model; what comes after it does not depend on whether it was evaluated."""
+        """Evaluate the model, without a change to the random numbers of the training."""
         with preserved_generators(), self._interruption.immediate():
             self.results = self.test(self.cfg, self.model)
-        # One split's results are not under its name.
+        # Flattened, because with one split the results are not nested under the split's name.
         found = flatten_results_dict(self.results or {})
         name = next((key for key in found if key.endswith("mIoU")), None)
         if name is not None and found[name] > self._best.get("value", -1.0):

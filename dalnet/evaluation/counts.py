@@ -46,12 +46,12 @@ def _count_pairs(
 
 
 def class_ious(matrix: np.ndarray) -> np.ndarray:
-    """Return the IoU of each class in percent, float64 ``[K]``; nan where no truth shows it."""
+    """Return each class's IoU in percent, float64 ``[K]``; nan for classes not in the truth."""
     counts = matrix[:, :-1]
-    inside = np.diag(counts).astype(np.float64)
+    intersection = np.diag(counts).astype(np.float64)
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ious = 100 * inside / (truth + predicted - inside)
+        ious = 100 * intersection / (truth + predicted - intersection)
     return np.where(truth > 0, ious, np.nan)
 
 
@@ -68,7 +68,7 @@ def pixel_accuracy(matrix: np.ndarray) -> float:
 
 
 def labeled_pixels(matrix: np.ndarray) -> float:
-    """Return the percentage of the pixels with a truth that the prediction does not ignore."""
+    """Return the percentage of pixels with a label in the prediction, of those with a truth."""
     return 100.0 * float(1 - matrix[:, -1].sum() / max(matrix.sum(), 1))
 
 
@@ -78,7 +78,7 @@ def thresholds_with(value: float) -> np.ndarray:
 
 
 def bin_cams(cams: Tensor, image_classes: Sequence[int], thresholds: np.ndarray) -> np.ndarray:
-    """Return what the CAMs of an image say at all thresholds, one number a pixel.
+    """Return one number for each pixel, from which its label follows at every threshold.
 
     Args:
         cams: ``[P, H, W]`` in 0..1, of the image's classes.
@@ -100,13 +100,13 @@ def bin_cams(cams: Tensor, image_classes: Sequence[int], thresholds: np.ndarray)
 
 
 class Counts:
-    """Counts of all measurements over the images that are finished.
+    """Adds up pixel counts of all measurements over the images that are finished.
 
     Attributes:
-        measurements: what is counted.
+        measurements: sources under protocols.
         num_classes: K, background included.
         threshold: of CAMs, in 0..1.
-        thresholds: float32 ``[T]``, ascending, of their curves; ``threshold`` is one of them.
+        thresholds: float32 ``[T]``, ascending, of the CAMs' curves; ``threshold`` is one of them.
         ignore: label of pixels that count for nothing.
         names: of the finished images.
     """
@@ -141,7 +141,7 @@ class Counts:
 
     @property
     def num_labeled(self) -> int:
-        """How many of these CAMs or pseudo labels are measured on, which need labels."""
+        """How many of the images with a mask also have the labels that CAMs need."""
         return int(self._arrays["images"][1])
 
     @property
@@ -164,13 +164,16 @@ class Counts:
 
         Args:
             name: of the image.
-            truth: integers ``[H, W]``; an image without a mask, None, is only noted.
-            predictions: of those measurements that the image has, :func:`bin_cams` where they have
-                a curve, else label maps, integers ``[H, W]``.
-            labels: of :func:`dalnet.evaluation.label_check.compare_labels`; None without labels.
+            truth: integers ``[H, W]``; None for an image without a mask, of which only the name is
+                kept.
+            predictions: by measurement, as far as the image has them: the result of
+                :func:`bin_cams` where the measurement has a curve, else a label map, integers
+                ``[H, W]``.
+            labels: the result of :func:`dalnet.evaluation.label_check.compare_labels`, ``[C, 4]``;
+                None for an image without labels.
         """
         if truth is not None:
-            # All of them before any is added: an interrupt must not leave an image half counted.
+            # First all are counted, then added, so that an interrupt leaves no image half counted.
             is_labeled = any(one.needs_labels for one in predictions)
             counted = {"images": np.array([1, is_labeled])}
             if labels is not None:

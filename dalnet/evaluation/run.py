@@ -46,9 +46,10 @@ def evaluate(
     dump: Path | None = None,
     workers: int | None = None,
 ) -> Result | None:
-    """Evaluate ``MODEL.WEIGHTS``; goes on where an interrupted run of the same settings was.
+    """Evaluate ``MODEL.WEIGHTS``, write the results and return them.
 
-    With several ranks each takes a part of the images.
+    If an evaluation with the same settings and output was interrupted, it goes on where that one
+    stopped. With several ranks each takes a part of the images.
 
     Args:
         cfg: frozen, of the model.
@@ -56,7 +57,8 @@ def evaluate(
         sources, protocols: see :func:`dalnet.evaluation.sources.make_measurements`.
         output: folder of the results.
         dump: folder for predictions, or None.
-        workers: CRF processes of this rank; where not given one a core, without a GPU fewer.
+        workers: CRF processes of this rank; where not given, one for each core that the rank has,
+            or for about half of them if the network runs on the CPU too.
 
     Returns:
         On the main rank what ``results.json`` holds, see
@@ -98,14 +100,14 @@ def evaluate(
 def _run(
     cfg: CfgNode, split: str, records: list[Record], scorer: ImageScorer, evaluator: CountsEvaluator
 ) -> Counts | None:
-    """Return the counts of these images on the main rank; whatever happens, they are saved."""
+    """Return the counts of these images on the main rank; if it fails, save what is counted."""
     if not records:
         return evaluator.evaluate()
     try:
         loader = build_test_loader(cfg, split, records)
         return inference_on_dataset(scorer, loader, evaluator) or None
     except BaseException as error:
-        # Not after a success: the main rank then removes what has been saved.
+        # Only after a failure: after a success the main rank removes what has been saved.
         evaluator.save()
         again = "run the same command again, it goes on where it was"
         if isinstance(error, KeyboardInterrupt):
@@ -118,12 +120,16 @@ def _run(
 
 
 def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
-    """Refuse what cannot be predicted or told apart; say what cannot be scored."""
+    """Refuse a split that cannot be evaluated; warn of images that cannot be scored.
+
+    Raises:
+        UsageError: no images, several of one name, or no labels where a source needs them.
+    """
     if not records:
         raise UsageError("the split has no images", where=split, hint="name another")
     (name, times), *_ = Counter(map(image_name, records)).most_common(1)
     if times > 1:
-        # Finished images and dumped files go by this name.
+        # Finished images and dumped files are told apart by this name.
         raise UsageError(
             f"{times} images have files called {name}, whatever their suffix",
             where=split,
@@ -148,7 +154,7 @@ def _check_split(split: str, records: Sequence[Record], measurements: list[Measu
 def _crf_pool(
     cfg: CfgNode, measurements: Sequence[Measurement], workers: int | None
 ) -> Iterator[CRFPool | None]:
-    """Start the CRF processes, if any, and leave them their cores."""
+    """Start the CRF processes, if any, and meanwhile use fewer threads, to leave them cores."""
     if not any(one.protocol.crf for one in measurements):
         yield None
         return

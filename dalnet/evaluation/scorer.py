@@ -26,13 +26,13 @@ class ImageCAMs(NamedTuple):
     image_classes: tuple[int, ...]
 
 
-# CAMs, of which a threshold is still to be chosen; where there is a CRF, the task whose result is
-# the label map; else the label map, uint8 [H, W], 255 for ignored.
+# What is kept of a prediction: a label map, uint8 [H, W], 255 for ignored; CAMs, whose threshold is
+# chosen later; or, under a protocol with CRF, the task whose result is the label map.
 Prediction = np.ndarray | ImageCAMs | CRFTask
 
 
 class ImageScorer:
-    """Computes measurements of images; what those of an image share is computed once."""
+    """Predicts what the measurements of an image need; shared passes are computed once."""
 
     def __init__(self, model: WeakSegmentor, measurements: Sequence[Measurement]) -> None:
         """Take a model in evaluation mode and what to measure of it."""
@@ -44,10 +44,10 @@ class ImageScorer:
     def __call__(
         self, batched_inputs: Sequence[dict[str, Any]]
     ) -> list[dict[Measurement, Prediction]]:
-        """Predict what the test mapper has made of images, at the sizes that they have on disk.
+        """Return the predictions of images by measurement, at the sizes that they have on disk.
 
-        As a model does. Measurements that need image-level labels are left out where nothing is
-        known of an image; one that shows no class is background everywhere.
+        Takes the test mapper's dicts, as a model does. Measurements that need image-level labels
+        are left out for images without labels. An image that shows no class is all background.
         """
         return [self._predict_image(record) for record in batched_inputs]
 
@@ -67,8 +67,8 @@ class ImageScorer:
     def _predict(self, image: ImageInference, measurement: Measurement) -> Prediction:
         name, scales, protocol = measurement.source, measurement.scales, measurement.protocol
         if measurement.needs_labels and not image.image_classes and not measurement.has_curve:
-            return np.zeros(image.size, np.uint8)  # background, of which a CRF makes nothing else
-        # The labels that the image can have, by its image-level labels: one for each channel.
+            return np.zeros(image.size, np.uint8)  # all background, which a CRF would not change
+        # Label of each channel of the scores: background, then the image's own classes.
         values: Sequence[int] = [0, *(c + 1 for c in image.image_classes)]
         if measurement.kind == "probabilities":
             scores = image.probabilities(scales, protocol.flip, name)
@@ -90,11 +90,11 @@ class ImageScorer:
 
 
 def label_probabilities(label_map: Tensor, values: Sequence[int]) -> Tensor:
-    """Return probabilities ``[K, H, W]`` for a CRF on a label map, as is usual: 0.7 for the label.
+    """Return probabilities ``[K, H, W]`` for a CRF on a label map: 0.7 for a pixel's label.
 
     Args:
-        label_map: integers ``[H, W]``. A pixel with another value than those, as an ignored one,
-            gets equal probabilities: its surroundings label it.
+        label_map: integers ``[H, W]``. A pixel whose value is not in ``values``, as an ignored
+            one, gets equal probabilities, so that the CRF labels it like its surroundings.
         values: the K labels.
     """
     hits = torch.tensor(values, device=label_map.device)[:, None, None] == label_map
@@ -104,7 +104,7 @@ def label_probabilities(label_map: Tensor, values: Sequence[int]) -> Tensor:
 
 
 def label_map_of(prediction: Tensor) -> np.ndarray:
-    """Return the label map, uint8 ``[H, W]``, of one or of probabilities ``[C + 1, H, W]``."""
+    """Return a label map ``[H, W]``, or the arg max of ``[C + 1, H, W]``, as uint8 ``[H, W]``."""
     if prediction.dim() == 3:
         prediction = prediction.max(dim=0).indices  # on a CPU ten times as fast as argmax
     return prediction.to(torch.uint8).cpu().numpy()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions and models in the forms that others take."""
+"""Write predictions and models in the formats that other programs read."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle: a model's weights, classes and config in one safetensors file, with a model card."""
+"""Write a bundle: weights, classes and config in one safetensors file, with a model card."""
 
 import json
 from dataclasses import asdict

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as an ONNX file: images in, probabilities out, at one scale and without CRF."""
+"""Write a model as an ONNX file: images in, probabilities out, at one scale and without CRF."""
 
 import json
 import time
@@ -19,11 +19,11 @@ from dalnet.io import atomic_write
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 INPUT, OUTPUT = "images", "probabilities"
-_MAX_PATCHES = 512  # a side of the largest image
+_MAX_PATCHES = 512  # along a side of the largest image
 
 
 class ExportableSegmentor(nn.Module):
-    """Images ``[1, 3, H, W]`` in, RGB in 0..255; probabilities ``[1, C + 1, H, W]`` out."""
+    """Returns probabilities ``[1, C + 1, H, W]`` of images ``[1, 3, H, W]``, RGB in 0..255."""
 
     def __init__(self, model: WeakSegmentor) -> None:
         """Wrap a model with a segmentation head.
@@ -46,15 +46,15 @@ class ExportableSegmentor(nn.Module):
 
 
 def patch_size(model: WeakSegmentor) -> int:
-    """Return what height and width have to be multiples of."""
+    """Return the number of pixels that height and width have to be multiples of."""
     return int(getattr(model.backbone, "patch_size", 1))
 
 
 def export_onnx(model: WeakSegmentor, path: Path, min_size: int = 0) -> None:
-    """Write a model as ONNX, its sides free in multiples of the patch.
+    """Write a model as ONNX that takes images of any size in multiples of the patch.
 
-    The file's metadata has ``class_names`` (JSON), ``multiple_of`` and ``min_size``: the pixels on
-    the short side that images had in training's evaluation, 0 for their own size.
+    The file's metadata has ``class_names`` (JSON), ``multiple_of`` (the patch) and ``min_size``:
+    pixels on the short side to which images were resized in evaluation, 0 for their own size.
 
     Args:
         model: with a segmentation head, in evaluation mode, on the CPU.
@@ -66,6 +66,7 @@ def export_onnx(model: WeakSegmentor, path: Path, min_size: int = 0) -> None:
     """
     patch = patch_size(model)
     example = torch.zeros(1, 3, 12 * patch, 16 * patch)
+    # Dimensions 2 and 3 of the images, height and width, are free.
     sides = {
         2 + i: patch * torch.export.Dim(n, min=2, max=_MAX_PATCHES) for i, n in enumerate("hw")
     }
@@ -92,14 +93,14 @@ def quantize(path: Path, target: Path) -> None:
 
 
 class OnnxSegmentor:
-    """Runs an exported file as the model would run it.
+    """Runs an exported file on the CPU.
 
     Attributes:
         class_names: C + 1 names, background first.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file for the CPU."""
+        """Open the file."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         providers = ["CPUExecutionProvider"]
@@ -108,7 +109,7 @@ class OnnxSegmentor:
         self.class_names: list[str] = json.loads(about["class_names"])
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return probabilities of images, float32 ``[1, 3, H, W]``."""
+        """Return probabilities ``[1, C + 1, H, W]`` of images, float32 ``[1, 3, H, W]``."""
         return self._session.run([OUTPUT], {INPUT: images})[0]
 
 
@@ -123,8 +124,9 @@ def compare(
         images: RGB, uint8 ``[H, W, 3]``; each is resized to the nearest multiples of the patch.
 
     Returns:
-        By name the largest difference of a probability, the fraction of pixels with the same
-        label, and seconds an image, for the model itself (``pytorch``) too.
+        For each file by its name: the largest difference of a probability, the fraction of pixels
+        with the same label, seconds per image, and megabytes. Seconds also of the model itself, as
+        ``pytorch``.
     """
     patch, reference = patch_size(model), ExportableSegmentor(model).eval()
     inputs = [_fit(image, patch) for image in images]

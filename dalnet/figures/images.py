@@ -31,10 +31,10 @@ class ImageResult:
         name: file name without suffix.
         image: uint8 ``[H, W, 3]``, RGB.
         image_classes: classes 0..C-1 of its image-level labels.
-        label_maps: uint8 ``[H, W]``, 255 for ignored, those that there are of ``"truth"``,
-            ``"pseudo label"`` and ``"prediction"``: of the segmentation head or, of a system
-            without one, of the CAMs.
-        cams: by class of ``image_classes``, float32 ``[H, W]`` in 0..1; may be empty.
+        label_maps: uint8 ``[H, W]``, 255 for ignored, by name: ``"truth"``, ``"pseudo label"`` and
+            ``"prediction"``, as far as there are any. The prediction is that of the segmentation
+            head or, in a system without one, of the CAMs.
+        cams: float32 ``[H, W]`` in 0..1 for each class of ``image_classes``; may be empty.
     """
 
     name: str
@@ -57,9 +57,10 @@ def choose_images(
 
     Args:
         split: a registered data set.
-        images: file names without suffix; where there are none, images are drawn at random.
-        count, seed: how many, and of which draw.
-        class_name: what every image has to be labeled.
+        images: file names without suffix; if empty, images are chosen at random.
+        count: number of random images.
+        seed: of the random choice.
+        class_name: class that every image has to show.
         needs_labels: whether every image has to have image-level labels.
 
     Raises:
@@ -67,7 +68,7 @@ def choose_images(
     """
     _, *classes = MetadataCatalog.get(split).stuff_classes
     if class_name not in (None, *classes):
-        hint = f"choose of {', '.join(classes)}"
+        hint = f"choose from {', '.join(classes)}"
         raise UsageError(f"{split} has no class {class_name!r}", "class_name", hint)
     wanted = {*range(len(classes))} if class_name is None else {classes.index(class_name)}
     records = {Path(record["file_name"]).stem: record for record in DatasetCatalog.get(split)}
@@ -98,11 +99,11 @@ def predict_images(
     records: list[Record],
     needs_cams: bool = True,
 ) -> Iterator[ImageResult]:
-    """Run a model in evaluation mode, one image at a time; its mode is restored at the end.
+    """Yield a model's results on images, one at a time; its mode is restored at the end.
 
     Args:
         cfg: of the model, with ``TEST.EVAL_CAM`` if CAMs are wanted.
-        model: labels by the source ``sem_seg`` or, if it has none, by ``cam``.
+        model: predicts by its source ``sem_seg`` or, if it has none, by ``cam``.
         split: a registered data set.
         records: some of its images.
         needs_cams: whether CAMs and pseudo labels are wanted. If not, a model with ``sem_seg``

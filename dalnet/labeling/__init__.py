@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tagged images to a training, and to label maps of these images."""
+"""Check tagged images, set up a training on them, and write their label maps."""

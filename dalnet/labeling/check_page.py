@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The findings about tagged images as one HTML page."""
+"""Write the findings about tagged images as one HTML page."""
 
 import base64
 import io

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a training on one's own images takes here: a few steps are measured."""
+"""Estimate how long a training on one's own images takes here, by measuring a few steps."""
 
 import statistics
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps in the forms that annotation and training tools read.
+"""Write label maps in the formats that annotation and training tools read.
 
 Polygons follow the outline of each connected region; holes in it are lost, which run lengths keep.
 """

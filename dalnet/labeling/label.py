@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps of tagged images: the network may choose among an image's own tags only."""
+"""Write label maps of tagged images: the network may choose only among an image's own tags."""
 
 import csv
 import json
@@ -29,10 +29,11 @@ from .manifest import Finished, Manifest
 
 IMAGES, MASKS, CONFIDENCE, OVERLAYS = "images", "masks", "confidence", "overlays"
 META_FILE, UNCERTAIN_FILE = "dataset_meta.json", "uncertain.csv"
-_FEW_PIXELS = 0.002  # a tag that covers less of an image was as good as not found
-_MANY_PIXELS = 0.95
-_LOW_CONFIDENCE = 0.7
-_MANY_REGIONS = 10  # for each tag
+# Limits beyond which a person should look at a label map.
+_FEW_PIXELS = 0.002  # fraction of the image that has a tag's label
+_MANY_PIXELS = 0.95  # fraction of the image that has one label
+_LOW_CONFIDENCE = 0.7  # mean over the image
+_MANY_REGIONS = 10  # connected regions for each tag
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class TaggedImage:
 
 
 def tagged_images(described: TaggedImages) -> tuple[list[TaggedImage], int]:
-    """Return the images of a description, held-out ones too, and how many have no known tags.
+    """Return the images of a data set, held-out ones too, and how many others have no known tags.
 
     Raises:
         UsageError: see :meth:`TaggedImages.records`.
@@ -79,23 +80,25 @@ def label_images(
     overlays: bool = False,
     overwrite: bool = False,
 ) -> int:
-    """Write label maps, confidence maps and the list of uncertain images; go on where it stopped.
+    """Write label maps, confidence maps and the list of uncertain images.
 
-    ``output`` gets ``images/`` (links, or copies where the disk has none), ``masks/`` (PNG with a
-    palette, 0 background, 1..C the classes), ``dataset_meta.json``, ``confidence/``,
-    ``uncertain.csv`` and ``manifest.jsonl``. An image that cannot be read is left out and named.
+    If an earlier call with the same settings was interrupted, images that it has finished are not
+    labeled again. ``output`` gets ``images/`` (links, or copies where the disk has none),
+    ``masks/`` (PNG with a palette, 0 background, 1..C the classes), ``dataset_meta.json``,
+    ``confidence/``, ``uncertain.csv`` and ``manifest.jsonl``. An image that cannot be read is left
+    out and named in the log.
 
     Args:
         predictor: the model.
         images: each with its tags.
         output: the folder.
         settings: what else the label maps depend on, as the hash of the weights; plain values.
-        source: "sem_seg" or "cam", what decides among an image's tags.
+        source: "sem_seg" or "cam", which is used to choose among an image's tags.
         overlays: also write ``overlays/``.
-        overwrite: replace label maps of other settings.
+        overwrite: replace label maps that were made with other settings.
 
     Returns:
-        How many images were labeled now.
+        How many images this call has labeled.
 
     Raises:
         UsageError: the folder cannot be used, a tag that the model does not know, or no image
@@ -130,13 +133,13 @@ def label_images(
 def write_formats(
     output: Path, images: Sequence[TaggedImage], class_names: Sequence[str], formats: Sequence[str]
 ) -> None:
-    """Write the label maps of a folder in other forms, see :data:`.formats.WRITERS`.
+    """Write the label maps of a folder in other formats, see :data:`.formats.WRITERS`.
 
     Raises:
-        UsageError: there is no such form, or a label map cannot be read.
+        UsageError: there is no such format, or a label map cannot be read.
     """
     if unknown := set(formats) - WRITERS.keys():
-        what, hint = f"there is no form {min(unknown)!r}", f"there are {', '.join(WRITERS)}"
+        what, hint = f"there is no format {min(unknown)!r}", f"there are {', '.join(WRITERS)}"
         raise UsageError(what, "format", hint)
     names = mask_names([image.file for image in images])
     for name in formats:
@@ -183,8 +186,8 @@ def _write_result(
         with atomic_write(output / OVERLAYS / f"{mask_name[:-4]}.jpg") as unfinished:
             Image.fromarray(prediction.overlay()).save(unfinished, "JPEG", quality=90)
     with atomic_write(output / CONFIDENCE / mask_name) as unfinished:
-        levels = np.round(255 * confidence).astype(np.uint8)
-        Image.fromarray(levels).save(unfinished, "PNG")
+        intensities = np.round(255 * confidence).astype(np.uint8)
+        Image.fromarray(intensities).save(unfinished, "PNG")
     write_mask(output / MASKS / mask_name, prediction.labels)
     mean = float(confidence.mean())
     reason = find_doubt(prediction.labels, prediction.class_names, image.tags, mean)
@@ -194,7 +197,7 @@ def _write_result(
 def find_doubt(
     label_map: np.ndarray, class_names: Sequence[str], tags: Sequence[str], confidence: float
 ) -> str:
-    """Return why a person should look at a label map; empty if nothing speaks for it.
+    """Return why a person should look at a label map; empty if there is no reason.
 
     Args:
         label_map: ``[H, W]``, 0 background, i for ``class_names[i]``.
@@ -239,7 +242,7 @@ def _write_meta(path: Path, class_names: Sequence[str]) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make a file appear at another place, without a copy where the disk can."""
+    """Hard-link a file to another path, or copy it where the disk has no such links."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

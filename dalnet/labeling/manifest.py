@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a labeling has finished, so that the same command goes on and nothing is done twice."""
+"""Record which images have been labeled, so that the same command goes on where it stopped."""
 
 import hashlib
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which class a value in someone's masks means, and the masks with this project's values."""
+"""Find out which class each value in a user's masks means, and convert the masks to our values."""
 
 import json
 import unicodedata

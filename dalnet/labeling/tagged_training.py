@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The config of a training on one's own tagged images."""
+"""Write the config of a training on one's own tagged images."""
 
 import logging
 import statistics

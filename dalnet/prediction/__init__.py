@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicting on images and videos of one's own."""
+"""Predict images and videos with a trained model."""
 
 from .prediction import Prediction
 from .predictor import Predictor

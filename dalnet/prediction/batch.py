@@ -67,7 +67,7 @@ def predict_files(
     """
     unknown = set(options.save or ()) - set(KINDS)
     if unknown:
-        hint = f"choose of {', '.join(KINDS)}"
+        hint = f"choose from {', '.join(KINDS)}"
         raise UsageError(f"{min(unknown)!r} cannot be saved", "save", hint)
     if "cam" in (options.save or ()) and not predictor.has_cams:
         raise UsageError("the system has no CAMs", "save", "save overlay or mask")

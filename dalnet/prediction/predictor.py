@@ -44,9 +44,9 @@ class Predictor:
     Attributes:
         cfg: of the model.
         class_names: C + 1 names, background first.
-        is_open: whether any classes can be looked for.
+        is_open: whether other classes than those of the training can be looked for.
         has_cams: whether the system has CAMs.
-        needs_image_classes: whether only classes that are named can be found in an image, as the
+        needs_image_classes: whether the classes that an image shows have to be given, because the
             system has no segmentation head.
     """
 
@@ -67,15 +67,15 @@ class Predictor:
         Args:
             model: a checkpoint, the folder of its training, or an address that Detectron2's
                 ``PathManager`` knows.
-            vocabulary: the classes to look for, where the system is open to others.
-            config: the config file of a checkpoint of before 0.2, which does not hold its config.
-            opts: ``KEY, VALUE, ...`` that go before those of the config.
+            vocabulary: the classes to look for, if the system is open-vocabulary.
+            config: a config file, for a checkpoint of a version before 0.2, which holds no config.
+            opts: ``KEY, VALUE, ...``, which replace values of the config.
             multi_scale: use the scales of ``TEST.MULTI_SCALE``, for CAMs those of ``MODEL.CAM``.
-                Where this or what follows is not given, the config decides.
-            flip: also use the flipped image.
-            crf: refine the scores by the dense CRF.
-            tile: images with a longer side are predicted in overlapping tiles of this side, in
-                pixels, and have no CAMs then; 0 never cuts an image.
+                None: as the config says.
+            flip: also use the flipped image. None: as the config says.
+            crf: refine the scores by the dense CRF. None: as the config says.
+            tile: images with a side longer than this, in pixels, are predicted in overlapping
+                tiles of this side, and have no CAMs then; 0 never cuts an image.
 
         Raises:
             UsageError: there is no such model, it does not fit its config, it does not know
@@ -132,9 +132,9 @@ class Predictor:
 
         Args:
             image: a path, a PIL image, or RGB, uint8 ``[H, W, 3]``.
-            image_classes: the classes to compute CAMs of, where the system has CAMs; where not
-                given, those found. A system without segmentation head finds no others than these,
-                so that it needs them.
+            image_classes: the classes to compute CAMs of, if the system has CAMs; where not given,
+                those found in the image. A system without segmentation head needs them, because it
+                finds no others.
 
         Raises:
             UsageError: the image cannot be read or used, a class is unknown, or memory ran out.
@@ -170,7 +170,7 @@ class Predictor:
 
         Args:
             image: as for a prediction.
-            image_classes: the classes that the image shows; none of them leaves the background.
+            image_classes: the classes that the image shows; if empty, all is background.
             source: "sem_seg", the segmentation head, or "cam", the CAMs; a system without head
                 uses its CAMs in any case.
 
@@ -263,11 +263,11 @@ def _read(image: ImageLike) -> np.ndarray:
 
 @contextlib.contextmanager
 def _memory_errors(pixels: np.ndarray) -> Iterator[None]:
-    """Turn running out of memory into a sentence: other images may be smaller."""
+    """Raise a ``UsageError`` where memory runs out: other images may be small enough."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has no class of its own for the CPU's memory.
+        # PyTorch has no exception class for the CPU's memory: the message tells.
         known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
         if not known and "DefaultCPUAllocator" not in str(error):
             raise

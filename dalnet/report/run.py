@@ -45,10 +45,10 @@ def write_report(
         cfg: frozen, of the model, with ``TEST.EVAL_CAM``.
         split: a registered data set.
         output: the HTML file, written under a temporary name until it is complete.
-        config_name: of the config file, for the headline; the name of ``run`` if None.
-        run: folder of the training's ``metrics.json``; the folder of the weights if None.
-        results: ``results.json`` files; if there are none, that of the split in ``run``.
-        images: of each group in the gallery, 1 to :data:`MAX_IMAGES`.
+        config_name: name of the config file, for the headline; None: the name of ``run``.
+        run: folder with the training's ``metrics.json``; None: the folder of the weights.
+        results: ``results.json`` files; if empty, that of the split in ``run``.
+        images: number of images in each group of the gallery, 1 to :data:`MAX_IMAGES`.
         colorblind: use colors that color-blind readers can tell apart.
 
     Raises:
@@ -57,7 +57,7 @@ def write_report(
     records = DatasetCatalog.get(split)
     _check_request(split, records, run, images)
     run = run or Path(cfg.MODEL.WEIGHTS).parent
-    # Before the long part, so that a wrong file is found at once.
+    # Before the model is run, so that a wrong file is found at once.
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
     usual = run / "evaluation" / split / "results.json"
     found = _read_results(results or [usual] * usual.exists(), weights)
@@ -100,7 +100,7 @@ def _check_request(split: str, records: Sequence[Record], run: Path | None, imag
 
 
 def _read_results(paths: Sequence[Path], weights: str) -> dict[str, Result]:
-    """Return results by their files' names; those of other weights are refused."""
+    """Return results by the name of their file; refuse those of other weights."""
     found = {str(path): read_results(path) for path in paths}
     for name, result in found.items():
         if result["weights_sha256"] not in (weights, None):
@@ -110,10 +110,11 @@ def _read_results(paths: Sequence[Path], weights: str) -> dict[str, Result]:
 
 
 def read_metrics(path: Path) -> dict[str, dict[float, float | None]]:
-    """Read Detectron2's ``metrics.json``: by key its values by iteration; empty without a file.
+    """Return the values in Detectron2's ``metrics.json``, by key and iteration; empty without it.
 
-    Where a resumed training has gone over an iteration again, its values count from there on. Lines
-    that are no metrics, as one that a kill has cut, are left out with a warning.
+    Where a resumed training has repeated iterations, the later values replace the earlier ones.
+    Lines that hold no metrics, as one cut short when the process was killed, are left out with a
+    warning.
     """
     metrics: dict[str, dict[float, float | None]] = {}
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

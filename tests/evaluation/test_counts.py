@@ -41,7 +41,7 @@ def test_matrix_and_what_follows_are_plain_counts():
         inside = (both & (truth == c) & (prediction == c)).sum()
         union = (both & ((truth == c) | (prediction == c))).sum()
         assert ious[c] == pytest.approx(100 * inside / union)
-    # Predicted but never shown: no IoU, and not in the mean.
+    # Class 3 is predicted but not in the truth: it has no IoU and is not in the mean.
     assert np.isnan(ious[3]) and (prediction == 3).any()
     assert mean_iou(matrix) == pytest.approx(ious[:3].mean())
     assert labeled_pixels(matrix) == pytest.approx(100 * (prediction[truth != 255] != 255).mean())
@@ -77,7 +77,7 @@ def test_every_threshold_equals_its_own_evaluation(tiny_cfg, num_classes):
     counts, images = Counts([cam], num_classes, 0.123), []
     for _ in range(3):
         cams = torch.rand(num_classes - 1, 8, 9, generator=generator)
-        # Values that are thresholds themselves: a tie is background's.
+        # Values equal to a threshold are background.
         cams[:, 0] = torch.from_numpy(rng.choice(counts.thresholds, (num_classes - 1, 9)))
         cams[:, 1] = 0
         truth = rng.choice([*range(num_classes), 255], (8, 9)).astype(np.uint8)
@@ -101,7 +101,8 @@ def test_every_threshold_equals_its_own_evaluation(tiny_cfg, num_classes):
 def test_binned_classes_are_those_of_the_image():
     thresholds = np.array([0.5, 0.8], np.float32)
     cams = torch.tensor([[[0.2, 0.9]], [[0.6, 0.1]]])
-    # Three bins a class: class 7, one threshold exceeded; class 3, two of them.
+    # Each class has three bins. The first pixel: class 7, one threshold exceeded; the second:
+    # class 3, two thresholds exceeded.
     assert bin_cams(cams, (3, 7), thresholds).tolist() == [[3 * 7 + 1, 3 * 3 + 2]]
     nothing = bin_cams(cams[:0], (), thresholds)
     assert nothing.shape == (1, 2) and not nothing.any()

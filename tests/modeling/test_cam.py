@@ -70,7 +70,7 @@ def test_object_mask():
 
 
 def raw_maps(images):
-    """Raw CAMs that no mirror leaves unchanged: half size of any sign, third size all positive."""
+    """Return raw CAMs that a flip changes: half size of any sign, third size all positive."""
     slope = torch.linspace(-1, 2, images.shape[-1])
     mixed = images[:, :2] - 0.8 * images[:, 1:] * slope
     return F.avg_pool2d(mixed, 2), F.avg_pool2d(mixed, 3) + 5
@@ -80,15 +80,15 @@ def plain_multi_scale(images, scales, which):
     n, _, height, width = images.shape
     result = np.zeros((n, 2, height, width))
     for i in range(n):
-        photo = images[i].permute(1, 2, 0).numpy()
+        image = images[i].permute(1, 2, 0).numpy()
         for scale in scales:
-            scaled = cv2.resize(photo, (int(scale * width), int(scale * height)))
+            scaled = cv2.resize(image, (int(scale * width), int(scale * height)))
             pair = []
-            for mirrored in (False, True):
-                view = scaled[:, ::-1].copy() if mirrored else scaled
+            for flipped in (False, True):
+                view = scaled[:, ::-1].copy() if flipped else scaled
                 raw = raw_maps(torch.from_numpy(view).permute(2, 0, 1)[None])[which][0]
                 large = [cv2.resize(m.numpy(), (width, height)) for m in raw]
-                pair.append(np.stack([m[:, ::-1] if mirrored else m for m in large]))
+                pair.append(np.stack([m[:, ::-1] if flipped else m for m in large]))
             result[i] += np.maximum(np.maximum(*pair), 0)
         for c in range(2):
             result[i, c] -= result[i, c].min()
@@ -117,11 +117,11 @@ def test_multi_scale_cam_is_the_plain_sum(scales):
         assert cam.amax() <= 1
 
 
-def test_multi_scale_cam_mirrors_with_the_image_and_ignores_the_batch():
+def test_multi_scale_cam_flips_with_the_image_and_ignores_the_batch():
     images = torch.randn(3, 3, 12, 16)
     (cams, _) = multi_scale_cam(raw_maps, images, (1.0, 0.5))
-    (mirrored, _) = multi_scale_cam(raw_maps, images.flip(-1), (1.0, 0.5))
-    torch.testing.assert_close(mirrored.flip(-1), cams)
+    (flipped, _) = multi_scale_cam(raw_maps, images.flip(-1), (1.0, 0.5))
+    torch.testing.assert_close(flipped.flip(-1), cams)
     (single, _) = multi_scale_cam(raw_maps, images[1:2], (1.0, 0.5))
     torch.testing.assert_close(single, cams[1:2])
 
@@ -171,7 +171,7 @@ def test_cam_to_label_is_the_plain_rule():
     result = cam_to_label(cams, labels, boxes, 0.25, 0.625, ignore=99)
     assert result.dtype == torch.int64
     assert np.array_equal(result, plain_label(cams, labels, boxes, 0.25, 0.625, 99))
-    # Something of every kind was there to be told apart.
+    # The random CAMs have led to every possible label.
     assert set(result.unique().tolist()) == {0, 1, 3, 4, 99}
 
 
@@ -189,7 +189,7 @@ def test_cam_scores_arg_max_is_the_label_map():
 @pytest.mark.parametrize("flip", ["max", "sum"])
 @pytest.mark.parametrize("normalize", ["min_max", "max"])
 def test_fusing_is_the_plain_formula(flip, normalize):
-    """ToCo joins by the maximum and takes off the minimum, CLIMS adds and keeps it."""
+    """ToCo takes the maximum of the two and subtracts the minimum; CLIMS adds, and keeps it."""
     generator = torch.Generator().manual_seed(0)
     views = [torch.randn(1, 2, 3, 4, generator=generator) + 1 for _ in range(4)]
     fused = fuse_raw_cams([views[:2], views[2:]], (3, 4), flip, normalize)

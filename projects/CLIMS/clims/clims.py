@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIMS's meta-architecture (Xie et al., CVPR 2022): CAMs that CLIP tells right from wrong."""
+"""CLIMS's meta-architecture (Xie et al., CVPR 2022): CAMs trained by CLIP on masked images."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @META_ARCH_REGISTRY.register()
 class CLIMS(CAMBaseline):
-    """Trains the CAMs of stage 0 on what frozen CLIP says of images masked by them.
+    """Trains CAMs by the texts that frozen CLIP finds similar to images masked by these CAMs.
 
-    CLIP is only needed for training. It is loaded at once, or, where a checkpoint takes the place
-    of pre-trained weights, with the first batch of a training that goes on.
+    CLIP is needed for training only. It is loaded when the model is built, or, where the model is
+    built for a checkpoint (``MODEL.CLIP.SOURCE`` "checkpoint"), with the first training batch.
     """
 
     clip_mean: Tensor
@@ -56,11 +56,11 @@ class CLIMS(CAMBaseline):
             shared: see :class:`CAMBaseline`.
         """
         super().__init__(**shared)
-        # In a list, so that it is no part of the model: no checkpoint holds it.
+        # In a list, so that CLIP is not registered as a part of the model and not in checkpoints.
         self._matching = [] if matching is None else [matching]
         self._load_matching = load_matching
         self.criterion = criterion
-        self._warned = False  # of a batch without classes
+        self._warned = False  # whether a batch without classes has been warned of
         self.register_buffer("clip_mean", torch.tensor(clip_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("clip_std", torch.tensor(clip_std).view(-1, 1, 1), persistent=False)
 
@@ -94,14 +94,19 @@ class CLIMS(CAMBaseline):
         return self.criterion(outputs, self.make_targets(classes))
 
     def embed_masked(self, batch: TrainingBatch, maps: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Embed what the maps cut out of the images, and what they leave.
+        """Return CLIP's embeddings of the images inside and outside the maps, and their classes.
+
+        Args:
+            batch: N images.
+            maps: ``[N, C, h, w]`` in 0..1.
 
         Returns:
-            The criterion's outputs, and the class ``[K]`` of each pair of image and class.
+            The criterion's outputs, and the class ``[K]`` of each of the K pairs of an image and
+            one of its classes.
         """
         matching = self.matching
         images = (batch.images - self.clip_mean) / self.clip_std
-        objects, backgrounds, (_, classes) = masked_images(
+        objects, backgrounds, (_, classes) = masked_images(  # [K, 3, S, S], [K, 3, S, S], [K]
             images, maps, batch.image_labels, matching.image_size
         )
         if not len(classes) and not self._warned:
@@ -110,7 +115,7 @@ class CLIMS(CAMBaseline):
                 "A batch has no image that shows a class: its only loss is the area of the maps."
             )
         outputs = {"maps": maps, "objects": matching.embed(objects)}
-        if "btm" in self.criterion.weights:
+        if "btm" in self.criterion.weights:  # L_BTM, the background's matching
             outputs["backgrounds"] = matching.embed(backgrounds)
         return outputs, classes
 

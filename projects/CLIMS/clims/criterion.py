@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weighted losses of a training step."""
+"""Compute the weighted losses of a training step."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,13 @@ from . import losses
 
 
 class CLIMSCriterion(nn.Module):
-    """The losses that have a weight: object and background matching, suppression, area.
+    """Computes the losses that have a weight above 0.
+
+    They are otm, object-text matching (L_OTM); btm, background-text matching (L_BTM); cbs,
+    suppression of related backgrounds (L_CBS); and reg, the area of the maps (L_REG).
 
     Attributes:
-        weights: by name of the loss, above 0.
+        weights: above 0, by name of the loss.
         threshold: of L_CBS.
         reference_batch: number of images for which L_CBS is the published sum; 0 for any number.
         camera_ready: whether pairs are weighted by class and phrases belong to classes.
@@ -33,10 +36,11 @@ class CLIMSCriterion(nn.Module):
         """Return the weighted scalars ``loss_otm``, ``loss_btm``, ``loss_cbs``, ``loss_reg``.
 
         Args:
-            outputs: ``maps`` ``[N, C, h, w]`` in 0..1; features of length one of the K ``objects``
-                ``[K, d]`` and, where L_BTM acts, of the ``backgrounds``.
-            targets: ``texts`` ``[K, d]`` of each pair's class and ``phrases`` ``[M, d]``, of length
-                one; ``related`` boolean ``[K, M]`` and ``pair_weights`` ``[K]``.
+            outputs: ``maps`` ``[N, C, h, w]`` in 0..1; features of length one of the K masked
+                ``objects`` ``[K, d]`` and, where L_BTM has a weight, of the ``backgrounds``.
+            targets: ``texts`` ``[K, d]`` of each pair's class and ``phrases`` ``[M, d]`` of
+                backgrounds, of length one; ``related`` boolean ``[K, M]``, whether a phrase belongs
+                to the pair's class; and ``pair_weights`` ``[K]``.
         """
         terms: dict[str, Callable[[], Tensor]] = {
             "otm": lambda: losses.object_matching(

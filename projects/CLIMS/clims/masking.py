@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of which CLIP sees only the object, or only the rest."""
+"""Mask images so that CLIP sees only the object, or only the rest."""
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ def masked_images(
     """Multiply each image with the map of each class that it shows, and with the map's complement.
 
     Both are resized first, bilinearly with aligned corners. The K pairs of an image and one of its
-    classes are in row-major order of ``image_labels``. As the images are normalized, masking fades
-    to their mean color.
+    classes are in row-major order of ``image_labels``. As the images are normalized, pixels where
+    the mask is 0 get the mean color.
 
     Args:
         images: normalized, ``[N, 3, H, W]``.

@@ -41,7 +41,11 @@ from .vocabulary import CLIP_TEMPLATES, ScoreSettings, WordEmbeddings, room_for_
 
 @META_ARCH_REGISTRY.register()
 class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
-    """Segments images by nouns, learned from captions alone; open to any vocabulary.
+    """Segments images by nouns of any vocabulary, learned from captions alone.
+
+    Letters in shapes: B images of this process with K nouns each, M = K * B pairs of a noun and an
+    image, N pairs of all processes; in evaluation N images. L words of a caption, d the width of
+    embeddings, D that of tokens before their projection.
 
     Attributes:
         backbone: copy of CLIP's last block, trained from ``unfreeze_iter`` on.
@@ -73,7 +77,8 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
             context_tokens: learned tokens before a noun.
             decoder_layers: each doubles the sides of the map of tokens.
             region_affine, word_affine: first scale and shift of cosines in the masks' logits.
-            learn_prompts: of hidden pixels and of hidden words; one that is not stays zero.
+            learn_prompts: whether to learn what hidden pixels, and hidden words, are replaced by;
+                otherwise they are replaced by zeros.
             unfreeze_iter: from this iteration on the last block is trained too.
             scores: how masks become scores.
             shared: of :class:`dalnet.modeling.meta_arch.WeakSegmentor`.
@@ -94,7 +99,7 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         self.scores = scores
         self.refine = scores.refiner()
         self.name_tokens = room_for_names(context_tokens)
-        # A masker is of no use with another CLIP than the one it was trained with.
+        # Kept in checkpoints, because what is trained here fits only the CLIP it was trained with.
         self.register_buffer("clip_mark", _mark(clip))
 
     @classmethod
@@ -133,13 +138,13 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         )
         losses = self.criterion(outputs)
         if self._withheld:
-            # A gradient of zeros: processes exchange those of all parameters, or of none.
+            # A gradient of zeros, because processes exchange the gradients of all parameters.
             zero = sum(parameter.sum() for parameter in self._withheld) * 0.0
             losses["loss_tv_img"] = losses["loss_tv_img"] + zero
         return losses
 
     def withheld_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the last block's parameters, as long as it is not trained."""
+        """Return the last block's parameters while it is not trained, else nothing."""
         return self._withheld
 
     @torch.no_grad()
@@ -154,7 +159,11 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         return image_tokens(self.clip, images, -1), grid
 
     def pixel_features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return features of length one, ``[B, d, f h, f w]``, of :meth:`frozen_tokens`."""
+        """Return pixel features ``[B, d, f h, f w]`` of length one.
+
+        Args:
+            tokens, grid: of :meth:`frozen_tokens`; f is the factor of the decoder.
+        """
         is_trained = self.training and get_event_storage().iter >= self.unfreeze_iter
         self._withheld = ()
         if self.training and not is_trained:
@@ -180,7 +189,7 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         return F.normalize(embed_words(self.clip, words, tokens.argmax(dim=1)).float(), dim=1)
 
     def embed_regions(self, images: Tensor, logits: Tensor, nouns: int) -> Tensor:
-        """Return CLIP's embeddings ``[M, d]`` of images of which one noun's region is seen.
+        """Return CLIP's embeddings ``[M, d]`` of images with all but one noun's region hidden.
 
         Args:
             images: normalized ``[B, 3, H, W]``.
@@ -208,7 +217,7 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         return word_logits(self.word_decoder(hidden), nouns, self.word_affine)
 
     def embed_words(self, tokens: Tensor, logits: Tensor, length: int) -> Tensor:
-        """Return CLIP's embeddings ``[M, d]`` of captions of which one noun's words are seen.
+        """Return CLIP's embeddings ``[M, d]`` of captions with all but one noun's words hidden.
 
         Args:
             tokens: ids ``[B, L]``.
@@ -222,7 +231,7 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         return embed_words(self.clip, shown.flatten(0, 1), ends.repeat(len(masks)))
 
     def encode(self, images: Tensor) -> Features:
-        """Return the normalized ``images [N, 3, H, W]`` themselves: every map needs all of them."""
+        """Return the normalized images ``[N, 3, H, W]`` unchanged; :meth:`maps` does the rest."""
         return {"images": images}
 
     def maps(self, source: str, features: Features) -> Tensor:
