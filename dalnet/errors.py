@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception that speaks to the user, and how a program ends with it."""
+"""Define ``UsageError``, whose message is meant for the user, and end programs with it."""
 
 import signal
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single changes of an image: its size and its colors.
+"""Change the size and the colors of an image.
 
 Numbers: DINO (Caron et al., ICCV 2021), as ToCo (CVPR 2023) uses them. Detectron2's transforms
 draw from numpy's generator, torchvision's from torch's; Detectron2 seeds both in every worker.

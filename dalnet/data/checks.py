@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether data sets fit the config, each other and the images and masks on disk."""
+"""Check whether data sets fit the config, each other and the images and masks on disk."""
 
 import logging
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and masks from disk, or a sentence on what is wrong with them.
+"""Read and write images and masks, or say in one sentence what is wrong with them.
 
 The only place that turns images upright: an image's EXIF orientation is followed, a mask's is not.
 """

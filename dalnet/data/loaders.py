@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loaders over a system's mapper, valid for Detectron2 v0.5 and later."""
+"""Build the loaders of training and evaluation, for Detectron2 v0.5 and later."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence

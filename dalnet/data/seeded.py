@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the views of a sample from its number in the training alone.
+"""Draw the views of a sample with random numbers that depend only on its place in the training.
 
 Detectron2's transforms draw from NumPy's global generator, torchvision's from PyTorch's. Both are
 seeded for each sample, so that neither the number of workers and processes nor what has been drawn

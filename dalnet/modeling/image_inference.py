@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model says about one image, for evaluation, prediction, figures and reports alike."""
+"""Compute a model's results on one image, for evaluation, prediction, figures and reports alike."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

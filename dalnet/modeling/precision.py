@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full precision for losses and similarities, also under autocast."""
+"""Compute losses and similarities in full precision, also under autocast."""
 
 import functools
 from collections.abc import Callable

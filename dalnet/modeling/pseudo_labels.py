@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo labels: CAMs refined by the image, and what label maps say about boxes.
+"""Make pseudo labels from CAMs and the image, and find the classes in boxes of a label map.
 
-Class c of 0..C-1 has the label c + 1 in a label map, background has 0.
+In a label map, background is 0 and class c of 0..C-1 is c + 1.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ def refine(
     high: float,
     ignore: int = 255,
 ) -> Tensor:
-    """Make pseudo labels of CAMs by pixel-adaptive refinement at half size (AFA, CVPR 2022; ToCo).
+    """Return pseudo labels made by refining CAMs at half size (AFA, CVPR 2022; ToCo, CVPR 2023).
 
-    The softmax over {background, CAMs of the image's classes} is refined twice, with ``high`` and
-    with ``low`` as the background's score. Where the high run says foreground, its class; where
-    both say background, background; else ``ignore``. An image's result does not depend on the
-    other images of the batch.
+    The softmax over background and CAMs of the image's classes is refined twice, with ``high`` and
+    with ``low`` as the background's score. A pixel gets a class where the run with ``high`` finds
+    this class, background where both runs find background, and else ``ignore``. An image's result
+    does not depend on the other images of the batch.
 
     Args:
         par: refinement, ``(images [N, 3, h, w], masks [N, K, h, w]) -> [N, K, h, w]``, each mask

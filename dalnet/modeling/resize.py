@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear resizing of images and maps, corners not aligned, as everywhere in the method."""
+"""Resize images and maps bilinearly, corners not aligned, as everywhere in the method."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outside files of weights: found, and read without running anything they contain."""
+"""Find weight files and read them without running anything that they contain."""
 
 import re
 import textwrap

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every data set of this package puts into Detectron2's two catalogs."""
+"""Register data sets in Detectron2's two catalogs."""
 
 import os
 import re

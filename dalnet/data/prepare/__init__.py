@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preparation of masks and labels that is done once: what ``dalnet prepare`` calls."""
+"""Prepare masks and labels once, before any training: what ``dalnet prepare`` calls."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which image a name in a file of tags means."""
+"""Find the image that a name in a file of tags means."""
 
 import posixpath
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's towers step by step, for systems that read or change what lies between.
+"""Run CLIP's towers step by step, for systems that read or change tokens between the steps.
 
 Towers are those of OpenAI's design, whichever package has built them. Tokens are ``[N, L, D]``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that an open-vocabulary system is asked for."""
+"""Hold the words that an open-vocabulary system looks for."""
 
 from collections import Counter
 from collections.abc import Sequence
