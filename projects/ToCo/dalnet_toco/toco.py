@@ -46,7 +46,10 @@ class ToCoCriterion(DALNetCriterion):
         return {**super().terms(), "ctc": (self.class_token_contrast, "positive_views")}
 
     def class_token_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """L_ctc: ``student_views [N, V, K]`` against ``teacher_views [N, G, K]``."""
+        """Return L_ctc of ``student_views [N, V, K]`` against ``teacher_views [N, G, K]``.
+
+        N images with V local and G global views, in a space of K dimensions.
+        """
         return class_token_contrast(
             outputs["teacher_views"],
             outputs["student_views"],
