@@ -48,7 +48,7 @@ class ToCoCriterion(DALNetCriterion):
     def class_token_contrast(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return L_ctc of ``student_views [N, V, K]`` against ``teacher_views [N, G, K]``.
 
-        N images with V local and G global views, in a space of K dimensions.
+        Of each of N images V views, G of which are global, in a space of K dimensions.
         """
         return class_token_contrast(
             outputs["teacher_views"],
