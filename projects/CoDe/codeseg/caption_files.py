@@ -88,7 +88,7 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 @reading_errors()
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_captions(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a JSON-lines file that are not blank.
 
     Each is ``{"image": path, "caption": words}``, the path relative to the file, with a list
@@ -124,7 +124,7 @@ def _parse_line(text: str, where: str) -> dict[str, Any]:
 
 
 def captioned_line(folder: Path, line: dict[str, Any]) -> Captioned:
-    """Return what a line of :func:`read_lines` says; its image lies relative to ``folder``."""
+    """Return what a line of :func:`read_captions` says; its image lies relative to ``folder``."""
     nouns = tuple(line["nouns"]) if "nouns" in line else None
     path = str(folder / line["image"])
     return Captioned(path, line["caption"], nouns, path)

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
+from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dalnet.data.loaders import ResumableLoader, pins_memory
@@ -23,7 +24,7 @@ from .caption_files import (
     Captioned,
     captioned_line,
     find_caption_files,
-    read_lines,
+    read_captions,
     read_shard,
 )
 from .mapper import CaptionMapper
@@ -75,14 +76,16 @@ class CaptionStream(IterableDataset):
             strict: an image that cannot be read is an error.
             rank, world_size: this process, and of how many.
         """
-        self._mapper, self._find_nouns, self._num_nouns = mapper, find_nouns, num_nouns
+        self._mapper, self._num_nouns = mapper, num_nouns
+        # Also where workers do not fork.
+        self._find_nouns = None if find_nouns is None else PicklableWrapper(find_nouns)
         self._seed, self._batch_size, self._strict = seed, batch_size, strict
         self._rank, self._world_size = rank, world_size
         self.start_batch = 0
         self._files = tuple(files)
         pieces: list[tuple[int, Record | None]] = []  # number of a file, and a line of it
         for number, file in enumerate(files):
-            lines = read_lines(file) if file.suffix == JSON_LINES else [None]
+            lines = read_captions(file) if file.suffix == JSON_LINES else [None]
             pieces += [(number, line) for line in lines]
         # Packed: millions of Python objects would be copied into every worker.
         self._pieces = DatasetFromList(pieces, copy=False)

@@ -4,7 +4,7 @@ import json
 import pytest
 from helpers import refused
 
-from codeseg.caption_files import captioned_line, find_caption_files, read_lines, read_shard
+from codeseg.caption_files import captioned_line, find_caption_files, read_captions, read_shard
 
 FILES = "MODEL.CODE.CAPTIONS.FILES"
 
@@ -43,7 +43,7 @@ def test_json_lines(tmp_path):
     lines = [{"image": "a.png", "caption": "a dog", "nouns": ["dog"]},
              {"image": "b/c.png", "caption": "caf\u00e9"}]  # fmt: skip
     path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines), "utf-8")
-    first, second = (captioned_line(tmp_path, line) for line in read_lines(path))
+    first, second = (captioned_line(tmp_path, line) for line in read_captions(path))
     assert (first.image, first.caption, first.nouns) == (str(tmp_path / "a.png"), "a dog", ("dog",))
     assert (second.image, second.nouns) == (str(tmp_path / "b" / "c.png"), None)
 
@@ -62,19 +62,19 @@ def test_unusable_lines(tmp_path, line, word):
     path = tmp_path / "captions.jsonl"
     path.write_text('{"image": "a.png", "caption": "a dog"}\n' + line)
     with refused(f"{path}, line 2", word):
-        read_lines(path)
+        read_captions(path)
 
 
 def test_no_lines(tmp_path):
     path = tmp_path / "captions.jsonl"
     path.write_text("\n")
     with refused(path):
-        read_lines(path)
+        read_captions(path)
 
 
 def test_a_missing_file_of_lines(tmp_path):
     with refused("", tmp_path / "none.jsonl"):
-        read_lines(tmp_path / "none.jsonl")
+        read_captions(tmp_path / "none.jsonl")
 
 
 class TestShards:

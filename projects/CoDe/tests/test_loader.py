@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import pickle
 from collections import Counter
 from functools import partial
 
@@ -151,6 +152,13 @@ def test_nouns_that_nothing_finds(tmp_path):
         [tmp_path / "a.jsonl"], lambda image, nouns: {"nouns": nouns}, str.split, batch_size=1
     )
     assert next(iter(found))["nouns"] == ["a", "dog"]
+
+
+def test_workers_need_not_fork(tmp_path):
+    lines = ['{"image": "a.png", "caption": "dog number 0"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    stream = CaptionStream([tmp_path / "a.jsonl"], name_of, lambda text: text.split(), batch_size=1)
+    assert numbers(pickle.loads(pickle.dumps(stream)), 2) == [0, 0]
 
 
 def test_more_processes_than_images(tmp_path):

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from helpers import refused
 from PIL import Image
 
-from codeseg.caption_files import find_caption_files, read_lines
+from codeseg.caption_files import find_caption_files, read_captions
 from codeseg.captions import pseudo_word_labels
 from codeseg.toy import CAPTIONS, UNSEEN, draw_captioned, ensure_toy_captions
 from dalnet.config import load_config
@@ -54,7 +54,7 @@ def test_they_are_generated_once_and_alike(tmp_path, monkeypatch):
                         lambda root: ensure_toy_captions(root, 3))  # fmt: skip
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     (file,) = find_caption_files((str(CAPTIONS),))
-    lines = read_lines(file)
+    lines = read_captions(file)
     assert len(lines) == 3
     first = Image.open(file.parent / lines[0]["image"]).tobytes()
     before = file.stat().st_mtime_ns
