@@ -213,8 +213,16 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     def multi_scale_flip(self, normalized: Tensor) -> MultiScaleFlip:
         """Return the encoder's passes over normalized images ``[N, 3, H, W]``; none has run yet."""
         return MultiScaleFlip(
-            self.encode, self.maps, normalized, self.cam_settings, self.map_stride
+            self.encode, self._maps_of_known, normalized, self.cam_settings, self.map_stride
         )
+
+    def _maps_of_known(self, source: str, features: Features) -> Tensor:
+        """Return :meth:`maps`, which need not ask whether the system has the source."""
+        if source not in self.sources:
+            known = ", ".join(self.sources)
+            what = f"{type(self).__name__} has no {source!r}"
+            raise UsageError(what, "source", f"it has {known}")
+        return self.maps(source, features)
 
     def pseudo_labels(self, images: Tensor, cams: Tensor, valid: Tensor, boxes: Tensor) -> Tensor:
         """Refine CAMs into label maps, see :func:`dalnet.modeling.pseudo_labels.refine_local`.

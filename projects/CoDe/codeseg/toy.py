@@ -99,7 +99,8 @@ def draw_captioned(rng: np.random.Generator) -> tuple[np.ndarray, str, list[str]
         centers.append(center)
         look, name = TOY_LOOKS[number], TOY_CLASSES[number]
         draw_object(rng, image, look, (float(center[0]), float(center[1])), radius)
-        said.append(f"a {look.palette} {name}" if rng.random() < 0.3 else f"a {name}")
+        words = f"{look.palette} {name}" if rng.random() < 0.3 else name
+        said.append(f"{'an' if words[0] in 'aeiou' else 'a'} {words}")
         nouns.append(name)
     caption = " and ".join(said)
     # One object alone has to have a second noun.

@@ -257,6 +257,13 @@ def test_scores_as_transcribed(model):
     torch.testing.assert_close(found, transcribed_scores(model, images), atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_it_has_no_cams(model):
+    image = model.eval().infer(record()["image"].float()[None], (41, 61), (0, 1))
+    with refused("source", "CoDe", "sem_seg"):
+        image.cams("cam", (1.0,), False)
+
+
 def test_any_vocabulary(model):
     model.eval()
     before = model([record()])[0]["sem_seg"]
