@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -23,6 +24,8 @@ from dalnet.io import write_text
 
 RECORD = "run.json"
 _PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow")
+
+logger = logging.getLogger(__name__)
 
 
 def read_record(folder: Path) -> list[dict[str, Any]]:
@@ -46,19 +49,24 @@ def read_record(folder: Path) -> list[dict[str, Any]]:
 def add_start(cfg: CfgNode, num_processes: int) -> None:
     """Add the start of a training to the record of its folder, ``OUTPUT_DIR``."""
     folder = Path(cfg.OUTPUT_DIR)
+    lists = {name: list_hash(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
+    starts = read_record(folder)
+    for name, before in (starts[-1].get("lists", {}) if starts else {}).items():
+        if lists.get(name, before) != before:
+            logger.warning("The images or labels of %s have changed since the last start.", name)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "process": os.getpid(),
         "seed": cfg.SEED,
         "processes": num_processes,
-        "lists": {name: list_hash(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)},
+        "lists": lists,
         "versions": _versions(),
         "hardware": _hardware(),
         "config": cfg.dump(),
     }
-    starts = [*read_record(folder), start]
-    write_text(folder / RECORD, json.dumps({"starts": starts}, indent=1) + "\n")
+    text = json.dumps({"starts": [*starts, start]}, indent=1)
+    write_text(folder / RECORD, f"{text}\n")
 
 
 def list_hash(dataset_name: str) -> str:

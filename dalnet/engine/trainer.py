@@ -48,6 +48,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         """Build everything that ``cfg`` describes."""
         self._interruption = Interruption()
+        self._start_batch = 0  # of the data order, at start_iter
         self._best: dict[str, Any] = {}  # name, value and iteration of the best evaluation
         # As DefaultTrainer does, but processes without GPUs are joined too.
         super(DefaultTrainer, self).__init__()
@@ -132,10 +133,12 @@ class Trainer(DefaultTrainer):
 
     def _save(self, iteration: int, generators: Sequence[Generators]) -> None:
         """Write the state after an iteration, with that of each process's generators."""
-        is_last = iteration + 1 == self.max_iter
+        is_last, batch_size = iteration + 1 == self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH
         state = {
             "iteration": iteration,
             "max_iter": self.max_iter,
+            # Of all processes: where the order of the images stands.
+            "samples": (self._start_batch + iteration + 1 - self.start_iter) * batch_size,
             "step": self._trainer.state_dict(),
             "schedule": self.scheduler.state_dict(),
             "generators": list(generators),
@@ -149,6 +152,8 @@ class Trainer(DefaultTrainer):
         """Restore what :meth:`_save` has written."""
         try:
             start_iter = state["iteration"] + 1
+            # Not start_iter: the batches may have had another size before.
+            self._start_batch = state["samples"] // self.cfg.SOLVER.IMS_PER_BATCH
             self._trainer.load_state_dict(state["step"])
             self.scheduler.load_state_dict(state["schedule"])
             self._best = dict(state["best"])
@@ -161,7 +166,7 @@ class Trainer(DefaultTrainer):
             what = f"it is {self.max_iter}, but the run in OUTPUT_DIR has {start_iter} already"
             raise UsageError(what, "SOLVER.MAX_ITER", "raise it, or only evaluate the run")
         self.start_iter = self.iter = start_iter
-        self._trainer.data_loader.start_at(start_iter)
+        self._trainer.data_loader.start_at(self._start_batch)
         if state["max_iter"] != self.max_iter:
             # The state has the length of the interrupted run, and the rate that it ended with.
             if hasattr(self.scheduler, "max_iters"):

@@ -19,6 +19,16 @@ def dataset():
     DatasetCatalog.remove("listed")
 
 
+def test_a_list_that_has_changed_is_named(tiny_cfg, dataset, caplog):
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST = ("listed",), ()
+    add_start(tiny_cfg, 1)
+    add_start(tiny_cfg, 1)
+    assert "listed" not in caplog.text
+    dataset.pop()
+    add_start(tiny_cfg, 1)
+    assert "listed" in caplog.text
+
+
 def test_each_start_is_recorded(tiny_cfg, dataset):
     tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST, tiny_cfg.SEED = ("listed",), (), 3
     add_start(tiny_cfg, 1)

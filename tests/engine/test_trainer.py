@@ -142,6 +142,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(train, monkeypatch):
     train("full", resume=True)
 
 
+def test_a_batch_of_another_size_goes_on_with_the_next_image(train):
+    first = train("grown", "SOLVER.MAX_ITER", 3)
+    assert first["trainer"]["samples"] == 6
+    keys = ("SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 4)
+    # The second batch of four has the images 4 to 7.
+    assert train("grown", *keys, resume=True)["trainer"]["samples"] == 8
+
+
 def test_a_run_keeps_its_seed(train):
     first = train("drawn", "SEED", -1, "SOLVER.MAX_ITER", 1)
     seed = first["trainer"]["seed"]
