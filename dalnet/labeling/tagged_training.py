@@ -232,11 +232,7 @@ def prepare_run(
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
     recipe = _recipe_for(described, align)
-    opts = [*recipe.opts, *_data_options(described, path)]
-    if encoder:
-        is_file = Path(encoder).is_file()
-        opts += ["MODEL.VIT.NAME", Path(encoder).stem if is_file else encoder]
-        opts += ["MODEL.VIT.WEIGHTS", encoder] if is_file else []
+    opts = [*recipe.opts, *_data_options(described, path), *_encoder_options(encoder)]
     if texts:
         opts += ["MODEL.CLIP.SOURCE", "embeddings", "MODEL.CLIP.WEIGHTS", texts]
     elif align:
@@ -244,9 +240,8 @@ def prepare_run(
     if words.background:
         opts += ["MODEL.CLIP.BACKGROUND", words.background]
     _convert_held_out(described, path.parent / _MASKS).save(path)
-    for reason in recipe.reasons:
-        print(f"- {reason}")
-    print(f"- recipe {recipe.config}; any key of it can be overruled at the end of the command")
+    last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
+    print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
     return replace(recipe, opts=tuple(opts))
 
 
@@ -267,6 +262,15 @@ def _convert_held_out(described: TaggedImages, folder: Path) -> TaggedImages:
     names = {str(PurePosixPath(name).with_suffix(".png")): path for name, path in masks.items()}
     convert_masks({name: Path(path) for name, path in names.items()}, values, folder)
     return replace(described, masks=folder)
+
+
+def _encoder_options(encoder: str) -> list[str]:
+    """Return the keys of an encoder: a model of timm, or a file that is called like it."""
+    if not encoder:
+        return []
+    if not Path(encoder).is_file():
+        return ["MODEL.VIT.NAME", encoder]
+    return ["MODEL.VIT.NAME", Path(encoder).stem, "MODEL.VIT.WEIGHTS", encoder]
 
 
 def _data_options(described: TaggedImages, path: Path) -> list[str]:

@@ -106,12 +106,16 @@ class Predictor:
         self._cam_scales = cam.scales if multi_scale else (1.0,)
         self._crf = crf_parameters(cfg) if (cfg.TEST.CRF.ENABLED if crf is None else crf) else None
         self._resize = build_resize(cfg, is_train=False)
+        self._tile = self._checked_tile(tile)
+
+    def _checked_tile(self, tile: int) -> int:
+        """Return the side of the tiles, or refuse it."""
         if tile and (tile < _MIN_TILE or self.needs_image_classes):
             what = f"tiles of {tile} pixels are too small"
             if self.needs_image_classes:
                 what = f"{type(self._model).__name__} has no segmentation head, which tiles need"
             raise UsageError(what, "tile", f"use {_MIN_TILE} or more, or none")
-        self._tile = tile
+        return tile
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
         """Look for the classes ``names`` from now on.

@@ -47,10 +47,8 @@ def measure(split, checkpoint, output):
 def seen(monkeypatch):
     """Names of the images that go through the network; ``stop_at`` interrupts before one."""
 
-    class Names(list):
-        stop_at = None
-
-    names, predict = Names(), scorer.ImageScorer._predict_image
+    names = type("Names", (list,), {"stop_at": None})()
+    predict = scorer.ImageScorer._predict_image
 
     def note(self, record):
         if len(names) == names.stop_at:
