@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
         results = Trainer.test(cfg, model)
     else:
         trainer = run_training(cfg, **modes)
-        model, results = trainer.model, trainer.results
+        model, results = trainer.model, trainer.results or {}
     if comm.is_main_process():
         unwrapped = getattr(model, "module", model)
         assert isinstance(unwrapped, WeakSegmentor)

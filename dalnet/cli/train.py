@@ -51,8 +51,9 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "label maps (PNG) that you have corrected; they replace the pseudo labels of their images"
     )
     add("--corrections", type=Path, metavar="DIR", help=text)
-    text = "images held out for evaluation: a file that lists them, or a fraction of the images "
-    text += "with a mask (default: 0.15)"
+    text = "images held out for evaluation: a file that lists them, or a fraction (default: 0.15 "
+    text += "of those with a mask; 0 without masks, where the average precision of the tags is "
+    text += "measured)"
     add("--val", default="", metavar="FILE|FRACTION", help=text)
     text = "vision transformer: its name in timm, or a file of its weights (default: as the recipe)"
     add("--encoder", default="", metavar="NAME|FILE", help=text)

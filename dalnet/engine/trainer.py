@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import HookBase
-from detectron2.evaluation import verify_results
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -23,6 +23,7 @@ from dalnet.data import build_test_loader, build_train_loader
 from dalnet.data.loaders import ResumableLoader
 from dalnet.errors import UsageError
 from dalnet.evaluation import build_evaluator
+from dalnet.evaluation.tags import ImageClassifier, TagsEvaluator
 from dalnet.modeling.meta_arch.segmentor import WeakSegmentor, amp_dtype
 
 from .generators import Generators, preserved_generators, set_generator_states
@@ -223,13 +224,40 @@ class Trainer(DefaultTrainer):
         """Whether the optimizer is changing the weights."""
         return self._trainer.is_updating
 
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Sequence[DatasetEvaluator] | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate on ``DATASETS.TEST``: label maps, or image logits of a split without masks.
+
+        Args:
+            cfg, model: see ``DefaultTrainer``.
+            evaluators: of the splits; by default those of :meth:`build_evaluator`.
+
+        Returns:
+            The results by split; of a single one, its results.
+        """
+        results = {}
+        for number, name in enumerate(cfg.DATASETS.TEST):
+            one = cfg.clone()
+            one.defrost()
+            one.DATASETS.TEST = (name,)
+            one.freeze()
+            evaluator = evaluators[number] if evaluators else cls.build_evaluator(one, name)
+            measured = ImageClassifier(model) if isinstance(evaluator, TagsEvaluator) else model
+            results[name] = super().test(one, measured, [evaluator])
+        return results if len(results) != 1 else results[name]
+
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the model, without a change to the random numbers of the training."""
         with preserved_generators(), self._interruption.immediate():
             self.results = self.test(self.cfg, self.model)
         # Flattened, because with one split the results are not nested under the split's name.
         found = flatten_results_dict(self.results or {})
-        name = next((key for key in found if key.endswith("mIoU")), None)
+        name = next((key for key in found if key.endswith(("mIoU", "mAP"))), None)
         if name is not None and found[name] > self._best.get("value", -1.0):
             self._best = {"name": name, "value": float(found[name]), "iteration": self.iter}
         return self.results

@@ -2,7 +2,6 @@
 """Turn predictions into counts and results, in the form of Detectron2's evaluators."""
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from dalnet.checkpoint import checkpoint_hash
 from dalnet.config import with_class_names
 from dalnet.data.classes import read_truth
 from dalnet.data.labels import warn_of_unlabeled
@@ -30,9 +27,10 @@ from .dump import Dump, image_name
 from .label_check import compare_labels
 from .progress import Progress
 from .ranks import gather
-from .results import summarize, write_results
+from .results import evaluated_weights, summarize, write_results
 from .scorer import ImageCAMs, Prediction, label_map_of
 from .sources import Measurement, model_measurements
+from .tags import TagsEvaluator
 
 _IMAGES_PER_WORKER = 2  # one at work and one waiting: enough to keep a CRF process busy
 _SAVE_EVERY = 30.0  # seconds
@@ -210,7 +208,7 @@ class TableEvaluator(DatasetEvaluator):
         if counts is None:
             return None
         split, names = self.dataset_name, self.class_names
-        result = summarize(self.cfg, split, names, counts, *_evaluated_weights(self.cfg))
+        result = summarize(self.cfg, split, names, counts, *evaluated_weights(self.cfg))
         write_results(result, Path(self.cfg.OUTPUT_DIR, "evaluation", split))
         return {
             one.source: detectron2_metrics(split, names, counts.matrix(one))
@@ -239,42 +237,33 @@ def detectron2_metrics(
     return values | {"mIoU": mean_iou(matrix), "labeled": labeled_pixels(matrix)}
 
 
-def _evaluated_weights(cfg: CfgNode) -> tuple[str | None, int | None]:
-    """Return the SHA-256 of the checkpoint and its iterations, each None where not certain."""
-    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    newest = str(last.with_name(last.read_text().strip())) if last.is_file() else ""
-    try:
-        # Detectron2 counts from 0, but has counted on when it evaluates after the training.
-        iteration = min(get_event_storage().iter + 1, cfg.SOLVER.MAX_ITER)
-    except AssertionError:  # not in a training
-        named = [path for path in (newest, cfg.MODEL.WEIGHTS) if path]
-        is_certain = len({os.path.realpath(path) for path in named}) == 1
-        return checkpoint_hash(named[0]) if is_certain else None, None
-    is_last = iteration == cfg.SOLVER.MAX_ITER
-    saved = "model_final.pth" if is_last else f"model_{iteration - 1:07d}.pth"
-    return checkpoint_hash(newest) if Path(newest).name == saved else None, iteration
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator | TagsEvaluator:
+    """Return the evaluator of a split: of its masks, or of its tags if no image has a mask.
 
-
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> TableEvaluator:
-    """Return the evaluator of all sources of the system that ``cfg`` describes.
-
-    CAMs and pseudo labels, if ``TEST.EVAL_CAM``, count the images with image-level labels only;
-    where no image has any, they are left out. A warning tells how many lack them.
+    Where there are masks, all sources of the system that ``cfg`` describes are measured. CAMs and
+    pseudo labels, if ``TEST.EVAL_CAM``, count the images with image-level labels only; where no
+    image has any, they are left out. A warning tells how many lack them.
 
     Raises:
-        UsageError: the split has no masks.
+        UsageError: the split has neither masks nor tags that can be measured, or masks of some
+            images only.
     """
     records = DatasetCatalog.get(dataset_name)
-    if any("sem_seg_file_name" not in record for record in records):
+    sources = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).sources
+    masked = ["sem_seg_file_name" in record for record in records]
+    tagged = any(record["image_labels"] for record in records)
+    by_tags = not any(masked) and tagged and "cam" in sources
+    if not by_tags and not all(masked):
         hint = "choose another split to evaluate on"
         raise UsageError("not every image has a mask", where=dataset_name, hint=hint)
     if not hasattr(MetadataCatalog.get(dataset_name), "stuff_classes"):
         hint = "register them, background first"
         raise UsageError("its metadata has no stuff_classes", where=dataset_name, hint=hint)
-    sources = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).sources
+    if by_tags:
+        return TagsEvaluator(cfg, dataset_name)
     measurements = model_measurements(cfg, sources)
     if cfg.TEST.EVAL_CAM and any(one.needs_labels for one in measurements):
         warn_of_unlabeled(dataset_name, records)
-    if not cfg.TEST.EVAL_CAM or not any(record["image_labels"] for record in records):
+    if not cfg.TEST.EVAL_CAM or not tagged:
         measurements = [one for one in measurements if not one.needs_labels]
     return TableEvaluator(cfg, dataset_name, measurements)

@@ -4,6 +4,7 @@
 import csv
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage
 from tabulate import tabulate
 
+from dalnet.checkpoint import checkpoint_hash
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, write_text
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
@@ -56,7 +59,9 @@ def summarize(
         ``iteration`` where it is known, ``weights_sha256``, ``system``, ``class_names``,
         ``config``, ``label_differences`` where labels and masks differ (see
         :func:`dalnet.evaluation.label_check.label_differences`) and ``measurements``, which is
-        empty if no image has a mask. A measurement has ``source``, ``title``, ``protocol``,
+        empty if no image has a mask. Training adds ``tags``, see
+        :func:`dalnet.evaluation.tags.measure_tags`, where a split has tags and no mask. A
+        measurement has ``source``, ``title``, ``protocol``,
         ``scales``, ``flip``, ``crf`` (its parameters, or None),
         ``threshold`` (of CAMs, [low, high] of pseudo labels, or None), ``miou``, ``iou`` by class
         (None for a class without ground truth), ``pixel_accuracy``, ``labeled`` (percent of the
@@ -115,6 +120,22 @@ def _describe(
     return result
 
 
+def evaluated_weights(cfg: CfgNode) -> tuple[str | None, int | None]:
+    """Return the SHA-256 of the checkpoint and its iterations, each None where not certain."""
+    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    newest = str(last.with_name(last.read_text().strip())) if last.is_file() else ""
+    try:
+        # Detectron2 counts from 0, but has counted on when it evaluates after the training.
+        iteration = min(get_event_storage().iter + 1, cfg.SOLVER.MAX_ITER)
+    except AssertionError:  # not in a training
+        named = [path for path in (newest, cfg.MODEL.WEIGHTS) if path]
+        is_certain = len({os.path.realpath(path) for path in named}) == 1
+        return checkpoint_hash(named[0]) if is_certain else None, None
+    is_last = iteration == cfg.SOLVER.MAX_ITER
+    saved = "model_final.pth" if is_last else f"model_{iteration - 1:07d}.pth"
+    return checkpoint_hash(newest) if Path(newest).name == saved else None, iteration
+
+
 def format_results(result: Result) -> str:
     """Return the results as a table that says what every number is, for the log."""
     lines = [
@@ -140,10 +161,25 @@ def format_results(result: Result) -> str:
     return f"{images}; IoU in percent:\n{table}{left_out if absent else ''}"
 
 
+def format_tags(result: Result) -> str:
+    """Return as a table how well the classifier finds the tags, for the log."""
+    tags = result["tags"]
+    lines = [
+        [name, one["shown"], one["known"], percent(one["average_precision"])]
+        for name, one in tags["classes"].items()
+    ]
+    table = tabulate(lines, ["class", "shown by", "known of", "AP"], tablefmt="github")
+    mean = percent(tags["mean_average_precision"])
+    images = f"{result['split']}, {result['num_images']} images without masks"
+    return f"{images}; mean average precision of the tags {mean} %:\n{table}"
+
+
 def write_results(result: Result, folder: Path) -> None:
     """Log the table; write ``results.json`` and, one line a measurement, ``results.csv``."""
     if result["measurements"]:
         logger.info("%s", format_results(result))
+    elif "tags" in result:
+        logger.info("%s", format_tags(result))
     else:
         logger.warning("%s: nothing was scored.", result["split"])
     if differences := result.get("label_differences"):

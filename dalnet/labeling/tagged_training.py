@@ -275,7 +275,7 @@ def _encoder_options(encoder: str) -> list[str]:
 
 def _data_options(described: TaggedImages, path: Path) -> list[str]:
     """Return the keys that name the data set which ``path`` describes."""
-    tests = ("tagged_val",) if described.masks and described.held_out else ()
+    tests = ("tagged_val",) if described.held_out else ()
     names = ["DATASETS.TRAIN", str(("tagged_train",)), "DATASETS.TEST", str(tests)]
     return [*names, "DATASETS.DESCRIPTION", str(path), "OUTPUT_DIR", str(path.parent)]
 

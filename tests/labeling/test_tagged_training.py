@@ -177,3 +177,17 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     again = ["train", *common, "--corrections", folder / "labeled/masks", "--output", folder / "b"]
     main([str(word) for word in [*again, "--no-alignment", *shlex.split(TINY)]])
     assert (folder / "b/model_final.pth").exists()
+
+
+def test_without_masks_the_tags_of_held_out_images_are_measured(folder):
+    run = folder / "run"
+    train = ["train", "--images", folder / "images", "--tags", folder / "tags.csv", "--val", "0.4"]
+    train += ["--output", run, "--no-alignment"]
+    main([str(word) for word in [*train, *shlex.split(TINY)]])
+    (results,) = run.rglob("results.json")
+    content = json.loads(results.read_text())
+    assert content["split"] == "tagged_val" and content["num_images"] == 4
+    assert set(content["tags"]["classes"]) == {"red", "blue"}
+    metrics = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    mean = content["tags"]["mean_average_precision"]
+    assert metrics[-1]["tags/mAP"] == mean and 0 < mean <= 100

@@ -148,6 +148,10 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             return self.classifier.cam(features["patch_tokens"])
         return self.inter_classifier.cam(features["inter_tokens"])
 
+    def image_logits(self, features: Features) -> Tensor:
+        """Return the classifier's logits ``[N, C]``."""
+        return self.classifier.logits(features["patch_tokens"])
+
     def losses(self, batch: MultiCropBatch) -> dict[str, Tensor]:
         """Return the losses of a training step: Figure 2, top to bottom.
 
@@ -173,7 +177,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         patch_tokens, inter_tokens = features["patch_tokens"], features["inter_tokens"]
         return {
             "patch_tokens": patch_tokens,  # [N, D, h, w]
-            "cls_logits": self.classifier.logits(patch_tokens),  # [N, C]
+            "cls_logits": self.image_logits(features),  # [N, C]
             "inter_logits": self.inter_classifier.logits(inter_tokens),  # [N, C]
             "inter_tokens": inter_tokens,  # [N, D, h, w]
             "seg_logits": self.sem_seg_head(features),  # [N, C + 1, h, w]

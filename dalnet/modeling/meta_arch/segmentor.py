@@ -156,6 +156,13 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     def maps(self, source: str, features: Features) -> Tensor:
         """Return the raw maps ``[N, K, h, w]`` of a source that is not a pseudo label."""
 
+    def image_logits(self, features: Features) -> Tensor:
+        """Return ``[N, C]``, how much each image looks as if it showed a class.
+
+        The largest value of each raw CAM, unless a system has a classifier of images.
+        """
+        return self.maps("cam", features).amax(dim=(2, 3))
+
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted scalar losses of a batch, by name."""

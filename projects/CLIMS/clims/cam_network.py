@@ -50,9 +50,13 @@ class CAMBaseline(WeakSegmentor[TrainingBatch]):
         """Return the raw CAMs ``[N, C, h, w]``."""
         return self.classifier.cam(features["map"])
 
+    def image_logits(self, features: Features) -> Tensor:
+        """Return the classifier's logits ``[N, C]``."""
+        return self.classifier.logits(features["map"])
+
     def losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Return the loss of the image classifier."""
         features = self.encode(self.normalize(batch.images))
-        logits = self.classifier.logits(features["map"])  # [N, C]
+        logits = self.image_logits(features)  # [N, C]
         loss = image_classification(logits, batch.image_labels, batch.known_labels)
         return {"loss_cls": loss}
