@@ -49,7 +49,7 @@ def test_commands_lead_from_tags_to_masks_and_a_model(folder):
             # What a person does then.
             (folder / "corrected").mkdir()
             shutil.copy(folder / "labeled/masks/img_5.png", folder / "corrected")
-    assert (folder / "check.html").exists()
+    assert (folder / "check.html").exists() and (folder / "output/pets/report.html").exists()
     masks = {path.relative_to(folder / "labeled/masks") for path in folder.rglob("masks/**/*.png")}
     assert len(masks) == 8 and Path("garden/img_0.png") in masks
     for name in ("uncertain.csv", "annotations.json", "label_studio.json", "overlays/img_5.jpg"):

@@ -9,6 +9,9 @@ The curves are read from metrics.json beside the weights, the results from resul
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
 
 from dalnet.checkpoint import config_for
 from dalnet.engine import setup
@@ -49,12 +52,27 @@ def run(args: argparse.Namespace) -> None:
         UsageError: a model, file or value cannot be used.
     """
     cfg = config_for(args.weights, args.config, args.opts)
-    cfg.DATASETS.TEST = (args.split,)
+    own = {key: getattr(args, key) for key in ("run", "results", "images", "colorblind")}
+    write_page(cfg, args.split, args.output, config_name=args.config, **own)
+
+
+def write_page(cfg: CfgNode, split: str, output: Path | None = None, **options: Any) -> None:
+    """Write a page about a trained model and print its path.
+
+    Args:
+        cfg: of :func:`dalnet.checkpoint.config_for`; changed in place.
+        split: a registered data set.
+        output: the page; by default ``OUTPUT_DIR/report/SPLIT/report.html``.
+        options: see :func:`dalnet.report.run.write_report`.
+
+    Raises:
+        UsageError: a file or value cannot be used.
+    """
+    cfg.DATASETS.TEST = (split,)
     cfg.TEST.EVAL_CAM = True
     # Not OUTPUT_DIR itself: the training's config and log lie there.
-    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "report", args.split))
+    cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "report", split))
     setup(cfg, eval_only=True)
-    output = args.output or Path(cfg.OUTPUT_DIR, "report.html")
-    own = {key: getattr(args, key) for key in ("run", "results", "images", "colorblind")}
-    write_report(cfg, args.split, output, config_name=args.config, **own)
+    output = output or Path(cfg.OUTPUT_DIR, "report.html")
+    write_report(cfg, split, output, **options)
     print(f"written: {output}")

@@ -9,10 +9,12 @@
 With --images the recipe is chosen from the hardware and the data; --config and keys go before it.
 Tags are a .csv or .tsv file (columns file,tags with ";" between tags, or one column for each tag
 with 1, 0 or nothing), .json (image to list), .jsonl, or an export of COCO, Label Studio or CVAT.
-The folder of the run gets config.yaml, log.txt, metrics.json, checkpoints and evaluation/.
+The folder of the run gets config.yaml, log.txt, metrics.json, checkpoints and evaluation/, and
+with --images report.html, a page with results, curves and images.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from dalnet.errors import UsageError
@@ -84,6 +86,23 @@ def run(args: argparse.Namespace) -> None:
         # The user's own config and keys go before the recipe's.
         args.config, args.opts = args.config or recipe.config, [*recipe.opts, *args.opts]
     launch_training(training_arguments(args))
+    # torchrun starts every process with this command; one of them is enough.
+    if args.images and os.environ.get("RANK", "0") == "0":
+        _write_page(args.output)
+
+
+def _write_page(run: str) -> None:
+    """Write the page of a finished training: on the held-out images, or on those of the training.
+
+    Masks of images that were not held out stay closed.
+    """
+    from dalnet.checkpoint import config_for
+
+    from .report import write_page
+
+    cfg = config_for(run)
+    split, *_ = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    write_page(cfg, split, Path(run, "report.html"), open_masks=bool(cfg.DATASETS.TEST))
 
 
 def training_arguments(args: argparse.Namespace) -> argparse.Namespace:

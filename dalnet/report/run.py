@@ -38,6 +38,7 @@ def write_report(
     results: Sequence[Path] = (),
     images: int = 8,
     colorblind: bool = False,
+    open_masks: bool = True,
 ) -> None:
     """Write the report on ``MODEL.WEIGHTS``.
 
@@ -50,11 +51,14 @@ def write_report(
         results: ``results.json`` files; if empty, that of the split in ``run``.
         images: number of images in each group of the gallery, 1 to :data:`MAX_IMAGES`.
         colorblind: use colors that color-blind readers can tell apart.
+        open_masks: whether masks of the split may be opened, to show and score predictions.
 
     Raises:
         UsageError: settings or files that do not fit, as results of other weights.
     """
     records = DatasetCatalog.get(split)
+    if not open_masks:
+        records = [{k: v for k, v in one.items() if k != "sem_seg_file_name"} for one in records]
     _check_request(split, records, run, images)
     run = run or Path(cfg.MODEL.WEIGHTS).parent
     # Before the model is run, so that a wrong file is found at once.

@@ -167,7 +167,10 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     common = ["--images", folder / "images", "--tags", folder / "tags.csv"]
     train = ["train", *common, "--masks", folder / "masks", "--val", "0.4", "--output", run]
     main([str(word) for word in [*train, "--no-alignment", *shlex.split(TINY)]])
-    assert "DeiT-Tiny" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "DeiT-Tiny" in out and f"written: {run / 'report.html'}" in out
+    page = (run / "report.html").read_text()
+    assert "tagged_val" in page and 'data-group="worst"' in page
     (results,) = run.rglob("results.json")
     content = json.loads(results.read_text())
     assert content["split"] == "tagged_val" and content["num_images"] == 4
@@ -177,6 +180,7 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     again = ["train", *common, "--corrections", folder / "labeled/masks", "--output", folder / "b"]
     main([str(word) for word in [*again, "--no-alignment", *shlex.split(TINY)]])
     assert (folder / "b/model_final.pth").exists()
+    assert "tagged_train" in (folder / "b/report.html").read_text()
 
 
 def test_without_masks_the_tags_of_held_out_images_are_measured(folder):
@@ -191,3 +195,14 @@ def test_without_masks_the_tags_of_held_out_images_are_measured(folder):
     metrics = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     mean = content["tags"]["mean_average_precision"]
     assert metrics[-1]["tags/mAP"] == mean and 0 < mean <= 100
+    assert "average precision" in (run / "report.html").read_text()
+
+
+def test_page_of_a_training_opens_no_mask_that_is_not_held_out(folder):
+    for path in (folder / "masks").iterdir():
+        path.write_bytes(b"")
+    run = folder / "run"
+    train = ["train", "--images", folder / "images", "--tags", folder / "tags.csv", "--val", "0"]
+    train += ["--masks", folder / "masks", "--output", run, "--no-alignment"]
+    main([str(word) for word in [*train, *shlex.split(TINY)]])
+    assert "tagged_train" in (run / "report.html").read_text()
