@@ -133,7 +133,9 @@ def _add_clip(cfg: CN) -> None:
     clip.SEED = 0  # of the untrained tower or the codes
     clip.EMBED_DIM = 512  # d_t, width of the text embedding [D]
     clip.TEMPLATE = "a photo of {}"  # the prompt, with {} for a word [P]
-    clip.BACKGROUND = "background"  # the word for t_bg [P], or the name of its row in a file
+    # The word for t_bg [P], or the name of its row in a file; of several, as in "sky, grass, wall",
+    # t_bg is the mean [D].
+    clip.BACKGROUND = "background"
     # Subtract the mean over all prompts from their embeddings: prompts of one template are so alike
     # that their cosines hardly tell the classes apart [D].
     clip.CENTER = True

@@ -36,7 +36,8 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
 
     Args:
         cfg: whose ``MODEL.CLIP`` says where they come from, and whose ``MODEL.PROMPT_NAMES`` (C
-            words) and ``MODEL.CLASS_NAMES`` (C + 1 names, background first) name the classes.
+            words) and ``MODEL.CLASS_NAMES`` (C + 1 names, background first) name the classes. The
+            background is the mean of the words of ``MODEL.CLIP.BACKGROUND``.
 
     Returns:
         t_fg ``[C, EMBED_DIM]`` and t_bg ``[1, EMBED_DIM]``, float32 on the CPU, rows of length
@@ -49,7 +50,8 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
         ValueError: an unknown source.
     """
     clip = cfg.MODEL.CLIP
-    words = [*cfg.MODEL.PROMPT_NAMES, clip.BACKGROUND]
+    background = background_words(clip.BACKGROUND)
+    words = [*cfg.MODEL.PROMPT_NAMES, *background]
     if clip.SOURCE == "checkpoint":
         embeddings = torch.zeros(len(words), clip.EMBED_DIM)
     elif clip.SOURCE == "untrained":
@@ -59,7 +61,8 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
         embeddings = class_codes(len(words), clip.EMBED_DIM, clip.SEED)
     elif clip.SOURCE == "embeddings":
         foreground = zip(cfg.MODEL.CLASS_NAMES[1:], cfg.MODEL.PROMPT_NAMES, strict=True)
-        embeddings = read_class_embeddings(clip.WEIGHTS, [*foreground, (clip.BACKGROUND,)])
+        wanted = [*foreground, *((word,) for word in background)]
+        embeddings = read_class_embeddings(clip.WEIGHTS, wanted)
     elif clip.SOURCE == "tower":
         embeddings = _cached_embeddings(clip, words)
     else:
@@ -71,9 +74,28 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
             where="MODEL.CLIP.EMBED_DIM",
             hint="set it to that",
         )
+    fg, bg = embeddings.split([len(words) - len(background), len(background)])
+    if len(background) > 1:
+        bg = unit_vectors(bg.mean(dim=0, keepdim=True))  # [B, d] -> [1, d]
     if clip.CENTER:
-        embeddings = center(embeddings)
-    return embeddings[:-1], embeddings[-1:]
+        fg, bg = center(torch.cat([fg, bg])).split([len(fg), 1])
+    return fg, bg
+
+
+def background_words(value: str) -> list[str]:
+    """Return the words of ``MODEL.CLIP.BACKGROUND``, which commas separate.
+
+    Raises:
+        UsageError: an empty word, or one twice.
+    """
+    words = [word.strip() for word in value.split(",")]
+    if not all(words) or len({*words}) < len(words):
+        raise UsageError(
+            f"{value!r} has an empty word or one twice",
+            where="MODEL.CLIP.BACKGROUND",
+            hint="write it as in 'sky, grass, wall'",
+        )
+    return words
 
 
 def center(embeddings: Tensor) -> Tensor:

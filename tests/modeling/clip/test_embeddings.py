@@ -182,6 +182,27 @@ def test_ready_embeddings(cfg, tmp_path, loaded):
     assert not loaded and not (tmp_path / "cache").exists()
 
 
+def test_several_background_words(cfg, model):
+    cfg.MODEL.CLIP.BACKGROUND = "sky, green grass"
+    fg, bg = build_text_embeddings(cfg)
+    prompts = [f"a photo of {word}" for word in [*WORDS, "sky", "green grass"]]
+    with torch.no_grad():
+        rows = model.encode_text(open_clip.tokenize(prompts, 9), normalize=True)
+    torch.testing.assert_close(fg, rows[:3])
+    mean = F.normalize(rows[3:].mean(dim=0, keepdim=True))
+    torch.testing.assert_close(bg, mean)
+    # Centering counts t_bg once, however many words it is the mean of.
+    cfg.MODEL.CLIP.CENTER = True
+    torch.testing.assert_close(build(cfg), center(torch.cat([rows[:3], mean])))
+
+
+@pytest.mark.parametrize("words", ["", "sky,", "sky, sky"])
+def test_background_words_that_say_nothing(cfg, words):
+    cfg.MODEL.CLIP.BACKGROUND = words
+    with refused("MODEL.CLIP.BACKGROUND"):
+        build(cfg)
+
+
 def test_untrained_codes(cfg, tmp_path):
     cfg.MODEL.CLIP.SOURCE = "untrained"
     codes = build(cfg)
