@@ -49,9 +49,16 @@ def test_dalnet_starts_from_a_plain_vit(make, saved):
         Checkpointer(model).start_from(path)
 
 
-def test_another_encoder_is_refused(make, saved):
-    path = saved(make(1, "MODEL.VIT.DEPTH", 1))
-    with refused("model.pth", "backbone."):
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("MODEL.VIT.DEPTH", 1, ("backbone.", "is missing")),
+        ("MODEL.VIT.EMBED_DIM", 64, ("backbone.", "has shape")),
+    ],
+)
+def test_another_encoder_is_refused(make, saved, key, value, words):
+    path = saved(make(1, key, value))
+    with refused("model.pth", *words):
         Checkpointer(make(2)).start_from(path, keep=TEXTS)
 
 

@@ -7,6 +7,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.utils.env import seed_all_rng
 from helpers import refused
+from PIL import Image
 
 from dalnet.config import add_dalnet_config
 from dalnet.data.views import MultiCropViews, SingleView
@@ -99,6 +100,18 @@ def test_the_longer_side_is_drawn_from_a_range(noise):
             assert short == round(0.75 * long)
             seen.add(long)
     assert seen == {50, 51, 52, 53}
+
+
+def test_the_longer_side_is_resized_bicubically(noise):
+    options = ("INPUT.LONGER_SIDE_RANGE", (50, 50), "INPUT.CROP.SIZE", [38, 50])
+    views = MultiCropViews(make_cfg(*options, "INPUT.PHOTOMETRIC", False))
+    bicubic, bilinear = (
+        np.asarray(Image.fromarray(noise).resize((50, 38), resampling)).transpose(2, 0, 1)
+        for resampling in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR)
+    )
+    shown = views(noise)["image"].numpy()
+    assert any(np.array_equal(shown, view) for view in (bicubic, bicubic[..., ::-1]))
+    assert not np.array_equal(bicubic, bilinear)
 
 
 def test_local_boxes_point_at_what_the_view_shows(ramp):

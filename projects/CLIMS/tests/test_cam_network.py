@@ -38,3 +38,27 @@ def test_the_loss_by_hand(stage0_cfg):
         record["known_labels"] = row
     expected = F.binary_cross_entropy_with_logits(logits[known], labels[known])
     torch.testing.assert_close(model(records)["loss_cls"], expected)
+
+
+def test_cams_of_an_image_as_published(stage0_cfg):
+    """Rectified maps of image and flipped copy are added, enlarged to whole places, and cut."""
+    torch.manual_seed(0)
+    model = build_model(stage0_cfg).eval()
+    model.classifier.linear.weight.data.normal_()
+    image = torch.rand(1, 3, 45, 62, generator=torch.Generator().manual_seed(1)) * 255
+    scales, classes = (1.0, 0.5, 2.0), (2, 7)
+    with torch.no_grad():
+        found = model.infer(image, (45, 62), classes).cams("cam", scales, True)
+        total = torch.zeros(1, 10, 45, 62)
+        for scale in scales:
+            size = [int(scale * side) for side in (45, 62)]
+            seen = F.interpolate(model.normalize(image), size, mode="bilinear")
+            raw, flipped = (
+                model.maps("cam", model.encode(x)).relu() for x in (seen, seen.flip(-1))
+            )
+            joined = F.interpolate(raw + flipped.flip(-1), (48, 64), mode="bilinear")
+            total += joined[..., :45, :62]
+    total = total[0, list(classes)]
+    assert (total.amin((1, 2)) > 0).any(), "the minimum is kept"
+    expected = total / (total.amax((1, 2), keepdim=True) + 1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
