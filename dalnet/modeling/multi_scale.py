@@ -106,6 +106,17 @@ class MultiScaleFlip:
         """Keep features of the plain images at scale 1 that exist already, without gradient."""
         self._features[1.0, False] = {key: value.detach() for key, value in features.items()}
 
+    def of_image(self, index: int) -> "MultiScaleFlip":
+        """Return the passes of one of the N images; those that were made are not made again."""
+        own = slice(index, index + 1)
+        one = MultiScaleFlip(
+            self._encode, self._maps, self._images[own], self.settings, self._stride
+        )
+        for key, features in self._features.items():
+            one._features[key] = {name: value[own] for name, value in features.items()}
+        one._views = {key: maps[own] for key, maps in self._views.items()}
+        return one
+
     def features(self) -> Features:
         """Return the features of the plain images at scale 1."""
         self._encode_missing(1.0, flip=False)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicts images and videos from disk, one after the other, into a folder."""
+"""Predicts images and videos from disk, one after the other or in batches, into a folder."""
 
 import contextlib
 import errno
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dalnet.data.image_io import open_image
+from dalnet.data.image_io import open_image, read_image
 from dalnet.errors import UsageError, printable
 from dalnet.io import atomic_write
 
 from .files import PredictionInput, ResultPaths
-from .prediction import label_values
+from .prediction import Prediction, label_values
 from .predictor import Predictor
 from .video import VideoReader, write_video
 
@@ -26,6 +27,18 @@ logger = logging.getLogger(__name__)
 KINDS = ("overlay", "mask", "cam")
 # With these, the next input would fail alike.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+# Groups of images of one size that may be in memory at once.
+_WAITING = 4
+
+
+@dataclass(frozen=True)
+class _LoadedImage:
+    """An image on disk, and its pixels, uint8 ``[H, W, 3]``."""
+
+    entry: PredictionInput
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ def predict_files(
     inputs: Sequence[PredictionInput],
     output: Path,
     options: PredictOptions,
+    batch: int = 1,
 ) -> int:
     """Predict every input that can be; the log lists the others with the reason.
 
@@ -57,6 +71,7 @@ def predict_files(
         inputs: images and videos.
         output: folder of the results, see :class:`.files.ResultPaths`.
         options: what to keep.
+        batch: images of one size, or frames of a video, that go through the network together.
 
     Returns:
         How many inputs were predicted, at least 1.
@@ -65,6 +80,8 @@ def predict_files(
         UsageError: an unknown kind or class, an interrupt, a full disk, or none of the inputs
             could be predicted.
     """
+    if batch < 1:
+        raise UsageError(f"it is {batch}", "batch", "use 1 or more")
     unknown = set(options.save or ()) - set(KINDS)
     if unknown:
         hint = f"choose from {', '.join(KINDS)}"
@@ -75,15 +92,14 @@ def predict_files(
     label_values(predictor.class_names, options.image_classes or ())
     paths = ResultPaths(output, inputs, predictor.class_names)
     failed: list[str] = []
+    bar = tqdm(inputs, unit="input", disable=len(inputs) == 1)
     try:
-        for entry in tqdm(inputs, unit="input", disable=len(inputs) == 1):
-            try:
-                predict = _predict_video if entry.is_video else _predict_image
-                predict(predictor, entry, paths, options)
-            except UsageError as error:
-                if getattr(error.__cause__, "errno", None) in _DISK_ERRORS:
-                    raise
-                failed.append(_reason(entry, error))
+        for group in _group_by_size(bar, batch, failed):
+            if isinstance(group, PredictionInput):
+                with _left_out(group, failed):
+                    _predict_video(predictor, group, paths, options, batch)
+            else:
+                _predict_images(predictor, group, paths, options, failed)
     except KeyboardInterrupt:
         what = f"interrupted; what is in {output} by now is complete, the rest is missing"
         raise UsageError(what) from None
@@ -101,19 +117,89 @@ def _reason(entry: PredictionInput, error: UsageError) -> str:
     return str(error) if source in str(error) else f"{source}: {error}"
 
 
-def _predict_image(
-    predictor: Predictor, entry: PredictionInput, paths: ResultPaths, options: PredictOptions
-) -> None:
-    assert isinstance(entry.source, Path)
-    save = options.save or ("overlay", "mask")
-    wants_cams = "cam" in save or bool(options.image_classes)
-    needed = wants_cams or predictor.needs_image_classes
-    prediction = predictor(entry.source, options.image_classes if needed else ())
-    with open_image(str(entry.source), "image") as image:
+@contextlib.contextmanager
+def _left_out(entry: PredictionInput, failed: list[str]) -> Iterator[None]:
+    """Note why an input cannot be predicted; raise only where the next one would fail alike."""
+    try:
+        yield
+    except UsageError as error:
+        if getattr(error.__cause__, "errno", None) in _DISK_ERRORS:
+            raise
+        failed.append(_reason(entry, error))
+
+
+def _group_by_size(
+    inputs: Iterable[PredictionInput], batch: int, failed: list[str]
+) -> Iterator[PredictionInput | list[_LoadedImage]]:
+    """Yield each video, and the images in groups of one size, at most ``batch`` in a group.
+
+    An image waits until its group is full; if many sizes come, the largest group goes before that.
+    """
+    waiting: dict[tuple[int, ...], list[_LoadedImage]] = {}
+    for entry in inputs:
+        if entry.is_video:
+            yield entry
+            continue
+        assert isinstance(entry.source, Path)
+        try:
+            pixels = _read(entry.source)
+        except UsageError as error:
+            failed.append(_reason(entry, error))
+            continue
+        waiting.setdefault(pixels.shape, []).append(_LoadedImage(entry, pixels))
+        all_waiting = sum(map(len, waiting.values()))
+        if len(waiting[pixels.shape]) == batch or all_waiting == _WAITING * batch:
+            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+    yield from waiting.values()
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return an image, uint8 ``[H, W, 3]``, of a file that may hold several."""
+    with open_image(str(path), "image") as image:
         frames = getattr(image, "n_frames", 1)
         # What a camera's MPO has beside its first image is another view, or a preview, of it.
         if frames > 1 and image.format != "MPO":
-            logger.warning("%s: only the first of its %d images is predicted", entry.source, frames)
+            logger.warning("%s: only the first of its %d images is predicted", path, frames)
+    return read_image(str(path))
+
+
+def _predict_images(
+    predictor: Predictor,
+    group: Sequence[_LoadedImage],
+    paths: ResultPaths,
+    options: PredictOptions,
+    failed: list[str],
+) -> None:
+    """Predict images of one size and write the results; note those that cannot be predicted."""
+    save = options.save or ("overlay", "mask")
+    wants_cams = "cam" in save or bool(options.image_classes)
+    needed = wants_cams or predictor.needs_image_classes
+    try:
+        pixels = [one.pixels for one in group]
+        predictions = predictor.predict_batch(pixels, options.image_classes if needed else ())
+    except UsageError as error:
+        reason = _reason(group[0].entry, error)
+    else:
+        for one, prediction in zip(group, predictions, strict=True):
+            with _left_out(one.entry, failed):
+                _write_results(prediction, one.entry, paths, options, wants_cams)
+        return
+    if len(group) == 1:
+        failed.append(reason)
+        return
+    # Together they may need too much memory; one alone may not.
+    for one in group:
+        _predict_images(predictor, [one], paths, options, failed)
+
+
+def _write_results(
+    prediction: Prediction,
+    entry: PredictionInput,
+    paths: ResultPaths,
+    options: PredictOptions,
+    wants_cams: bool,
+) -> None:
+    save = options.save or ("overlay", "mask")
     if "overlay" in save:
         _save_image(paths.overlay(entry), prediction.overlay(options.classes))
     if "mask" in save:
@@ -126,7 +212,11 @@ def _predict_image(
 
 
 def _predict_video(
-    predictor: Predictor, entry: PredictionInput, paths: ResultPaths, options: PredictOptions
+    predictor: Predictor,
+    entry: PredictionInput,
+    paths: ResultPaths,
+    options: PredictOptions,
+    batch: int,
 ) -> None:
     save = options.save or ("overlay",)
     if not {"overlay", "mask"} & set(save):
@@ -141,13 +231,15 @@ def _predict_video(
         if reader.live:
             # This is how a camera is switched off; the video up to there is wanted.
             stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        bar = tqdm(reader, str(entry.source), reader.announced or None, unit="frame")
-        for number, frame in enumerate(bar):
-            prediction = predictor(frame, image_classes)
-            if "mask" in save:
-                prediction.save(paths.mask(entry, number))
-            if write is not None:
-                write(prediction.overlay(options.classes))
+        frames = iter(tqdm(reader, str(entry.source), reader.announced or None, unit="frame"))
+        number = itertools.count()
+        # What a camera shows is wanted at once.
+        while some := list(itertools.islice(frames, 1 if reader.live else batch)):
+            for prediction in predictor.predict_batch(some, image_classes):
+                if "mask" in save:
+                    prediction.save(paths.mask(entry, next(number)))
+                if write is not None:
+                    write(prediction.overlay(options.classes))
 
 
 def _save_image(path: Path, image: np.ndarray) -> None:

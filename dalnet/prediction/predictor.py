@@ -143,28 +143,61 @@ class Predictor:
         Raises:
             UsageError: the image cannot be read or used, a class is unknown, or memory ran out.
         """
+        (prediction,) = self.predict_batch([image], image_classes)
+        return prediction
+
+    @torch.no_grad()
+    def predict_batch(
+        self, images: Sequence[ImageLike], image_classes: Sequence[str] | None = None
+    ) -> list[Prediction]:
+        """Predict images of one size, which go through the network together.
+
+        On a GPU that is quicker than one image at a time.
+
+        Args:
+            images, image_classes: as for one image; the classes are those of every image.
+
+        Raises:
+            UsageError: as for one image.
+            ValueError: the images differ in size.
+        """
         if image_classes is None and self.needs_image_classes:
             what = f"{type(self._model).__name__} finds only classes that it is told of"
             hint = f"name those that the image shows, of {', '.join(self.class_names[1:])}"
             raise UsageError(what, "image_classes", hint)
         values = label_values(self.class_names, image_classes or ())
-        pixels = _read(image)
-        if self._tile and max(pixels.shape[:2]) > self._tile:
-            return self._predict_tiles(pixels)
-        with _memory_errors(pixels):
-            inference = self._infer(pixels, values)
-            scores = self._scores(inference)
-            labels = _find_labels(scores)
-            if image_classes is None:
-                values = np.unique(labels[labels > 0]).tolist()
-                # The encoder's passes are shared, and no CAM has been computed yet.
-                inference.image_classes = tuple(value - 1 for value in values)
-            named_cams = {}
-            if self.has_cams:
-                names = [self.class_names[value] for value in values]
-                cams = inference.cams("cam", self._cam_scales, self._flip).cpu().numpy()
-                named_cams = dict(zip(names, cams, strict=True))
-            return Prediction(pixels, labels, scores.cpu().numpy(), named_cams, self.class_names)
+        pixels = [_read(image) for image in images]
+        if len({one.shape for one in pixels}) > 1:
+            raise ValueError("the images of a batch differ in size")
+        if self._tile and max(pixels[0].shape[:2]) > self._tile:
+            return [self._predict_tiles(one) for one in pixels]
+        with _memory_errors(pixels[0]):
+            views = self._views(image_classes) if len(pixels) > 1 else []
+            inferences = self._infer(pixels, values, views)
+            pairs = zip(pixels, inferences, strict=True)
+            return [self._predict(*pair, image_classes is None) for pair in pairs]
+
+    def _views(self, image_classes: Sequence[str] | None) -> list[tuple[str, float, bool]]:
+        """Return source, scale and flip of the passes that predictions are made of."""
+        scales = {} if self.needs_image_classes else {"sem_seg": self._scales}
+        if self.has_cams and image_classes != ():
+            scales["cam"] = self._cam_scales
+        return [(source, scale, self._flip) for source in scales for scale in scales[source]]
+
+    def _predict(self, pixels: np.ndarray, inference: ImageInference, find: bool) -> Prediction:
+        """Return the prediction of one image; ``find``: with the CAMs of the classes found."""
+        scores = self._scores(inference)
+        labels = _find_labels(scores)
+        if find:
+            # The encoder's passes are shared, and no CAM has been computed yet.
+            values = np.unique(labels[labels > 0]).tolist()
+            inference.image_classes = tuple(value - 1 for value in values)
+        named_cams = {}
+        if self.has_cams:
+            names = [self.class_names[index + 1] for index in inference.image_classes]
+            cams = inference.cams("cam", self._cam_scales, self._flip).cpu().numpy()
+            named_cams = dict(zip(names, cams, strict=True))
+        return Prediction(pixels, labels, scores.cpu().numpy(), named_cams, self.class_names)
 
     @torch.no_grad()
     def label(
@@ -191,7 +224,7 @@ class Predictor:
         values = label_values(self.class_names, image_classes)
         pixels = _read(image)
         with _memory_errors(pixels):
-            inference = self._infer(pixels, values)
+            (inference,) = self._infer([pixels], values)
             local = self._local_scores(inference, values, source)
             if self._crf is not None and values:
                 local = inference.refine_by_crf(local, **self._crf)
@@ -201,7 +234,8 @@ class Predictor:
 
     def _predict_tiles(self, pixels: np.ndarray) -> Prediction:
         def predict(part: np.ndarray) -> Tensor:
-            return self._scores(self._infer(part, []))
+            (inference,) = self._infer([part], [])
+            return self._scores(inference)
 
         with _memory_errors(pixels):
             scores = predict_tiles(predict, pixels, len(self.class_names), self._tile)
@@ -220,11 +254,18 @@ class Predictor:
         cams = inference.cams("cam", self._cam_scales, self._flip)
         return cam_probabilities(cams, self._model.cam_settings.background)
 
-    def _infer(self, pixels: np.ndarray, values: Sequence[int]) -> ImageInference:
-        resized = resize_image(pixels, self._resize)
-        images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
+    def _infer(
+        self,
+        pixels: Sequence[np.ndarray],
+        values: Sequence[int],
+        views: Sequence[tuple[str, float, bool]] = (),
+    ) -> list[ImageInference]:
+        """Return what the model says about images of one size, each uint8 ``[H, W, 3]``."""
+        resized = np.stack([resize_image(one, self._resize) for one in pixels])
+        images = torch.from_numpy(np.ascontiguousarray(resized.transpose(0, 3, 1, 2)))
         images = images.to(self._model.device).float()
-        return self._model.infer(images, pixels.shape[:2], [value - 1 for value in values])
+        classes = [value - 1 for value in values]
+        return self._model.infer_batch(images, pixels[0].shape[:2], classes, views)
 
     def _scores(self, inference: ImageInference) -> Tensor:
         """Return scores ``[C + 1, H, W]``: the head's, or the CAMs' beside the background's."""

@@ -25,9 +25,9 @@ def predict(toy_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
 
-    def execute(*texts, **options):
+    def execute(*texts, batch=1, **options):
         inputs = find_inputs(texts, Path("out"))
-        return predict_files(predictor, inputs, Path("out"), PredictOptions(**options))
+        return predict_files(predictor, inputs, Path("out"), PredictOptions(**options), batch)
 
     execute.predictor = predictor
     return execute
@@ -90,6 +90,62 @@ def test_video(predict, make_image):
         predict("in/walk.avi", save=["cam"])
 
 
+def test_images_of_one_size_go_through_the_network_together(predict, make_image, monkeypatch):
+    # Of two sizes in turn; the third is that of one image alone.
+    sizes = [(40, 60), (60, 40)] * 4 + [(40, 60), (44, 44)]
+    for number, size in enumerate(sizes):
+        Image.fromarray(make_image(*size, number)).save(f"in/{number}.png")
+    sizes_of_calls, alone = [], predict.predictor.predict_batch
+
+    def note(images, image_classes):
+        sizes_of_calls.append([image.shape[:2] for image in images])
+        return alone(images, image_classes)
+
+    monkeypatch.setattr(predict.predictor, "predict_batch", note)
+    assert predict("in", batch=3, save=["mask"]) == 10
+    assert all(len({*sizes}) == 1 for sizes in sizes_of_calls)
+    assert sorted(map(len, sizes_of_calls)) == [1, 1, 2, 3, 3]
+    for number, size in enumerate(sizes):
+        expected = predict.predictor(make_image(*size, number)).labels
+        np.testing.assert_array_equal(np.array(Image.open(f"out/{number}_mask.png")), expected)
+
+
+def test_images_of_many_sizes_do_not_wait_for_ever(predict, make_image, monkeypatch):
+    for number in range(12):
+        Image.fromarray(make_image(40 + number, 40)).save(f"in/{number:02d}.png")
+    group_by_size, most, read = batch._group_by_size, [], []
+    monkeypatch.setattr(batch, "_read", lambda path: read.append(path) or make_image(40, len(read)))
+    for count, group in enumerate(group_by_size(find_inputs(["in"], Path("out")), 2, [])):
+        most.append(len(read) - count - len(group) + 1)
+    assert len(most) == 12 and max(most) <= 8
+
+
+def test_where_a_batch_does_not_fit_its_images_are_predicted_alone(predict, image, monkeypatch):
+    for number in range(3):
+        Image.fromarray(image).save(f"in/{number}.png")
+    alone = predict.predictor.predict_batch
+
+    def refuse_many(images, image_classes):
+        if len(images) > 1:
+            raise UsageError("too many", "image")
+        return alone(images, image_classes)
+
+    monkeypatch.setattr(predict.predictor, "predict_batch", refuse_many)
+    assert predict("in", batch=3, save=["mask"]) == 3
+
+
+def test_frames_in_batches_keep_their_order(predict, make_image):
+    writer = cv2.VideoWriter("in/walk.avi", cv2.VideoWriter_fourcc(*"MJPG"), 12.0, (64, 48))
+    for seed in range(5):
+        writer.write(make_image(48, 64, seed))
+    writer.release()
+    kept = []
+    for size in (1, 2):
+        assert predict("in/walk.avi", save=["mask"], batch=size) == 1
+        kept.append([np.array(Image.open(f"out/walk_mask/{n:06d}.png")) for n in range(5)])
+    np.testing.assert_array_equal(*kept)
+
+
 def test_what_cannot_be_written_is_left_out(predict, image, caplog):
     for name in ("a", "m" * 250, "z"):
         Image.fromarray(image).save(f"in/{name}.png")
@@ -142,6 +198,7 @@ def test_refusals(predict, image, monkeypatch):
     Path("in/broken.jpg").write_bytes(b"no image")
     for options, where, word in (
         ({"save": ["sound"]}, "save", "'sound'"),
+        ({"batch": 0}, "batch", "0"),
         ({"classes": ["moon", "unicorn"]}, "classes", "'unicorn'"),
         ({"image_classes": ["unicorn"]}, "image_classes", "'unicorn'"),
     ):
@@ -157,6 +214,6 @@ def test_refusals(predict, image, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Predictor, "__call__", interrupt)
+    monkeypatch.setattr(Predictor, "predict_batch", interrupt)
     with pytest.raises(UsageError, match="interrupted"):
         predict("in")

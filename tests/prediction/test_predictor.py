@@ -155,7 +155,7 @@ def test_images_beyond_memory(toy_checkpoint, make_image, monkeypatch, error):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(predictor._model, "infer", fail)
+    monkeypatch.setattr(predictor._model, "infer_batch", fail)
     with refused("image", "9 x 8 pixels"):
         predictor(make_image(8, 9))
     error = RuntimeError("shapes do not fit the memory format")
@@ -265,3 +265,27 @@ def test_a_system_without_head_labels_from_its_cams(headless, tmp_path):
     refined = Predictor(tmp_path, crf=True)(image, ["blue", "red"])
     assert (refined.labels[:, 5] == 1).all() and (refined.labels[:, 55] == 3).all()
     np.testing.assert_allclose(refined.scores.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_classes", [None, (), ("moon", "wheel")])
+@pytest.mark.parametrize("options", [(), (*MULTI_SCALE, "TEST.MULTI_SCALE.FLIP", True)])
+def test_a_batch_gives_what_its_images_give_alone(
+    toy_checkpoint, make_image, image_classes, options
+):
+    predictor = Predictor(toy_checkpoint, opts=options)
+    images = [make_image(50, 41, seed) for seed in range(3)]
+    passes, encode = [], predictor._model.backbone.forward
+    predictor._model.backbone.forward = lambda x: passes.append(len(x)) or encode(x)
+    batch = predictor.predict_batch(images, image_classes)
+    together = sum(passes), min(passes)
+    passes.clear()
+    for image, found in zip(images, batch, strict=True):
+        alone = predictor(image, image_classes)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+        np.testing.assert_array_equal(found.labels, alone.labels)
+        assert list(found.cams) == list(alone.cams)
+        for name, cam in alone.cams.items():
+            np.testing.assert_allclose(found.cams[name], cam, atol=1e-5)
+    assert together[1] >= 3 and together[0] == sum(passes)
+    with pytest.raises(ValueError, match="size"):
+        predictor.predict_batch([images[0], images[0][1:]], image_classes)

@@ -256,8 +256,34 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
             size: (H, W) of the results.
             image_classes: the classes, 0..C-1, that CAMs and pseudo labels are made of.
         """
+        (one,) = self.infer_batch(images, size, image_classes)
+        return one
+
+    def infer_batch(
+        self,
+        images: Tensor,
+        size: tuple[int, int],
+        image_classes: Sequence[int] = (),
+        views: Iterable[tuple[str, float, bool]] = (),
+    ) -> list[ImageInference]:
+        """Return what the model says about each of several images.
+
+        Args:
+            images: ``[N, 3, h, w]``, RGB in 0..255, on the model's device.
+            size: (H, W) of the results.
+            image_classes: of every image, as for :meth:`infer`.
+            views: source, scale and flip of the passes that are made now, all images at once; what
+                else is needed is computed later, image by image.
+        """
         passes = self.multi_scale_flip(self.normalize(images))
-        return ImageInference(passes, self.pseudo_labels, images, size, image_classes)
+        for view in views:
+            passes.views(*view)
+        return [
+            ImageInference(
+                passes.of_image(i), self.pseudo_labels, images[i : i + 1], size, image_classes
+            )
+            for i in range(len(images))
+        ]
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Return losses in training, predictions in evaluation.
