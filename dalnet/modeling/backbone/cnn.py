@@ -29,8 +29,8 @@ class TimmCNN(Backbone):
     """The convolutions of a timm classifier, whose last stages may keep the size of the map.
 
     Attributes:
-        cnn: timm's feature extractor, which returns a list of one map.
-        embed_dim: channels D of the map.
+        cnn: timm's feature extractor, which returns a list of maps, the last stage's behind others.
+        embed_dim: channels D of the last stage's map.
     """
 
     @configurable
@@ -43,6 +43,7 @@ class TimmCNN(Backbone):
         dilate: bool = False,
         norm: str = "BN",
         freeze_stem: bool = True,
+        lower_stages: tuple[int, ...] = (),
     ) -> None:
         """
         Args:
@@ -53,18 +54,22 @@ class TimmCNN(Backbone):
                 the statistics of the pre-training and learns scale and shift; "SyncBN".
             freeze_stem: train neither the first convolution nor scale and shift of its norm, whose
                 statistics move nonetheless with "BN".
+            lower_stages: stages before the last, in order, whose maps are returned as well.
 
         Raises:
             UsageError: unknown or unsuitable model, weights missing or misfit.
         """
         super().__init__()
-        self.cnn = create_cnn(name, stride, dilate, "MODEL.CNN.NAME")
+        self._names = *(f"stage{stage}" for stage in lower_stages), "map"
+        self.cnn = create_cnn(name, stride, dilate, "MODEL.CNN.NAME", (*lower_stages, -1))
         load_cnn_weights(self.cnn, name, weights, "MODEL.CNN.WEIGHTS")
         if norm == "SyncBN":
             self.cnn = convert_sync_batchnorm(self.cnn)
         self._fixed = norm == "FixedBN"
-        self._stride = stride
-        self.embed_dim: int = cast(FeatureInfo, self.cnn.feature_info).channels()[-1]
+        info = cast(FeatureInfo, self.cnn.feature_info)
+        self._channels = info.channels()
+        self._strides = [min(one, stride) for one in info.reduction()]
+        self.embed_dim: int = self._channels[-1]
         for part, module in self.cnn.named_children():
             if freeze_stem and part in _STEM:
                 module.requires_grad_(False)
@@ -87,13 +92,15 @@ class TimmCNN(Backbone):
         """Encode normalized images ``[N, 3, H, W]``.
 
         Returns:
-            ``map`` ``[N, D, h, w]``, h = ceil(H / stride) and w alike.
+            ``map`` ``[N, D, h, w]``, h = ceil(H / stride) and w alike, and the maps of lower stages
+            as ``stage1`` and so on.
         """
-        return {"map": self.cnn(images)[-1]}
+        return dict(zip(self._names, self.cnn(images), strict=True))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of the map."""
-        return {"map": ShapeSpec(channels=self.embed_dim, stride=self._stride)}
+        """Return channels and stride of the maps."""
+        shapes = zip(self._names, self._channels, self._strides, strict=True)
+        return {name: ShapeSpec(channels=width, stride=stride) for name, width, stride in shapes}
 
 
 def create_cnn(

@@ -7,7 +7,7 @@ Values are those of PASCAL VOC in the published code, in the variant that it rec
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import Rule, above_zero, at_least, fraction, one_of
+from dalnet.config.checks import Rule, above_zero, are_counts, at_least, fraction, one_of
 from dalnet.errors import UsageError
 
 _LOSSES = ("OTM_WEIGHT", "BTM_WEIGHT", "CBS_WEIGHT", "REG_WEIGHT")
@@ -56,6 +56,10 @@ def _add_refinement(clims: CN) -> None:
     clims.EDGES = CN()
     clims.EDGES.LABELS = ""
     clims.EDGES.RADIUS = 10
+    # The segmentation network at the end: a folder of label maps, and the dilations of its head.
+    clims.SEGMENTATION = CN()
+    clims.SEGMENTATION.LABELS = ""
+    clims.SEGMENTATION.DILATIONS = (6, 12, 18)
     # The random walk: distance of neighbors, exponent of their affinities, number of steps, score
     # of the background.
     clims.WALK = CN()
@@ -138,6 +142,20 @@ EDGE_SYSTEM = System(
         ),
         one_of(("EdgeMapper",), "INPUT.DATASET_MAPPER_NAME"),
     ),
+)
+SEGMENTATION_SYSTEM = System(
+    name="LabelMapSegmentor",
+    add_config=lambda cfg: None,
+    rules=(
+        Rule(
+            ("MODEL.CLIMS.SEGMENTATION.DILATIONS",),
+            lambda values: len(values) == 3 and are_counts(values),
+            "give three integers, as (6, 12, 18)",
+        ),
+        one_of(("BN", "SyncBN", "GN"), "MODEL.SEM_SEG_HEAD.NORM"),
+        one_of(("LabelMapMapper",), "INPUT.DATASET_MAPPER_NAME"),
+    ),
+    check=check_backbone,
 )
 CAM_BASELINE_SYSTEM = System(
     name="CAMBaseline",

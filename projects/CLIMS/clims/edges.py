@@ -5,8 +5,6 @@ IRNet's branch for displacements is left out: it shares nothing that learns with
 masks of classes do not need it.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,38 +15,24 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from dalnet.data import DATASET_MAPPER_REGISTRY
-from dalnet.data.image_io import read_image, read_mask
-from dalnet.data.mapper import SingleViewMapper
-from dalnet.errors import UsageError
 from dalnet.modeling.backbone.cnn import create_cnn, load_cnn_weights
-from dalnet.modeling.batch import ImageBatch
 from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.multi_scale import Features
 
 from .affinity import affinities, pair_losses
+from .label_maps import LabelMapBatch, LabelMapMapper
 
 GRID = 4  # pixels of the image for one place of the edge map
 _LEVELS = (0, 1, 2, 3, 4)
 _CHANNELS, _GROUPS = 32, 4
 
 
-@dataclass(frozen=True)
-class EdgeBatch(ImageBatch):
-    """N training images with label maps.
-
-    Attributes:
-        label_maps: ``[N, H / 4, W / 4]``, of the views' pixels, 255 for unsure ones.
-    """
-
-    label_maps: Tensor
-
-
 @META_ARCH_REGISTRY.register()
-class EdgeNetwork(WeakSegmentor[EdgeBatch]):
+class EdgeNetwork(WeakSegmentor[LabelMapBatch]):
     """Edges from all stages of a frozen, pre-trained CNN; it has no predictions of classes."""
 
     sources = {}
-    batch_type = EdgeBatch
+    batch_type = LabelMapBatch
 
     @configurable
     def __init__(
@@ -123,7 +107,7 @@ class EdgeNetwork(WeakSegmentor[EdgeBatch]):
         """Raise ValueError: edges are no maps of classes."""
         raise ValueError("an edge network has no maps of classes")
 
-    def losses(self, batch: EdgeBatch) -> dict[str, Tensor]:
+    def losses(self, batch: LabelMapBatch) -> dict[str, Tensor]:
         """Return the loss on pairs of pixels, of which those with two sure labels count."""
         logits = self.encode(self.normalize(batch.images))["edges"][:, 0]
         pairs = affinities(logits.float().sigmoid(), self.radius)
@@ -146,32 +130,8 @@ class EdgeNetwork(WeakSegmentor[EdgeBatch]):
 
 
 @DATASET_MAPPER_REGISTRY.register()
-class EdgeMapper(SingleViewMapper):
-    """A training image becomes a view with the labels of ``MODEL.CLIMS.EDGES.LABELS``."""
+class EdgeMapper(LabelMapMapper):
+    """A training image becomes a view with a label map ``[H / 4, W / 4]``."""
 
-    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
-        """
-        Raises:
-            UsageError: there is no folder of labels.
-        """
-        super().__init__(cfg, is_train)
-        self.labels = Path(cfg.MODEL.CLIMS.EDGES.LABELS) / "SegmentationClass"
-        self.ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        if is_train and not self.labels.is_dir():
-            raise UsageError(
-                f"there is no folder {self.labels}",
-                where="MODEL.CLIMS.EDGES.LABELS",
-                hint="name what python -m clims.refine has written",
-            )
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs for one record of a data set."""
-        if self.views is None:
-            return super().__call__(record)
-        image = read_image(record["file_name"])
-        path = self.labels / f"{Path(record['file_name']).stem}.png"
-        label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
-        view = self.views(image, label_map)
-        # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
-        view["label_maps"] = view.pop("label_map")[GRID // 2 :: GRID, GRID // 2 :: GRID].clone()
-        return view
+    section = "EDGES"
+    step = GRID

@@ -29,7 +29,7 @@ def test_commands_parse_and_their_recipes_exist():
             config = getattr(parser.parse_args(words[1:]), "config", None)
             assert not config or (ROOT / config).is_file()
             seen += 1
-    assert seen == 6
+    assert seen == 7
 
 
 def test_recipes_and_links_exist():
@@ -37,7 +37,7 @@ def test_recipes_and_links_exist():
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
     recipes = [name for row in rows for name in re.findall(r"`(\w+)`", row) if "clims" in name]
     configs = ROOT / "projects" / "CLIMS" / "configs"
-    assert len(recipes) == 10
+    assert len(recipes) == 12
     assert all((configs / f"{name}.yaml").is_file() for name in recipes)
     for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
         assert (README.parent / target).exists(), target

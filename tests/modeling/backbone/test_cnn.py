@@ -147,3 +147,20 @@ def test_built_from_config(classifier, weights):
     expect_checkpoint(cfg)
     model = build_backbone(cfg)
     assert not torch.equal(model.cnn.conv1[0].weight, classifier.conv1[0].weight)
+
+
+def test_maps_of_lower_stages(classifier, weights):
+    model = TimmCNN(name=CNN, weights=weights, stride=8, lower_stages=(1,)).eval()
+    images = torch.randn(1, 3, 50, 64)
+    with torch.no_grad():
+        found = model(images)
+        alone = TimmCNN(name=CNN, weights=weights, stride=8).eval()(images)
+        stem = classifier.maxpool(classifier.act1(classifier.bn1(classifier.conv1(images))))
+        torch.testing.assert_close(found["stage1"], classifier.layer1(stem))
+    assert set(found) == {"stage1", "map"} and set(alone) == {"map"}
+    assert torch.equal(found["map"], alone["map"])
+    shapes = model.output_shape()
+    assert {name: shape.stride for name, shape in shapes.items()} == {"stage1": 4, "map": 8}
+    assert {name: shape.channels for name, shape in shapes.items()} == {
+        name: value.shape[1] for name, value in found.items()
+    }

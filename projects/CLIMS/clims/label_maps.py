@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training images with the label maps that ``python -m clims.refine`` has written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from dalnet.data import DATASET_MAPPER_REGISTRY
+from dalnet.data.image_io import read_image, read_mask
+from dalnet.data.mapper import SingleViewMapper
+from dalnet.errors import UsageError
+from dalnet.modeling.batch import ImageBatch
+
+
+@dataclass(frozen=True)
+class LabelMapBatch(ImageBatch):
+    """N training images with label maps.
+
+    Attributes:
+        label_maps: ``[N, h, w]``, of the views, 255 for unsure pixels and padding.
+    """
+
+    label_maps: Tensor
+
+
+@DATASET_MAPPER_REGISTRY.register()
+class LabelMapMapper(SingleViewMapper):
+    """A training image becomes a view with its label map, which no person has drawn.
+
+    Attributes:
+        section: the node of ``MODEL.CLIMS`` whose ``LABELS`` names the folder.
+        step: pixels of the view for one pixel of the label map.
+    """
+
+    section: ClassVar[str] = "SEGMENTATION"
+    step: ClassVar[int] = 1
+
+    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
+        """
+        Raises:
+            UsageError: there is no folder of labels.
+        """
+        super().__init__(cfg, is_train)
+        self.labels = Path(cfg.MODEL.CLIMS[self.section].LABELS) / "SegmentationClass"
+        self.ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        if is_train and not self.labels.is_dir():
+            raise UsageError(
+                f"there is no folder {self.labels}",
+                where=f"MODEL.CLIMS.{self.section}.LABELS",
+                hint="name what python -m clims.refine has written",
+            )
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs for one record of a data set."""
+        if self.views is None:
+            return super().__call__(record)
+        image = read_image(record["file_name"])
+        path = self.labels / f"{Path(record['file_name']).stem}.png"
+        label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
+        view = self.views(image, label_map)
+        # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
+        middle = slice(self.step // 2, None, self.step)
+        view["label_maps"] = view.pop("label_map")[middle, middle].clone()
+        return view
