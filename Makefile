@@ -43,7 +43,8 @@ test-extra: setup ## run the tests of optional packages, in .venv-extra
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN) -c $(SITE))" \
 		> "$$($(EXTRA)/bin/python -c $(SITE))/base.pth"
 	$(EXTRA)/bin/python -m pip install -q 'setuptools<81' 'clip-anytorch==2.6.0' \
-		'onnx==1.23.2' 'onnxruntime==1.32.0' 'onnxscript==0.7.2' 'segmentation-models-pytorch==0.6.0'
+		'onnx==1.23.2' 'onnxruntime==1.32.0' 'onnxscript==0.7.2' 'segmentation-models-pytorch==0.6.0' \
+		'ray[data]==2.60.0' 'pyarrow==26.0.1' 'aiohttp==3.14.5'
 	$(EXTRA)/bin/python -m pytest -q -m extra
 
 lint: setup ## check style, formatting and types

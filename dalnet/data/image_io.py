@@ -4,6 +4,7 @@
 The only place that turns images upright: an image's EXIF orientation is followed, a mask's is not.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,20 @@ def read_image(path: str) -> np.ndarray:
     """
     with open_image(path, "image") as image:
         return to_rgb(image, path)
+
+
+def decode_image(content: bytes, where: str) -> np.ndarray:
+    """Return the image that a file's content holds, as :func:`read_image` does.
+
+    Args:
+        content: of an image file.
+        where: what an error calls the image.
+
+    Raises:
+        UsageError: it is unreadable, too large or has more than 8 bits a channel.
+    """
+    with _image_errors(where, "image"), Image.open(io.BytesIO(content)) as image:
+        return to_rgb(image, where)
 
 
 def to_rgb(image: Image.Image, where: str = "image") -> np.ndarray:
@@ -187,9 +202,15 @@ def open_image(path: str, kind: str) -> Iterator[Image.Image]:
     Raises:
         UsageError: it is missing, unreadable or too large, now or where the block loads it.
     """
+    with _image_errors(path, kind), PathManager.open(path, "rb") as file, Image.open(file) as image:
+        yield image
+
+
+@contextmanager
+def _image_errors(path: str, kind: str) -> Iterator[None]:
+    """Turn what Pillow raises while it reads an image into one sentence."""
     try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            yield image
+        yield
     except UsageError:
         raise
     except UnidentifiedImageError as e:
@@ -210,7 +231,14 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     Raises:
         UsageError: it cannot be written.
     """
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(encode_mask(mask))
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Return the content of a PNG file with VOC's palette that holds a label map, uint8 [H, W]."""
     image = Image.fromarray(mask)
     image.putpalette(sum(voc_palette(), []))
-    with atomic_write(path) as unfinished:
-        image.save(unfinished, format="PNG")
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()

@@ -20,7 +20,7 @@ from dalnet.data.datasets.tagged import TaggedImages
 from dalnet.data.image_io import read_mask, write_mask
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, write_text
 from dalnet.prediction import Predictor
 from dalnet.prediction.prediction import Prediction
 
@@ -124,7 +124,7 @@ def label_images(
         logger.warning("left out: %s", line)
     if failed and not manifest.finished:
         raise UsageError(f"none of {len(images)} images could be labeled; {failed[0]}")
-    _write_meta(output / META_FILE, predictor.class_names)
+    write_text(output / META_FILE, meta_content(predictor.class_names))
     finished = [manifest.finished[i.file] for i in images if i.file in manifest.finished]
     _write_uncertain(output / UNCERTAIN_FILE, finished)
     return done
@@ -230,15 +230,14 @@ def _write_uncertain(path: Path, finished: Sequence[Finished]) -> None:
         writer.writerows([e.file, e.mask, f"{e.confidence:.3f}", e.reason] for e in doubtful)
 
 
-def _write_meta(path: Path, class_names: Sequence[str]) -> None:
-    """Write the classes and colors as Datumaro and other tools read them."""
+def meta_content(class_names: Sequence[str]) -> str:
+    """Return the classes and colors as JSON, as Datumaro and other tools read them."""
     content = {
         "label_map": {str(value): name for value, name in enumerate(class_names)},
         "segmentation_colors": [list(color) for color in voc_palette(len(class_names))],
         "background_label": "0",
     }
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    return json.dumps(content, ensure_ascii=False, indent=1)
 
 
 def _link(source: Path, target: Path) -> None:
