@@ -8,27 +8,44 @@ bundle: weights, classes and config in one safetensors file, with a model card. 
 checkpoint; --push OWNER/NAME publishes it on the Hugging Face hub.
 onnx: takes images whose sides are multiples of the patch size; one scale, no CRF. onnx-int8 has
 8-bit weights. Both need: pip install "dalnet[export]".
-With --images the ONNX files are compared with the model on up to 16 images of that folder; the
-differences and times go to parity.json.
+With --images the ONNX files run in turn with the model on images of that folder: a table, also in
+parity.json, shows images a second, the largest difference of a logit, the pixels of the same label
+and, with --masks, the mIoU.
 """
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
 
 from dalnet.checkpoint import config_for, find_checkpoint, load_model
 from dalnet.data.augmentation import resize_image
+from dalnet.data.datasets.tagged import match_masks
 from dalnet.data.image_files import find_images
-from dalnet.data.image_io import read_image
+from dalnet.data.image_io import read_image, read_mask
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.export.bundle import push_to_hub, write_bundle
 from dalnet.io import atomic_write
+from dalnet.labeling.mask_values import convert_mask, read_mask_values
 
 from .arguments import add_weights
 
 _FORMATS = ("bundle", "onnx", "onnx-int8")
-_MAX_IMAGES = 16
+_USUAL_IMAGES = 16
+# Heading and format of each number of the comparison.
+_COLUMNS = {
+    "images_per_second": ("images/s", ".2f"),
+    "miou": ("mIoU %", ".2f"),
+    "logits_difference": ("largest difference of a logit", ".2g"),
+    "same_label": ("pixels of the same label", ".3%"),
+    "megabytes": ("MB", ".1f"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one or several of {', '.join(_FORMATS)}; default: %(default)s",
     )
     add("--images", type=Path, metavar="DIR", help="folder of images to compare the ONNX files on")
+    text = "label maps (PNG) of these images, called like them; only images with one are compared"
+    add("--masks", type=Path, metavar="DIR", help=text)
+    text = f"images to compare on; default: {_USUAL_IMAGES}, or all that have a mask"
+    add("--num-images", type=int, metavar="N", help=text)
     add(
         "--push",
         default="",
@@ -71,13 +92,13 @@ def run(args: argparse.Namespace) -> None:
     if "bundle" in formats or args.push:
         write_bundle(weights, args.output)
     if {"onnx", "onnx-int8"} & {*formats}:
-        _write_onnx(weights, args.output, "onnx-int8" in formats, args.images)
+        _write_onnx(weights, args, "onnx-int8" in formats)
     if args.push:
         print(push_to_hub(args.output, args.push))
     print(f"written: {args.output}")
 
 
-def _write_onnx(weights: Path, output: Path, in_8_bits: bool, images: Path | None) -> None:
+def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> None:
     try:
         from dalnet.export.onnx import compare, export_onnx, quantize
     except ModuleNotFoundError as error:
@@ -86,17 +107,55 @@ def _write_onnx(weights: Path, output: Path, in_8_bits: bool, images: Path | Non
 
     cfg = config_for(weights, opts=["MODEL.DEVICE", "cpu"])
     model = load_model(cfg).eval()
-    files = {"onnx": output / "model.onnx"}
+    # Before the export, which takes longer.
+    pairs = _choose_images(args) if args.images else []
+    files = {"onnx": args.output / "model.onnx"}
     export_onnx(model, files["onnx"], cfg.INPUT.MIN_SIZE_TEST)
     if in_8_bits:
-        files["onnx-int8"] = output / "model_int8.onnx"
+        files["onnx-int8"] = args.output / "model_int8.onnx"
         quantize(files["onnx"], files["onnx-int8"])
-    if images:
-        chosen = [read_image(str(images / name)) for name in find_images(images)[:_MAX_IMAGES]]
-        if not chosen:
-            raise UsageError("there is no image in it", images, "name a folder with images")
+    if pairs:
         resize = build_resize(cfg, is_train=False)
-        result = compare(model, files, [resize_image(image, resize) for image in chosen])
-        with atomic_write(output / "parity.json") as unfinished:
-            unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        print(json.dumps(result, indent=1))
+        values = read_mask_values(args.masks, model.class_names[1:]) if args.masks else None
+        bar = tqdm(pairs, unit="image", disable=None)
+        loaded = (
+            (
+                resize_image(read_image(str(image)), resize),
+                None if mask is None else _read_truth(mask, values),
+            )
+            for image, mask in bar
+        )
+        result = compare(model, files, loaded)
+        _report(result, len(pairs), args.output / "parity.json")
+
+
+def _choose_images(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:
+    """Return the images to compare on, each with its mask if there are masks."""
+    names = find_images(args.images)
+    masks = match_masks(args.masks, names).by_image if args.masks else {}
+    chosen = [name for name in names if not args.masks or name in masks]
+    if not chosen:
+        what = "there is no image with a mask in it" if args.masks else "there is no image in it"
+        raise UsageError(what, args.images, "name another folder")
+    count = args.num_images or (len(chosen) if args.masks else _USUAL_IMAGES)
+    return [(args.images / name, masks.get(name)) for name in chosen[:count]]
+
+
+def _read_truth(path: Path, values: Mapping[int, int] | None) -> np.ndarray:
+    return read_mask(str(path)) if values is None else convert_mask(path, values)
+
+
+def _report(result: Mapping[str, Mapping[str, float]], num_images: int, path: Path) -> None:
+    """Print the comparison as a table and write it as JSON."""
+    threads = torch.get_num_threads()
+    content = {"num_images": num_images, "threads": threads, "forms": result}
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    keys = [key for key in _COLUMNS if any(key in one for one in result.values())]
+    rows = [
+        [name, *(format(one[key], _COLUMNS[key][1]) if key in one else "" for key in keys)]
+        for name, one in result.items()
+    ]
+    print(f"{num_images} images, {threads} threads:")
+    heads = ["", *(_COLUMNS[key][0] for key in keys)]
+    print(tabulate(rows, heads, tablefmt="github", disable_numparse=True))

@@ -71,15 +71,20 @@ def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: 
     Raises:
         UsageError: a mask that cannot be read, or a value that the map does not have.
     """
+    for name, path in masks.items():
+        write_mask(folder / name, convert_mask(path, values))
+
+
+def convert_mask(path: Path, values: Mapping[int, int]) -> np.ndarray:
+    """Return a mask, uint8 ``[H, W]``, with other values; as :func:`convert_masks`."""
     table = np.full(256, -1)
     table[list(values)] = list(values.values())
-    for name, path in masks.items():
-        mask = read_mask(str(path))
-        new = table[mask]
-        if (new < 0).any():
-            what = f"the mask contains the value {mask[new < 0][0]}, which means no class"
-            raise UsageError(what, path, "correct the mask, or the list of classes beside it")
-        write_mask(folder / name, new.astype(np.uint8))
+    mask = read_mask(str(path))
+    new = table[mask]
+    if (new < 0).any():
+        what = f"the mask contains the value {mask[new < 0][0]}, which means no class"
+        raise UsageError(what, path, "correct the mask, or the list of classes beside it")
+    return new.astype(np.uint8)
 
 
 def _read_meta(path: Path) -> dict[int, str]:
