@@ -172,6 +172,9 @@ def _add_solver(cfg: CN) -> None:
     solver.GLOBAL_LOSS_STATISTICS = True
     # How many steps in a row may be left out because losses or gradients are not finite [D].
     solver.MAX_NONFINITE_STEPS = 5
+    # Seconds for which processes wait for one of them in a step, but for the first one; then it is
+    # taken to hang, and the training ends. 0: 30 minutes, as outside of steps [D].
+    solver.STEP_TIMEOUT = 20
     # How many of the newest checkpoints are kept; 0 for all. Two, as the last may be damaged [D].
     solver.CHECKPOINTS_KEPT = 2
     solver.BASE_LR = 6e-5  # of the backbone [P]
@@ -230,6 +233,7 @@ def _registered(registry: Registry, key: str, known: str) -> Rule:
 BASE_RULES: tuple[Rule, ...] = (
     at_least(0, "MODEL.PAR.NUM_ITERS", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_NONFINITE_STEPS"),
     at_least(0, *(f"SOLVER.{key}" for key in ("BASE_LR", "HEAD_LR_MULTIPLIER", "WEIGHT_DECAY"))),
+    at_least(0, "SOLVER.STEP_TIMEOUT"),
     at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
     at_least(1, "MODEL.CNN.STRIDE"),
     fraction("MODEL.CAM.BACKGROUND_THRESHOLD", "MODEL.VIT.DROP_PATH"),

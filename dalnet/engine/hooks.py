@@ -3,6 +3,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
@@ -27,6 +28,7 @@ class CheckpointHook(HookBase):
         save: Callable[[int, Sequence[Generators]], None],
         periods: Sequence[int],
         interruption: Interruption,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """
         Args:
@@ -35,10 +37,12 @@ class CheckpointHook(HookBase):
                 out.
             interruption: tells whether a signal has come, after which the training is saved and
                 ended.
+            waiting: a context in which processes wait for the one that saves.
         """
         self._save = save
         self._periods = periods
         self._interruption = interruption
+        self._waiting = waiting
 
     def before_train(self) -> None:
         """Note where the training starts."""
@@ -52,7 +56,8 @@ class CheckpointHook(HookBase):
         is_time = any(period > 0 and count % period == 0 for period in self._periods)
         if number or is_time or count == self.trainer.max_iter:
             self._saved = self._done
-            self._save(self._done, comm.all_gather(self._generators))
+            with self._waiting():
+                self._save(self._done, comm.all_gather(self._generators))
         if number:
             logger.info("Stopped after %d iterations; resume to go on.", count)
             self._interruption.exit()

@@ -4,21 +4,23 @@
 import argparse
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
 from dalnet.errors import UsageError, one_sentence_errors
 
 from .interruption import SIGNALS
+from .waiting import LONGEST, connection_errors
 
 Main = Callable[[argparse.Namespace], object]
 
@@ -31,7 +33,8 @@ class Processes:
         local: their number on each machine.
         machines: number of machines.
         machine_rank: number of this machine, from 0.
-        url: where they meet, for ``torch.distributed``.
+        url: where they meet: ``tcp://HOST:PORT`` of the first machine, whose port 0 stands for a
+            free one; or ``env://``, as ``torchrun`` says.
         use_gpus: one GPU each, over NCCL; else the CPU, over Gloo.
     """
 
@@ -58,7 +61,7 @@ class Processes:
         if url == "auto":
             if args.num_machines > 1:
                 raise UsageError("several machines need an address", "dist_url", "name one")
-            url = f"tcp://127.0.0.1:{_free_port()}"
+            url = "tcp://127.0.0.1:0"
         return cls(local, args.num_machines, args.machine_rank, url, use_gpus)
 
     @classmethod
@@ -70,22 +73,68 @@ class Processes:
         return cls(local, machines, rank // local, use_gpus=use_gpus)
 
     @contextmanager
+    def hosted(self) -> Iterator["Processes"]:
+        """Open the place where processes meet, if it is on this machine; the port may change.
+
+        The program that starts the processes has it, and not one of them. If one ends or hangs, the
+        others still learn from one another which one it was.
+
+        Raises:
+            UsageError: the address cannot be used.
+        """
+        host, port = self._address()
+        if self.machine_rank > 0:
+            yield self
+            return
+        try:
+            store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False)
+        except dist.DistError as error:
+            what = f"{self.url} cannot be used ({str(error).splitlines()[0]})"
+            raise UsageError(what, "dist_url", "name a free port of the first machine") from error
+        yield (
+            replace(self, url=f"{self.url.removesuffix(':0')}:{store.port}") if port == 0 else self
+        )
+
+    def _address(self) -> tuple[str, int]:
+        address = urlsplit(self.url)
+        try:
+            host, port = address.hostname, address.port
+        except ValueError:  # the port is no number
+            host = port = None
+        if address.scheme != "tcp" or host is None or port is None:
+            raise UsageError(f"it is {self.url!r}", "dist_url", "name it as tcp://HOST:PORT")
+        return host, port
+
+    def _find_store(self) -> dist.Store:
+        """Return the connection of one process to the place where all meet."""
+        if self.url == "env://":
+            return next(dist.rendezvous(self.url, timeout=LONGEST))[0]
+        return dist.TCPStore(*self._address(), is_master=False, timeout=LONGEST)
+
+    @contextmanager
     def joined(self, local_rank: int) -> Iterator[None]:
-        """Join the group of all processes, as number ``local_rank`` of this machine."""
+        """Join the group of all processes, as number ``local_rank`` of this machine.
+
+        Raises:
+            UsageError: another process has ended or hangs.
+        """
         if self.use_gpus:
             torch.cuda.set_device(local_rank)
         else:
             # They share the cores.
             torch.set_num_threads(max(torch.get_num_threads() // self.local, 1))
+        store = self._find_store()
         dist.init_process_group(
             "nccl" if self.use_gpus else "gloo",
-            init_method=self.url,
+            store=store,
             world_size=self.local * self.machines,
             rank=self.machine_rank * self.local + local_rank,
+            timeout=LONGEST,
         )
-        _set_local_group(self.local, self.machines, self.machine_rank)
-        comm.synchronize()
-        yield
+        with connection_errors(store):
+            _set_local_group(self.local, self.machines, self.machine_rank)
+            comm.synchronize()
+            yield
         # Not after a failure: others may wait for this process then.
         dist.destroy_process_group()
 
@@ -96,16 +145,17 @@ def run(main: Main, args: argparse.Namespace) -> None:
     A :class:`UsageError` becomes one sentence and exit status 1. Signals reach all processes.
     """
     if "LOCAL_WORLD_SIZE" in os.environ and "RANK" in os.environ:
-        with Processes.from_environment(os.environ).joined(int(os.environ["LOCAL_RANK"])):
-            _guarded(main, args)
+        processes, local_rank = Processes.from_environment(os.environ), os.environ["LOCAL_RANK"]
+        with one_sentence_errors(vars(args)):
+            # torchrun's summary then has the error of the process that failed first.
+            record(_start)(int(local_rank), main, args, processes)
         return
     with one_sentence_errors(vars(args)):
         processes = Processes.from_arguments(args)
-    if processes.local * processes.machines == 1:
-        _guarded(main, args)
-        return
-    with one_sentence_errors(vars(args)):
-        _run_processes(main, args, processes)
+        if processes.local * processes.machines == 1:
+            main(args)
+        else:
+            _run_processes(main, args, processes)
 
 
 def _run_processes(main: Main, args: argparse.Namespace, processes: Processes) -> None:
@@ -115,29 +165,40 @@ def _run_processes(main: Main, args: argparse.Namespace, processes: Processes) -
         UsageError: the first one that a process has raised; others may have raised the same.
         SystemExit: with the status of the first process that did not end well.
     """
-    context = spawn(_start, (main, args, processes), nprocs=processes.local, join=False)
+    with processes.hosted() as processes:
+        context = spawn(_start, (main, args, processes), nprocs=processes.local, join=False)
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in context.processes:
-            if process.is_alive():
-                os.kill(process.pid, number)
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            for process in context.processes:
+                if process.is_alive():
+                    os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
-        while not context.join():
-            pass
-    except ProcessRaisedException as error:
-        # It holds the traceback, as text.
-        _, *sentence = str(error).rsplit("UsageError: ", 1)
-        if sentence:
-            raise UsageError(sentence[0].strip()) from None
-        raise
-    except ProcessExitedException as error:
-        # A negative status is that of a signal.
-        sys.exit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+        try:
+            # After a failure the others have half a minute to end before they are killed.
+            while not context.join():
+                pass
+        except ProcessRaisedException as error:
+            # It holds the traceback, as text.
+            _, *sentence = str(error).rsplit("UsageError: ", 1)
+            if sentence:
+                raise UsageError(sentence[0].strip()) from None
+            raise
+        except ProcessExitedException as error:
+            if error.exit_code >= 0:
+                sys.exit(error.exit_code)
+            rank = processes.machine_rank * processes.local + error.error_index
+            print(f"error: {_killed(rank, error.signal_name)}", file=sys.stderr)
+            sys.exit(128 - error.exit_code)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _killed(rank: int, signal_name: str | None) -> UsageError:
+    """Return the error for a process that a signal has ended."""
+    hint = "the system sends it where memory runs out" if signal_name == "SIGKILL" else ""
+    return UsageError(f"this process was ended by {signal_name}", f"rank {rank}", hint)
 
 
 def _start(local_rank: int, main: Main, args: argparse.Namespace, processes: Processes) -> None:
@@ -147,11 +208,6 @@ def _start(local_rank: int, main: Main, args: argparse.Namespace, processes: Pro
     except KeyboardInterrupt:
         # PyTorch would end the process with status 0.
         sys.exit(128 + signal.SIGINT)
-
-
-def _guarded(main: Main, args: argparse.Namespace) -> None:
-    with one_sentence_errors(vars(args)):
-        main(args)
 
 
 def _set_local_group(local: int, machines: int, machine_rank: int) -> None:
@@ -164,9 +220,3 @@ def _set_local_group(local: int, machines: int, machine_rank: int) -> None:
         group = dist.new_group(list(range(machine * local, (machine + 1) * local)))
         if machine == machine_rank:
             comm._LOCAL_PROCESS_GROUP = group
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])

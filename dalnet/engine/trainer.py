@@ -29,9 +29,11 @@ from dalnet.modeling.meta_arch.segmentor import WeakSegmentor, amp_dtype
 from .generators import Generators, preserved_generators, set_generator_states
 from .hooks import CheckpointHook
 from .interruption import Interruption
+from .memory import EVALUATION, TRAINING, memory_errors
 from .optimizer import build_lr_scheduler, build_optimizer
 from .run_folder import drop_later_metrics
 from .step import StepTrainer
+from .waiting import StepTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Trainer(DefaultTrainer):
         """Build everything that ``cfg`` describes."""
         self._interruption = Interruption()
         self._start_batch = 0  # of the data order, at start_iter
+        self._step_timeout = StepTimeout(cfg.SOLVER.STEP_TIMEOUT)
         self._best: dict[str, Any] = {}  # name, value and iteration of the best evaluation
         # As DefaultTrainer does, but processes without GPUs are joined too.
         super(DefaultTrainer, self).__init__()
@@ -106,7 +109,7 @@ class Trainer(DefaultTrainer):
         periods = (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
         return [
             *(hook for hook in others if hook not in writers),
-            CheckpointHook(self._save, periods, self._interruption),
+            CheckpointHook(self._save, periods, self._interruption, self._step_timeout.lifted),
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             *writers,
         ]
@@ -194,7 +197,7 @@ class Trainer(DefaultTrainer):
         The training is saved when a signal or a failure ends it.
 
         Raises:
-            UsageError: a split of ``DATASETS.TEST`` cannot be evaluated.
+            UsageError: a split of ``DATASETS.TEST`` cannot be evaluated, or memory runs out.
             SystemExit: a signal has come, see :mod:`dalnet.engine.interruption`.
         """
         for name in self.cfg.DATASETS.TEST:
@@ -203,7 +206,12 @@ class Trainer(DefaultTrainer):
             self.build_evaluator(self.cfg, name)
         logger.info("Training starts at iteration %d of %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
-        with self._interruption.noted(), EventStorage(self.start_iter) as self.storage:
+        with (
+            self._interruption.noted(),
+            # Around it all, as the end of a process that reads images is told at any moment.
+            memory_errors(TRAINING),
+            EventStorage(self.start_iter) as self.storage,
+        ):
             try:
                 self.before_train()
                 for iteration in range(self.start_iter, self.max_iter):
@@ -211,6 +219,8 @@ class Trainer(DefaultTrainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
+                    if iteration == self.start_iter:
+                        self._step_timeout.start()
                 # By this number hooks see that the training was completed.
                 self.iter = self.max_iter
             finally:
@@ -253,7 +263,12 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the model, without a change to the random numbers of the training."""
-        with preserved_generators(), self._interruption.immediate():
+        with (
+            preserved_generators(),
+            self._interruption.immediate(),
+            self._step_timeout.lifted(),
+            memory_errors(EVALUATION),
+        ):
             self.results = self.test(self.cfg, self.model)
         # Flattened, because with one split the results are not nested under the split's name.
         found = flatten_results_dict(self.results or {})

@@ -44,6 +44,16 @@ def test_the_environment_of_torchrun_says_it_too(monkeypatch):
     assert Processes.from_environment(environment).use_gpus
 
 
+def test_processes_meet_at_an_address_that_can_be_used():
+    with processes("--num-processes", "2").hosted() as hosted:
+        assert not hosted.url.endswith(":0")
+        with refused("dist_url", hosted.url), hosted.hosted():
+            pass
+    for url in ("tcp://localhost", "tcp://localhost:x", "localhost:29500", "file:///tmp/x"):
+        with refused("dist_url", url), Processes(2, url=url).hosted():
+            pass
+
+
 def start(voc_tree, folder, *arguments, program=("train_net.py",)):
     command = [sys.executable, *program, "--config-file", str(voc_tree.config), *arguments]
     command += ["SEED", "3", "OUTPUT_DIR", str(voc_tree.output / folder)]
