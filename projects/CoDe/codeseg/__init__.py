@@ -11,8 +11,10 @@ from . import naclip
 from .config import CODE
 from .model import CoDe
 from .naclip import NACLIP
+from .toy_compositions import register_toy_compositions
 
 register_system(CODE)
 register_system(naclip.SYSTEM)
+register_toy_compositions()
 
 __all__ = ["NACLIP", "CoDe"]

@@ -9,6 +9,7 @@ what a model makes of them on ``toy_val``, it did not learn here.
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,22 +51,35 @@ def ensure_toy_captions(root: Path, count: int = NUM_IMAGES) -> None:
     Raises:
         UsageError: the folder cannot be written.
     """
-    folder = root / CAPTIONS.parent
-    if (root / CAPTIONS).is_file():
+    build_folder(root / CAPTIONS.parent, CAPTIONS.name, lambda folder: _generate(folder, count))
+
+
+def build_folder(folder: Path, last: str, generate: Callable[[Path], None]) -> None:
+    """Generate a folder unless it is there; the file ``last`` of it says that it is whole.
+
+    Args:
+        folder: where nothing or an empty folder may be.
+        last: name of the file that ``generate`` writes last.
+        generate: is called with an empty folder.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    if (folder / last).is_file():
         return
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=root) as temporary:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary, "new")
             new.mkdir()
-            _generate(new, count)
+            generate(new)
             os.replace(new, folder)
     except OSError as error:
         # Another process (one per GPU) may have been quicker; its images are the same.
-        if (root / CAPTIONS).is_file():
+        if (folder / last).is_file():
             return
         raise UsageError(
-            f"the toy captions cannot be written there ({error.strerror})",
+            f"generated images cannot be written there ({error.strerror})",
             folder,
             "make the folder writable and empty, or set DETECTRON2_DATASETS to another one",
         ) from error

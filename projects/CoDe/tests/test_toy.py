@@ -14,9 +14,11 @@ from PIL import Image
 from codeseg.caption_files import find_caption_files, read_captions
 from codeseg.captions import pseudo_word_labels
 from codeseg.toy import CAPTIONS, UNSEEN, draw_captioned, ensure_toy_captions
+from codeseg.toy_compositions import COMPOSITIONS, ensure_toy_compositions
 from dalnet.config import load_config
 from dalnet.config.validation import check_values
 from dalnet.data.datasets.toy import TOY_CLASSES, TOY_LOOKS
+from dalnet.data.image_io import read_mask
 from dalnet.engine import Trainer, setup
 from dalnet.evaluation.zero_shot_run import evaluate_zero_shot
 
@@ -64,6 +66,42 @@ def test_they_are_generated_once_and_alike(tmp_path, monkeypatch):
     assert (tmp_path / "again" / CAPTIONS).read_text() == file.read_text()
     assert Image.open(tmp_path / "again" / "toy_captions" / "00000.png").tobytes() == first
     assert not list(tmp_path.glob(".toy_captions-*"))
+
+
+def test_compositions_are_of_no_class_and_in_no_caption(tmp_path):
+    shown = {(look.palette, look.shape) for look in TOY_LOOKS}
+    assert len(COMPOSITIONS) == 6 and not shown & {tuple(name.split()) for name in COMPOSITIONS}
+    said = " ".join(caption for _, caption, _ in draw(200)).split()
+    assert "red" in said and not {"star", "square"} & set(said)
+    ensure_toy_compositions(tmp_path / "new", 30)
+    ensure_toy_compositions(tmp_path / "again", 30)
+    seen = set()
+    for number, names in json.loads((tmp_path / "new" / "image_tags.json").read_text()).items():
+        mask = read_mask(str(tmp_path / f"new/SegmentationClass/{number}.png"), (96, 96), 7, 255)
+        values = set(np.unique(mask).tolist()) - {0}
+        assert names == [COMPOSITIONS[value - 1] for value in sorted(values)]
+        images = [
+            np.array(Image.open(tmp_path / folder / "JPEGImages" / f"{number}.png"))
+            for folder in ("new", "again")
+        ]
+        assert np.array_equal(*images)
+        seen |= values
+    assert seen == {1, 2, 3, 4, 5, 6}
+
+
+def test_compositions_can_be_measured(tmp_path, clip_file, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    ensure_toy_compositions(tmp_path / "toy_compositions", 2)
+    cfg = load_config(
+        str(CONFIGS / "naclip.yaml"),
+        [
+            *("MODEL.CLIP.NAME", "ViT-B-16-quickgelu", "MODEL.CLIP.WEIGHTS", str(clip_file)),
+            *("MODEL.DEVICE", "cpu"),
+        ],
+    )
+    preset = "sclip:short_side=32,crop=32,stride=32"
+    result = evaluate_zero_shot(build_model(cfg).eval(), "toy_compositions_val", preset)
+    assert set(result["iou"]) == {"background", *COMPOSITIONS} and result["images"] == 2
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

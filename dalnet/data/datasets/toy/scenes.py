@@ -58,7 +58,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     values, areas = [0], [0]  # of the background and each object
     for _ in range(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25])):
         index = _draw_class(rng, ground)
-        areas.append(_place(rng, image, owners, areas, TOY_LOOKS[index]))
+        areas.append(place_object(rng, image, owners, areas, TOY_LOOKS[index]))
         values.append(index + 1)
     return add_grain(rng, image), np.asarray(values, dtype=np.uint8)[owners]
 
@@ -71,14 +71,22 @@ def _draw_class(rng: np.random.Generator, ground: str) -> int:
     )
 
 
-def _place(
+def place_object(
     rng: np.random.Generator,
     image: np.ndarray,
     owners: np.ndarray,
     areas: list[int],
     look: Appearance,
 ) -> int:
-    """Draw an object where it leaves the earlier ones mostly visible; return its area or 0."""
+    """Draw an object where it leaves the earlier ones mostly visible; return its area or 0.
+
+    Args:
+        rng: source of everything random in it.
+        image: ``[96, 96, 3]``, changed in place.
+        owners: integers ``[96, 96]``, 0 or the number of the object on top; changed in place.
+        areas: of the background, which does not count, and of each object so far, in pixels.
+        look: of the object, whose number is ``len(areas)``.
+    """
     for _ in range(_ATTEMPTS):
         radius = rng.uniform(*_RADII)
         y, x = rng.uniform(0.8 * radius, SIZE - 0.8 * radius, 2)
