@@ -12,6 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from dalnet.modeling.losses.counts import total_count
+
 Cell = tuple[int, int]
 
 
@@ -114,7 +116,13 @@ def transition_matrix(edges: Tensor, radius: int, beta: float) -> Tensor:
         return torch.sparse_coo_tensor(*entries, (len(pixels), len(pixels))).to_sparse_csr()
 
 
-def pair_losses(affinity: Tensor, label_maps: Tensor, radius: int, num_labels: int) -> Tensor:
+def pair_losses(
+    affinity: Tensor,
+    label_maps: Tensor,
+    radius: int,
+    num_labels: int,
+    across_processes: bool = False,
+) -> Tensor:
     """Return IRNet's loss on affinities: pixels of one label are alike, those of two are not.
 
     Args:
@@ -123,6 +131,8 @@ def pair_losses(affinity: Tensor, label_maps: Tensor, radius: int, num_labels: i
             ``num_labels`` or more, as an ignored one, do not count.
         radius: of the affinities.
         num_labels: background included.
+        across_processes: count the pairs of all processes, see
+            :func:`dalnet.modeling.losses.counts.total_count`.
 
     Returns:
         Scalar: the mean over pairs of background, of one object and of two labels, weighted 1, 1, 2
@@ -142,7 +152,8 @@ def pair_losses(affinity: Tensor, label_maps: Tensor, radius: int, num_labels: i
     positive, negative = -(affinity + 1e-5).log(), -(1 + 1e-5 - affinity).log()
 
     def mean(values: Tensor, chosen: Tensor) -> Tensor:
-        return (values * chosen).sum() / (chosen.sum() + 1e-5)
+        total, processes = total_count(chosen.sum(), across_processes)
+        return (values * chosen).sum() / (total / processes + 1e-5)
 
     background = mean(positive, alike & (source == 0))
     objects = mean(positive, alike & (source > 0))

@@ -26,21 +26,27 @@ class CAMBaseline(WeakSegmentor[TrainingBatch]):
     class_rows = {"classifier.linear.weight": 1}
 
     @configurable
-    def __init__(self, *, backbone: TimmCNN, **shared: Any) -> None:
+    def __init__(self, *, backbone: TimmCNN, across_processes: bool, **shared: Any) -> None:
         """
         Args:
             backbone: returns ``map`` ``[N, D, h, w]``.
+            across_processes: whether the loss counts the known labels of all processes.
             shared: see :class:`WeakSegmentor`.
         """
         super().__init__(**shared)
         self.backbone = backbone
         self.classifier = CAMClassifier(backbone.embed_dim, self.num_classes, pooling="mean")
+        self.across_processes = across_processes
         self.map_stride = backbone.output_shape()["map"].stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the encoder that ``cfg`` describes."""
-        return {**cls.shared_arguments(cfg), "backbone": build_backbone(cfg)}
+        return {
+            **cls.shared_arguments(cfg),
+            "backbone": build_backbone(cfg),
+            "across_processes": cfg.SOLVER.GLOBAL_LOSS_STATISTICS,
+        }
 
     def encode(self, images: Tensor) -> Features:
         """Return the ``map`` of normalized images ``[N, 3, H, W]``."""
@@ -58,5 +64,7 @@ class CAMBaseline(WeakSegmentor[TrainingBatch]):
         """Return the loss of the image classifier."""
         features = self.encode(self.normalize(batch.images))
         logits = self.image_logits(features)  # [N, C]
-        loss = image_classification(logits, batch.image_labels, batch.known_labels)
+        loss = image_classification(
+            logits, batch.image_labels, batch.known_labels, across_processes=self.across_processes
+        )
         return {"loss_cls": loss}

@@ -2,6 +2,7 @@
 """Compute the weighted losses of a training step."""
 
 from collections.abc import Callable
+from typing import Any
 
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ class CLIMSCriterion(nn.Module):
         threshold: of L_CBS.
         reference_batch: number of images for which L_CBS is the published sum; 0 for any number.
         camera_ready: whether pairs are weighted by class and phrases belong to classes.
+        across_processes: whether the two matching losses are means over the pairs of all processes.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Read ``MODEL.CLIMS``."""
+        """Read ``MODEL.CLIMS`` and ``SOLVER.GLOBAL_LOSS_STATISTICS``."""
         super().__init__()
         clims = cfg.MODEL.CLIMS
         weights = {name: clims[f"{name.upper()}_WEIGHT"] for name in ("otm", "btm", "cbs", "reg")}
@@ -31,6 +33,7 @@ class CLIMSCriterion(nn.Module):
         self.threshold = clims.CBS_THRESHOLD
         self.reference_batch = clims.CBS_REFERENCE_BATCH
         self.camera_ready = clims.VARIANT == "camera_ready"
+        self.across_processes = cfg.SOLVER.GLOBAL_LOSS_STATISTICS
 
     def forward(self, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weighted scalars ``loss_otm``, ``loss_btm``, ``loss_cbs``, ``loss_reg``.
@@ -44,19 +47,24 @@ class CLIMSCriterion(nn.Module):
         """
         terms: dict[str, Callable[[], Tensor]] = {
             "otm": lambda: losses.object_matching(
-                cosines(outputs["objects"], targets["texts"]), *self._matching(targets)
+                cosines(outputs["objects"], targets["texts"]), **self._matching(targets)
             ),
             "btm": lambda: losses.background_matching(
-                cosines(outputs["backgrounds"], targets["texts"]), *self._matching(targets)
+                cosines(outputs["backgrounds"], targets["texts"]), **self._matching(targets)
             ),
             "cbs": lambda: self._suppression(outputs, targets),
             "reg": lambda: losses.area(outputs["maps"]),
         }
         return {f"loss_{name}": weight * terms[name]() for name, weight in self.weights.items()}
 
-    def _matching(self, targets: dict[str, Tensor]) -> tuple[Tensor | None, bool]:
-        """Return the weights of the pairs, and whether cosines are clamped on both sides."""
-        return (targets["pair_weights"], False) if self.camera_ready else (None, True)
+    def _matching(self, targets: dict[str, Tensor]) -> dict[str, Any]:
+        """Return the keyword arguments of the matching losses."""
+        weights = targets["pair_weights"] if self.camera_ready else None
+        return {
+            "weights": weights,
+            "clamp": not self.camera_ready,
+            "across_processes": self.across_processes,
+        }
 
     def _suppression(self, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
         objects, phrases = outputs["objects"], targets["phrases"]

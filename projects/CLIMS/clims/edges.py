@@ -43,6 +43,7 @@ class EdgeNetwork(WeakSegmentor[LabelMapBatch]):
         strides: tuple[int, ...],
         radius: int,
         size: int,
+        across_processes: bool,
         **shared: Any,
     ) -> None:
         """
@@ -51,6 +52,7 @@ class EdgeNetwork(WeakSegmentor[LabelMapBatch]):
             channels, strides: of these maps.
             radius: of the pairs of pixels that it is trained on.
             size: side in pixels that smaller images are padded to, that of the training's views.
+            across_processes: whether the loss counts the pairs of all processes.
             shared: see :class:`WeakSegmentor`.
         """
         super().__init__(**shared)
@@ -65,6 +67,7 @@ class EdgeNetwork(WeakSegmentor[LabelMapBatch]):
         self.predictor = nn.Conv2d(_CHANNELS * len(channels), 1, 1)
         self.radius = radius
         self.size = size
+        self.across_processes = across_processes
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -80,6 +83,7 @@ class EdgeNetwork(WeakSegmentor[LabelMapBatch]):
             "strides": tuple(min(stride, cnn.STRIDE) for stride in info.reduction()),
             "radius": cfg.MODEL.CLIMS.EDGES.RADIUS,
             "size": max(cfg.INPUT.CROP.SIZE),
+            "across_processes": cfg.SOLVER.GLOBAL_LOSS_STATISTICS,
         }
 
     def train(self, mode: bool = True) -> "EdgeNetwork":
@@ -111,7 +115,8 @@ class EdgeNetwork(WeakSegmentor[LabelMapBatch]):
         """Return the loss on pairs of pixels, of which those with two sure labels count."""
         logits = self.encode(self.normalize(batch.images))["edges"][:, 0]
         pairs = affinities(logits.float().sigmoid(), self.radius)
-        loss = pair_losses(pairs, batch.label_maps, self.radius, self.num_classes + 1)
+        labels = self.num_classes + 1
+        loss = pair_losses(pairs, batch.label_maps, self.radius, labels, self.across_processes)
         return {"loss_edges": loss}
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dalnet.modeling.losses.counts import total_count
 from dalnet.modeling.precision import full_precision
 
 _LEAST, _MOST = 1e-4, 0.9999  # similarities are clamped to this range, as published
@@ -16,7 +17,10 @@ _LEAST, _MOST = 1e-4, 0.9999  # similarities are clamped to this range, as publi
 
 @full_precision
 def object_matching(
-    similarity: Tensor, weights: Tensor | None = None, clamp: bool = True
+    similarity: Tensor,
+    weights: Tensor | None = None,
+    clamp: bool = True,
+    across_processes: bool = False,
 ) -> Tensor:
     """Return L_OTM: the masked object has to match the text of its class.
 
@@ -26,17 +30,22 @@ def object_matching(
         similarity: ``[K]``, of each foreground image with the text of its class.
         weights: ``[K]``; all 1 where not given. The sum is divided by K in any case.
         clamp: False clamps only where the logarithm does not exist (camera-ready variant).
+        across_processes: count the pairs of all processes as K, see
+            :func:`dalnet.modeling.losses.counts.total_count`; as published, each process its own.
 
     Returns:
         Scalar; 0 for K = 0.
     """
     similarity = similarity.clamp(_LEAST, _MOST if clamp else None)
-    return _mean(-similarity.log(), weights)
+    return _mean(-similarity.log(), weights, across_processes)
 
 
 @full_precision
 def background_matching(
-    similarity: Tensor, weights: Tensor | None = None, clamp: bool = True
+    similarity: Tensor,
+    weights: Tensor | None = None,
+    clamp: bool = True,
+    across_processes: bool = False,
 ) -> Tensor:
     """Return L_BTM: what is left of the image must not match the text of the class.
 
@@ -44,13 +53,13 @@ def background_matching(
 
     Args:
         similarity: ``[K]``, of each background image with the text of the class cut out of it.
-        weights, clamp: see :func:`object_matching`.
+        weights, clamp, across_processes: see :func:`object_matching`.
 
     Returns:
         Scalar; 0 for K = 0.
     """
     similarity = similarity.clamp(_LEAST if clamp else None, _MOST)
-    return _mean(-(1 - similarity).log(), weights)
+    return _mean(-(1 - similarity).log(), weights, across_processes)
 
 
 @full_precision
@@ -97,9 +106,11 @@ def area(maps: Tensor) -> Tensor:
     return maps.mean()
 
 
-def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+def _mean(values: Tensor, weights: Tensor | None, across_processes: bool) -> Tensor:
     weighted = values if weights is None else values * weights
-    return weighted.sum() / max(len(values), 1)
+    count = torch.tensor(len(values), device=values.device)
+    total, processes = total_count(count, across_processes)
+    return weighted.sum() / (total.clamp(min=1) / processes)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
