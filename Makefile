@@ -13,6 +13,8 @@ STAMP := $(VENV)/setup-$(shell printf '%s' '$(DETECTRON2) $(PYTHONPATH)' | cksum
 PROJECTS := $(wildcard projects/*/pyproject.toml)
 # Optional packages that must not meet the others' pins: a second environment on top of the first.
 EXTRA := .venv-extra
+# Programs that formats are made for, whose pins do not allow ours: a third one, without DALNet.
+READERS := .venv-readers
 SITE := 'from sysconfig import get_path; print(get_path("purelib"))'
 
 # "make gpu" runs where nothing can be installed: by this interpreter as it is, without .venv.
@@ -38,13 +40,16 @@ test: setup ## run the tests, but for slow ones and those of optional packages
 test-slow: setup ## run the slow tests
 	$(BIN) -m pytest -q -m 'slow and not extra'
 
-test-extra: setup ## run the tests of optional packages, in .venv-extra
+test-extra: setup ## run the tests of optional packages, in .venv-extra and .venv-readers
 	test -x $(EXTRA)/bin/python || $(BIN) -m venv $(EXTRA)
 	printf 'import site; site.addsitedir("%s")\n' "$$($(BIN) -c $(SITE))" \
 		> "$$($(EXTRA)/bin/python -c $(SITE))/base.pth"
 	$(EXTRA)/bin/python -m pip install -q 'setuptools<81' 'clip-anytorch==2.6.0' \
 		'onnx==1.23.2' 'onnxruntime==1.32.0' 'onnxscript==0.7.2' 'segmentation-models-pytorch==0.6.0' \
 		'ray[data]==2.60.0' 'pyarrow==26.0.1' 'aiohttp==3.14.5'
+	$(EXTRA)/bin/python -m pip install -q --no-deps 'ultralytics==8.4.190'
+	test -x $(READERS)/bin/python || $(BIN) -m venv $(READERS)
+	$(READERS)/bin/python -m pip install -q 'datumaro==1.13.12' 'label-studio-sdk==2.1.2'
 	$(EXTRA)/bin/python -m pytest -q -m extra
 
 lint: setup ## check style, formatting and types
@@ -65,8 +70,8 @@ clean: ## remove caches and build files; .venv and output/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv and .venv-extra too
-	rm -rf $(VENV) $(EXTRA)
+distclean: clean ## remove .venv, .venv-extra and .venv-readers too
+	rm -rf $(VENV) $(EXTRA) $(READERS)
 
 $(BIN):
 	@for python in $(CANDIDATES); do \

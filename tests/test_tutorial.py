@@ -52,7 +52,12 @@ def test_commands_lead_from_tags_to_masks_and_a_model(folder):
     assert (folder / "check.html").exists() and (folder / "output/pets/report.html").exists()
     masks = {path.relative_to(folder / "labeled/masks") for path in folder.rglob("masks/**/*.png")}
     assert len(masks) == 8 and Path("garden/img_0.png") in masks
-    for name in ("uncertain.csv", "annotations.json", "label_studio.json", "overlays/img_5.jpg"):
+    for name in (
+        "uncertain.csv",
+        "annotations/instances_default.json",
+        "label_studio.json",
+        "overlays/img_5.jpg",
+    ):
         assert (folder / "labeled" / name).exists()
     assert (folder / "output/pets2/model_final.pth").exists()
     assert (folder / "predicted/dog_mask.png").exists()

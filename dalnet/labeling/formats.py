@@ -2,12 +2,14 @@
 """Write label maps in the formats that annotation and training tools read.
 
 Polygons follow the outline of each connected region; holes in it are lost, which run lengths keep.
+tests/labeling/test_read_back.py reads each format by a program that it is made for.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -62,7 +64,7 @@ Writer = Callable[[Iterable[LabeledImage], Sequence[str], Path], None]
 
 
 def write_coco(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
-    """Write ``annotations.json``: one annotation, as run lengths, for each image and class.
+    """Write ``annotations/instances_default.json``: run lengths of each class of each image.
 
     Args:
         images: in the order of their ids, 1 on.
@@ -90,13 +92,13 @@ def write_coco(images: Iterable[LabeledImage], class_names: Sequence[str], folde
             }
             content["annotations"].append(annotation)
     content["categories"] = _categories(class_names)
-    _write_json(folder / "annotations.json", content)
+    _write_json(folder / "annotations/instances_default.json", content)
 
 
 def write_coco_polygons(
     images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path
 ) -> None:
-    """Write ``annotations_polygons.json``, an annotation a region; as :func:`write_coco`."""
+    """Write ``annotations/instances_polygons.json``, each region; as :func:`write_coco`."""
     content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
     for number, image in enumerate(images, start=1):
         width, height = image.size
@@ -115,7 +117,7 @@ def write_coco_polygons(
             }
             content["annotations"].append(annotation)
     content["categories"] = _categories(class_names)
-    _write_json(folder / "annotations_polygons.json", content)
+    _write_json(folder / "annotations/instances_polygons.json", content)
 
 
 def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
@@ -142,53 +144,111 @@ def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folde
             unfinished.write_text("".join(lines), encoding="utf-8")
     names = "".join(f"  {i}: {json.dumps(n)}\n" for i, n in enumerate(class_names[1:]))
     with atomic_write(folder / "data.yaml") as unfinished:
-        text = f"path: .\ntrain: images\nval: images\nnames:\n{names}"
+        # Without "path", which Ultralytics does not take for relative to this file.
+        text = f"train: images\nval: images\nnames:\n{names}"
         unfinished.write_text(text, encoding="utf-8")
 
 
 def write_label_studio(
     images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path
 ) -> None:
-    """Write ``label_studio.json``, tasks with predictions, and ``label_studio.xml``, the interface.
+    """Write ``label_studio.json``, tasks with polygons, and ``label_studio.xml``, the interface.
 
     The tasks name images as Label Studio's local storage does; as :func:`write_coco`.
     """
-    tasks = []
+
+    def regions(image: LabeledImage) -> Iterator[tuple[int, dict[str, Any]]]:
+        for value, points in image.polygons():
+            yield value, {"points": (points * 100 / np.array(image.size)).round(4).tolist()}
+
+    _write_label_studio(images, class_names, folder / "label_studio", "Polygon", regions)
+
+
+def write_label_studio_brush(
+    images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path
+) -> None:
+    """Write ``label_studio_brush.json`` and ``.xml``: every pixel of each class, with holes."""
+
+    def regions(image: LabeledImage) -> Iterator[tuple[int, dict[str, Any]]]:
+        for value in np.unique(image.label_map[image.label_map > 0]).tolist():
+            yield value, {"format": "rle", "rle": encode_brush(image.label_map == value)}
+
+    _write_label_studio(images, class_names, folder / "label_studio_brush", "Brush", regions)
+
+
+def encode_brush(region: np.ndarray) -> list[int]:
+    """Return a region, boolean ``[H, W]``, as Label Studio's brush keeps it.
+
+    These are bytes 0..255 of a stream of bits: the number of values in 32 bits, the bits of a value
+    less 1 in 5, and four lengths of lengths, less 1, in 4 each. Then each run: the bit 1, which of
+    the four lengths in 2 bits, the number of values less 1 in so many, and the value in 8. There
+    are four values a pixel, red, green, blue and opacity: all 255 in the region, else 0.
+    """
+    flat = region.ravel()
+    ends = [*(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
+    sizes = (3, 4, 8, 16)
+    bits = [f"{4 * flat.size:032b}{8 - 1:05b}", *(f"{size - 1:04b}" for size in sizes)]
+    for start, end in pairwise([0, *ends]):
+        rest = 4 * (end - start)
+        while rest:
+            count = min(rest, 2 ** sizes[-1])
+            which = next(i for i, size in enumerate(sizes) if count <= 2**size)
+            bits.append(f"1{which:02b}{count - 1:0{sizes[which]}b}{255 * flat[start]:08b}")
+            rest -= count
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def _write_label_studio(
+    images: Iterable[LabeledImage],
+    class_names: Sequence[str],
+    path: Path,
+    tool: str,
+    regions: Callable[[LabeledImage], Iterable[tuple[int, dict[str, Any]]]],
+) -> None:
+    """Write tasks with predictions, and the interface, whose tool is "Polygon" or "Brush"."""
+    kind, tasks = f"{tool.lower()}labels", []
     for image in images:
-        result = []
-        for number, (value, points) in enumerate(image.polygons()):
-            percent = (points * 100 / np.array(image.size)).round(4).tolist()
-            width, height = image.size
-            result.append(
-                {
-                    "id": f"region{number}",
-                    "type": "polygonlabels",
-                    "from_name": "label",
-                    "to_name": "image",
-                    "original_width": width,
-                    "original_height": height,
-                    "value": {"points": percent, "polygonlabels": [class_names[value]]},
-                }
-            )
+        width, height = image.size
+        result = [
+            {
+                "id": f"region{number}",
+                "type": kind,
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": width,
+                "original_height": height,
+                "value": {**shape, kind: [class_names[value]]},
+            }
+            for number, (value, shape) in enumerate(regions(image))
+        ]
         address = f"/data/local-files/?d=images/{image.file}"
         predictions = [{"model_version": "dalnet", "result": result}]
         tasks.append({"data": {"image": address}, "predictions": predictions})
-    _write_json(folder / "label_studio.json", tasks)
+    _write_json(path.with_suffix(".json"), tasks)
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image")
-    labels = ElementTree.SubElement(view, "PolygonLabels", name="label", toName="image")
+    labels = ElementTree.SubElement(view, f"{tool}Labels", name="label", toName="image")
     for name in class_names[1:]:
         ElementTree.SubElement(labels, "Label", value=name)
-    _write_xml(folder / "label_studio.xml", view)
+    # Pasted into a form as text, where a declaration of the encoding is refused.
+    _write_xml(path.with_suffix(".xml"), view, declaration=False)
 
 
 def write_cvat(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
     """Write ``cvat.xml``, the format "CVAT for images 1.1" with polygons; as :func:`write_coco`."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
-    labels = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "labels")
+    # Datumaro asks for a task, which an export of CVAT is always of.
+    task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
+    ElementTree.SubElement(task, "name").text = "dalnet"
+    ElementTree.SubElement(task, "mode").text = "annotation"
+    labels = ElementTree.SubElement(task, "labels")
     for name in class_names[1:]:
-        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = name
+        label = ElementTree.SubElement(labels, "label")
+        ElementTree.SubElement(label, "name").text = name
+        ElementTree.SubElement(label, "attributes")
     for number, image in enumerate(images):
         width, height = (str(side) for side in image.size)
         node = ElementTree.SubElement(
@@ -207,6 +267,7 @@ WRITERS: dict[str, Writer] = {
     "coco-polygons": write_coco_polygons,
     "yolo": write_yolo,
     "label-studio": write_label_studio,
+    "label-studio-brush": write_label_studio_brush,
     "cvat": write_cvat,
 }
 
@@ -227,6 +288,7 @@ def _write_json(path: Path, content: Any) -> None:
         unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_xml(path: Path, root: ElementTree.Element) -> None:
+def _write_xml(path: Path, root: ElementTree.Element, declaration: bool = True) -> None:
     with atomic_write(path) as unfinished:
-        ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)
+        tree = ElementTree.ElementTree(root)
+        tree.write(unfinished, encoding="utf-8", xml_declaration=declaration)

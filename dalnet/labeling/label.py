@@ -232,8 +232,11 @@ def _write_uncertain(path: Path, finished: Sequence[Finished]) -> None:
 
 def meta_content(class_names: Sequence[str]) -> str:
     """Return the classes and colors as JSON, as Datumaro and other tools read them."""
+    names = {str(value): name for value, name in enumerate(class_names)}
     content = {
-        "label_map": {str(value): name for value, name in enumerate(class_names)},
+        # The background last: Datumaro takes the order for the numbers of COCO's categories too,
+        # which begin with the first class.
+        "label_map": {value: names[value] for value in [*list(names)[1:], "0"]},
         "segmentation_colors": [list(color) for color in voc_palette(len(class_names))],
         "background_label": "0",
     }

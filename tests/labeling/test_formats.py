@@ -17,6 +17,7 @@ from dalnet.data.tags import read_tags
 from dalnet.labeling.formats import WRITERS, LabeledImage, mask_names
 
 NAMES = ("background", "cat", "guinea pig")
+COCO_FILES = ("annotations/instances_default.json", "annotations/instances_polygons.json")
 
 
 @pytest.fixture
@@ -34,7 +35,10 @@ def iou(a, b):
 
 @pytest.mark.parametrize(
     ("name", "file", "least"),
-    [("coco", "annotations.json", 1.0), ("coco-polygons", "annotations_polygons.json", 0.9)],
+    [
+        ("coco", "annotations/instances_default.json", 1.0),
+        ("coco-polygons", "annotations/instances_polygons.json", 0.9),
+    ],
 )
 def test_coco_reads_the_same_label_maps(images, tmp_path, capsys, name, file, least):
     WRITERS[name](images, NAMES, tmp_path)
@@ -47,7 +51,9 @@ def test_coco_reads_the_same_label_maps(images, tmp_path, capsys, name, file, le
     assert len(coco.anns) == 2  # none in the second image
 
 
-@pytest.mark.parametrize("name", ["annotations.json", "annotations_polygons.json"])
+@pytest.mark.parametrize(
+    "name", ["annotations/instances_default.json", "annotations/instances_polygons.json"]
+)
 def test_detectron2_trains_on_all_annotations(images, tmp_path, name):
     for write in (WRITERS["coco"], WRITERS["coco-polygons"]):
         write(images, NAMES, tmp_path)

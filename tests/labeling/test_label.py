@@ -104,7 +104,7 @@ def test_tag_that_the_model_does_not_know_is_refused(images, tmp_path):
 def test_other_forms_are_written_from_the_label_maps(images, tmp_path):
     label(images, tmp_path / "out")
     write_formats(tmp_path / "out", images, NAMES, ["coco", "yolo"])
-    content = json.loads((tmp_path / "out/annotations.json").read_text())
+    content = json.loads((tmp_path / "out/annotations/instances_default.json").read_text())
     assert [one["file_name"] for one in content["images"]] == ["a.jpg", "sub/b.jpg", "c.png"]
     assert [one["category_id"] for one in content["annotations"]] == [1, 2]
     assert (tmp_path / "out/labels/sub/b.txt").read_text().startswith("1 ")
