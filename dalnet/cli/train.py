@@ -57,7 +57,10 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     text += "of those with a mask; 0 without masks, where the average precision of the tags is "
     text += "measured)"
     add("--val", default="", metavar="FILE|FRACTION", help=text)
-    text = "vision transformer: its name in timm, or a file of its weights (default: as the recipe)"
+    text = (
+        "vision transformer: deit-tiny, deit-small, deit-base, dinov2-small, its name in timm, or "
+    )
+    text += "a file of its weights that has this name (default: as the recipe)"
     add("--encoder", default="", metavar="NAME|FILE", help=text)
     text = "file of text embeddings of the classes, instead of CLIP's text tower"
     add("--texts", default="", metavar="FILE", help=text)

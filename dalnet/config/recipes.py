@@ -5,6 +5,7 @@ The rules are those of docs/training.md, "Your own images": they are few, so tha
 in some lines what was chosen and why.
 """
 
+import re
 from dataclasses import dataclass
 
 # Small machines see each image about five times, as often as 1,500 iterations of 4 see 1,200.
@@ -12,6 +13,14 @@ _PASSES = 5
 _CPU_ITERATIONS = (600, 4_000)
 _GPU_ITERATIONS = (4_000, 20_000)
 _LARGE_GPU_GIB, _MEDIUM_GPU_GIB = 16, 8
+# Names of encoders that are easier to write than timm's.
+ENCODERS = {
+    "deit-tiny": "deit_tiny_patch16_224",
+    "deit-small": "deit_small_patch16_224",
+    "deit-base": "deit_base_patch16_224",
+    "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
+}
+_PATCH = 16  # pixels, of an encoder whose name does not say it
 # Where the heads start and the warm-up ends, as a fraction of the training.
 _SEG_START, _WARMUP = 0.25, 0.1
 
@@ -32,7 +41,12 @@ class Recipe:
 
 
 def choose_recipe(
-    num_images: int, num_classes: int, short_side: int, gpu_gib: float | None, align: bool = True
+    num_images: int,
+    num_classes: int,
+    short_side: int,
+    gpu_gib: float | None,
+    align: bool = True,
+    encoder: str = "",
 ) -> Recipe:
     """Choose a recipe for one's own images.
 
@@ -42,30 +56,41 @@ def choose_recipe(
         short_side: of a usual image, in pixels.
         gpu_gib: memory of the GPU; None for a CPU.
         align: whether there are texts to align with; without, the plain ViT with L_ptc.
+        encoder: timm's name of another vision transformer than the recipe's. Sides of views are
+            rounded up to multiples of its patch, which its name says.
 
     Returns:
         The recipe; its keys do not name the data set.
     """
+    patch = _patch_of(encoder)
     reasons = [f"{num_images} images of {num_classes} classes, about {short_side} px"]
     opts: dict[str, object] = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_classes + 1}
-    if gpu_gib is None or gpu_gib < _MEDIUM_GPU_GIB:
-        config, batch, low, high = "deit_tiny", 4, *_CPU_ITERATIONS
-        place = "no GPU" if gpu_gib is None else f"a GPU of {gpu_gib:.0f} GiB"
-        reasons.append(f"{place}: DeiT-Tiny, crops of 224 px, batch 4")
+    is_small = gpu_gib is None or gpu_gib < _MEDIUM_GPU_GIB
+    place = "no GPU" if gpu_gib is None else f"a GPU of {gpu_gib:.0f} GiB"
+    if is_small:
+        name, crop, small_view, batch, (low, high) = "deit-tiny", 224, 64, 4, _CPU_ITERATIONS
     else:
-        config, batch, low, high = "deit_tiny", 8, *_GPU_ITERATIONS
-        name, crop = ("base", 448) if gpu_gib >= _LARGE_GPU_GIB else ("small", 320)
+        large = gpu_gib is not None and gpu_gib >= _LARGE_GPU_GIB
+        name, crop = ("deit-base", 448) if large else ("deit-small", 320)
+        small_view, batch, (low, high) = 96, 8, _GPU_ITERATIONS
         opts |= {
-            "MODEL.VIT.NAME": f"deit_{name}_patch16_224",
-            "INPUT.CROP.SIZE": [crop, crop],
-            "INPUT.MULTI_CROP.LOCAL_SIZE": 96,
             "INPUT.MULTI_CROP.LOCAL_VIEWS": 8,
             "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512,
             "MODEL.CAM.SCALES": (1.0, 0.5, 1.5),
             "DATALOADER.NUM_WORKERS": 4,
         }
-        what = f"DeiT-{name.capitalize()}, crops of {crop} px, batch 8"
-        reasons.append(f"a GPU of {gpu_gib:.0f} GiB: {what}")
+    crop, small_view = (-(-side // patch) * patch for side in (crop, small_view))
+    opts |= {
+        "MODEL.VIT.NAME": encoder or ENCODERS[name],
+        "INPUT.CROP.SIZE": [crop, crop],
+        "INPUT.MULTI_CROP.LOCAL_SIZE": small_view,
+    }
+    reasons.append(f"{place}: {encoder or name}, crops of {crop} px, batch {batch}")
+    if patch != _PATCH:
+        reasons.append(
+            f"patches of {patch} px: crops of {crop} and small views of {small_view} px, multiples "
+            "of it"
+        )
     iterations = min(max(_PASSES * num_images // batch, low), high)
     opts |= {
         "SOLVER.IMS_PER_BATCH": batch,
@@ -83,4 +108,10 @@ def choose_recipe(
     method = "dalnet_toco_weights" if align else "baseline_ptc"
     reasons.append("DALNet" if align else "the plain ViT with L_ptc, without texts")
     pairs = [str(part) for pair in opts.items() for part in pair]
-    return Recipe(f"{config}/{method}", tuple(pairs), tuple(reasons))
+    return Recipe(f"deit_tiny/{method}", tuple(pairs), tuple(reasons))
+
+
+def _patch_of(encoder: str) -> int:
+    """Return the side of a patch in pixels, which timm's names say, as vit_small_patch14_dinov2."""
+    found = re.search(r"patch(\d+)", encoder)
+    return int(found.group(1)) if found else _PATCH

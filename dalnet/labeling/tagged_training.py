@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import timm.models
 import torch
 import yaml
 from PIL import Image
 
 from dalnet.config import new_config
-from dalnet.config.recipes import Recipe, choose_recipe
+from dalnet.config.recipes import ENCODERS, Recipe, choose_recipe
 from dalnet.data.datasets.tagged import (
     TaggedImages,
     classes_of,
@@ -204,7 +205,8 @@ def prepare_run(
         output: folder of the run; gets ``dataset.yaml``.
         images, tags, masks, corrections, val, untagged: see :func:`describe_images`.
         classes: see :func:`read_class_words`.
-        encoder: a model of timm, or a file of its weights that is called like it.
+        encoder: a name in :data:`ENCODERS`, a model of timm, or a file of its weights that is
+            called like it.
         texts: a file of text embeddings; by default CLIP's text tower, downloaded if need be.
         align: whether to align with texts at all.
         resume: the run may exist; its images must then be described as now.
@@ -231,8 +233,9 @@ def prepare_run(
     if resume and path.is_file() and not _is_same(TaggedImages.load(path), described):
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
-    recipe = _recipe_for(described, align)
-    opts = [*recipe.opts, *_data_options(described, path), *_encoder_options(encoder)]
+    chosen = _choose_encoder(encoder)
+    recipe = _recipe_for(described, align, chosen.name)
+    opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
     if texts:
         opts += ["MODEL.CLIP.SOURCE", "embeddings", "MODEL.CLIP.WEIGHTS", texts]
     elif align:
@@ -264,13 +267,27 @@ def _convert_held_out(described: TaggedImages, folder: Path) -> TaggedImages:
     return replace(described, masks=folder)
 
 
-def _encoder_options(encoder: str) -> list[str]:
-    """Return the keys of an encoder: a model of timm, or a file that is called like it."""
+@dataclass(frozen=True)
+class _Encoder:
+    """A vision transformer of timm: its name, and the keys that go with it; empty for any."""
+
+    name: str = ""
+    opts: tuple[str, ...] = ()
+
+
+def _choose_encoder(encoder: str) -> _Encoder:
+    """Read ``--encoder``: a name in :data:`ENCODERS` or timm, or a file that is called like it."""
     if not encoder:
-        return []
-    if not Path(encoder).is_file():
-        return ["MODEL.VIT.NAME", encoder]
-    return ["MODEL.VIT.NAME", Path(encoder).stem, "MODEL.VIT.WEIGHTS", encoder]
+        return _Encoder()
+    is_file = Path(encoder).is_file()
+    name = Path(encoder).stem if is_file else ENCODERS.get(encoder, encoder)
+    opts = ["MODEL.VIT.WEIGHTS", encoder] if is_file else []
+    published = timm.models.get_pretrained_cfg(name)
+    if published is not None:
+        # Those that its pre-training normalized images by.
+        for key, values in (("PIXEL_MEAN", published.mean), ("PIXEL_STD", published.std)):
+            opts += [f"MODEL.{key}", str([round(255 * value, 3) for value in values])]
+    return _Encoder(name, tuple(opts))
 
 
 def _data_options(described: TaggedImages, path: Path) -> list[str]:
@@ -280,7 +297,7 @@ def _data_options(described: TaggedImages, path: Path) -> list[str]:
     return [*names, "DATASETS.DESCRIPTION", str(path), "OUTPUT_DIR", str(path.parent)]
 
 
-def _recipe_for(described: TaggedImages, align: bool) -> Recipe:
+def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:
     """Look at the images and the hardware, and choose."""
     records = described.records("train")
     sides = [_short_side(str(r["file_name"])) for r in records[:: len(records) // _SAMPLES + 1]]
@@ -288,7 +305,7 @@ def _recipe_for(described: TaggedImages, align: bool) -> Recipe:
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     side = int(statistics.median(sides))
-    return choose_recipe(len(records), len(described.classes), side, memory, align)
+    return choose_recipe(len(records), len(described.classes), side, memory, align, encoder)
 
 
 def _require_text_tower() -> None:

@@ -4,7 +4,7 @@
 import pytest
 
 from dalnet.config import load_config
-from dalnet.config.recipes import choose_recipe
+from dalnet.config.recipes import ENCODERS, choose_recipe
 
 
 @pytest.mark.parametrize("memory", [None, 4.0, 10.0, 24.0])
@@ -33,3 +33,18 @@ def test_larger_hardware_gets_larger_networks():
 def test_large_images_are_brought_to_the_size_of_the_recipe():
     assert "INPUT.MIN_SIZE_TRAIN" in choose_recipe(1_000, 3, 3_000, None).opts
     assert "INPUT.MIN_SIZE_TRAIN" not in choose_recipe(1_000, 3, 375, None).opts
+
+
+@pytest.mark.parametrize("memory", [None, 10.0, 24.0])
+def test_sides_of_views_are_multiples_of_the_encoders_patch(memory):
+    name = ENCODERS["dinov2-small"]
+    recipe = choose_recipe(1_000, 3, 400, memory, encoder=name)
+    cfg = load_config(recipe.config, recipe.opts)
+    vit = cfg.MODEL.VIT.NAME
+    assert vit == name
+    sides = [*cfg.INPUT.CROP.SIZE, cfg.INPUT.MULTI_CROP.LOCAL_SIZE]
+    usual = load_config(recipe.config, choose_recipe(1_000, 3, 400, memory).opts).INPUT
+    for side, before in zip(sides, [*usual.CROP.SIZE, usual.MULTI_CROP.LOCAL_SIZE], strict=True):
+        assert side % 14 == 0 and before <= side < before + 14
+    text = " ".join(recipe.reasons)
+    assert name in text and f"{sides[0]} px" in text and f"{sides[-1]} px" in text

@@ -9,6 +9,7 @@ import pytest
 from helpers import refused
 from PIL import Image
 
+from dalnet.checkpoint import config_for, load_model
 from dalnet.cli import main
 from dalnet.data.datasets.tagged import TaggedImages
 from dalnet.labeling.tagged_training import (
@@ -168,7 +169,7 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     train = ["train", *common, "--masks", folder / "masks", "--val", "0.4", "--output", run]
     main([str(word) for word in [*train, "--no-alignment", *shlex.split(TINY)]])
     out = capsys.readouterr().out
-    assert "DeiT-Tiny" in out and f"written: {run / 'report.html'}" in out
+    assert "deit-tiny" in out and f"written: {run / 'report.html'}" in out
     page = (run / "report.html").read_text()
     assert "tagged_val" in page and 'data-group="worst"' in page
     (results,) = run.rglob("results.json")
@@ -206,3 +207,32 @@ def test_page_of_a_training_opens_no_mask_that_is_not_held_out(folder):
     train += ["--masks", folder / "masks", "--output", run, "--no-alignment"]
     main([str(word) for word in [*train, *shlex.split(TINY)]])
     assert "tagged_train" in (run / "report.html").read_text()
+
+
+DINOV2 = """MODEL.DEVICE cpu MODEL.VIT.WEIGHTS "" MODEL.VIT.IMG_SIZE 28 MODEL.VIT.EMBED_DIM 24
+MODEL.VIT.DEPTH 2 MODEL.VIT.NUM_HEADS 2 MODEL.VIT.INTERMEDIATE_BLOCK 1 INPUT.CROP.SIZE [28,28]
+MODEL.SEM_SEG_HEAD.CONVS_DIM 16 MODEL.DALNET.SEG_START_ITER 0 INPUT.MIN_SIZE_TEST 30
+SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2"""
+
+
+def test_dinov2_by_name_with_its_patches_and_statistics(folder, capsys):
+    common = ["--images", folder / "images", "--tags", folder / "tags.csv", "--no-alignment"]
+    train = ["train", *common, "--encoder", "dinov2-small", "--output", folder / "run"]
+    main([str(word) for word in [*train, *shlex.split(DINOV2)]])
+    assert "vit_small_patch14_dinov2.lvd142m" in capsys.readouterr().out
+    cfg = config_for(folder / "run")
+    assert load_model(cfg).backbone.patch_size == 14
+    np.testing.assert_allclose(cfg.MODEL.PIXEL_MEAN, [123.675, 116.28, 103.53])
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224.augreg_in21k", "vit_small_patch14_x"])
+def test_encoder_from_a_file_has_the_name_and_statistics_of_its_model(folder, name):
+    path = folder / f"{name}.safetensors"
+    path.touch()
+    arguments = {"tags": folder / "tags.csv", "align": False, "encoder": str(path)}
+    recipe = prepare_run(folder / "images", str(folder / "run"), **arguments)
+    keys = dict(zip(recipe.opts[::2], recipe.opts[1::2], strict=True))
+    assert keys["MODEL.VIT.NAME"] == name and keys["MODEL.VIT.WEIGHTS"] == str(path)
+    # A name that timm does not know has those of the recipe.
+    known = {"vit_base_patch16_224.augreg_in21k": "[127.5, 127.5, 127.5]"}
+    assert keys.get("MODEL.PIXEL_MEAN") == known.get(name)
