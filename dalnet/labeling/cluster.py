@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,14 +21,15 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet
 import ray
-from ray.data.block import Block, BlockAccessor
-from ray.data.checkpoint import CheckpointConfig, NumpyArrayBasedCheckpointFilter
+from ray.data.checkpoint import CheckpointConfig
 
+from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.data.image_io import decode_image, encode_mask
 from dalnet.errors import UsageError
 from dalnet.prediction import Predictor
 
-from .cluster_input import LIST_COLUMNS, ClusterInput, TagReader, resolve, row_image, sample_row
+from .cluster_input import LIST_COLUMNS, ClusterInput, TagReader, resolve, row_image
+from .cluster_workers import ArrowFilter, sample_row
 from .label import META_FILE, find_doubt, meta_content
 
 SHARDS, CHECKPOINT, REJECTED, SETTINGS = "masks", "checkpoint", "rejected.parquet", "settings.json"
@@ -114,13 +116,6 @@ class Labeler:
             "confidence": confidence,
             "doubt": find_doubt(prediction.labels, prediction.class_names, tags, confidence),
         }
-
-
-class _ArrowFilter(NumpyArrayBasedCheckpointFilter):
-    """Ray's filter of finished images, which refuses the pandas blocks that shards are read as."""
-
-    def filter_rows_for_block(self, block: Block) -> Block:
-        return super().filter_rows_for_block(BlockAccessor.for_block(block).to_arrow())
 
 
 def label_on_cluster(
@@ -226,14 +221,13 @@ def _run(
         rows = ray.data.read_parquet(images.files, filesystem=images.filesystem)
         rows = rows.select_columns(list(LIST_COLUMNS))
     else:
-        rows = ray.data.read_webdataset(
-            images.files, filesystem=images.filesystem, decoder=sample_row
-        )
+        decoder = partial(sample_row, suffixes=IMAGE_SUFFIXES)
+        rows = ray.data.read_webdataset(images.files, filesystem=images.filesystem, decoder=decoder)
     rows.context.checkpoint_config = CheckpointConfig(
         "file",
         f"{place}/{CHECKPOINT}",
         delete_checkpoint_on_success=False,
-        checkpoint_filter_cls=_ArrowFilter,
+        checkpoint_filter_cls=ArrowFilter,
     )
     rows.repartition(target_num_rows_per_block=_BLOCK).map_batches(
         Labeler,

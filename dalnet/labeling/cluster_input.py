@@ -21,8 +21,9 @@ from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.data.labels import LabelIndex
 from dalnet.errors import UsageError
 
+from .cluster_workers import TAG_MEMBERS
+
 LIST_COLUMNS = ("file", "tags")
-_TAG_MEMBERS = ("json", "cls")  # of a sample in a shard
 _EXPECTED = 'each sample needs an image and NAME.json with {"tags": [...]} or NAME.cls'
 
 
@@ -98,7 +99,7 @@ def find_shards(place: str) -> ClusterInput:
     kinds = next(iter(members.values()), [])
     if not any(f".{kind}" in IMAGE_SUFFIXES for kind in kinds):
         raise UsageError("its first sample has no image", shard, _EXPECTED)
-    if not {*kinds} & {*_TAG_MEMBERS}:
+    if not {*kinds} & {*TAG_MEMBERS}:
         raise UsageError("its first sample has no tags", shard, _EXPECTED)
     return found
 
@@ -116,20 +117,6 @@ def resolve(place: str) -> tuple[pa.fs.FileSystem, str]:
         raise UsageError(f"there is no such place ({error})", place, hint) from error
 
 
-def sample_row(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a sample of a shard: ``file``, ``image``, ``json`` and ``cls``, undecoded.
-
-    Shards with images of several formats get the same columns.
-    """
-    contents = {name.lower(): content for name, content in sample.items()}
-    images = [content for kind, content in contents.items() if f".{kind}" in IMAGE_SUFFIXES]
-    return {
-        "file": f"{sample['__url__']}/{sample['__key__']}",
-        "image": images[0] if images else None,
-        **{kind: contents.get(kind) for kind in _TAG_MEMBERS},
-    }
-
-
 class TagReader:
     """Reads the tags of rows as names of a model's classes."""
 
@@ -143,7 +130,7 @@ class TagReader:
         """Return the classes that the image of a row shows.
 
         Args:
-            row: of a list, or of :func:`sample_row`.
+            row: of a list, or of :func:`.cluster_workers.sample_row`.
 
         Raises:
             UsageError: it has no tags, or an unknown one.
@@ -193,7 +180,7 @@ def row_image(row: Mapping[str, Any], images: str) -> bytes:
     """Return the content of the image file of a row.
 
     Args:
-        row: of a list, or of :func:`sample_row`.
+        row: of a list, or of :func:`.cluster_workers.sample_row`.
         images: the folder that the files of a list lie in; empty: they are paths or URIs.
 
     Raises:

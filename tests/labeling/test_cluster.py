@@ -3,6 +3,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -254,3 +255,10 @@ def test_ray_that_is_not_installed_is_named(voc_model, folder, tmp_path, capsys,
     with pytest.raises(SystemExit):
         label(voc_model, tmp_path / "out", "--engine", "ray", "--images", folder)
     assert 'pip install "dalnet[cluster]"' in capsys.readouterr().err
+
+
+@pytest.mark.extra
+def test_workers_that_read_and_filter_do_not_load_torch():
+    pytest.importorskip("ray")
+    code = "import sys, dalnet.labeling.cluster_workers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
