@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import get_cfg
 from detectron2.engine import SimpleTrainer
@@ -17,7 +18,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dalnet.config import add_dalnet_config
+from dalnet.config import add_dalnet_config, installed_systems
+from dalnet.engine.trainer import join_processes
 from dalnet.errors import UsageError
 
 
@@ -138,6 +140,50 @@ def raw_cams(model, views):
         torch.einsum("kd,ndhw->nkhw", weight.flatten(1), out["patch_tokens"]),
         torch.einsum("kd,ndhw->nkhw", inter_weight.flatten(1), out["inter_tokens"]),
     )
+
+
+def train_split(rank, world_size, path, cfg, records, prepare=None, steps=5):
+    """Train a few steps on a process's part of a batch; save the losses and the weights.
+
+    ``prepare(rank, world_size)`` is called first.
+    """
+    torch.set_num_threads(1)  # as all tests
+    installed_systems()  # registers them in this new process
+    if world_size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    if prepare is not None:
+        prepare(rank, world_size)
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, parallel = torch.optim.SGD(learning, lr=1e-3), join_processes(model)
+    count, losses = len(records) // world_size, []
+    for step in range(steps):
+        with EventStorage(step):
+            found = parallel(records[rank * count : (rank + 1) * count])
+        optimizer.zero_grad()
+        sum(found.values()).backward()
+        optimizer.step()
+        losses.append({name: loss.item() for name, loss in found.items()})
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    torch.save((losses, weights), f"{path}.{rank}.{world_size}")
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+def assert_split_changes_nothing(cfg, records, folder, prepare=None):
+    """Train on a batch in one process and in two: losses and weights have to be the same."""
+    path = str(folder / "rendezvous")
+    torch.multiprocessing.spawn(train_split, (2, path, cfg, records, prepare), nprocs=2)
+    train_split(0, 1, path, cfg, records, prepare)
+    whole, weights = torch.load(f"{path}.0.1")
+    halves = [torch.load(f"{path}.{rank}.2") for rank in (0, 1)]
+    for expected, *found in zip(whole, *(losses for losses, _ in halves), strict=True):
+        mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}
+        assert mean == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    for name, value in weights.items():
+        torch.testing.assert_close(halves[0][1][name], value, rtol=0, atol=1e-5, msg=name)
+    return weights
 
 
 DEGENERATE = {

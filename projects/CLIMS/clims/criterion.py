@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from . import losses
@@ -21,7 +22,8 @@ class CLIMSCriterion(nn.Module):
         threshold: of L_CBS.
         reference_batch: number of images for which L_CBS is the published sum; 0 for any number.
         camera_ready: whether pairs are weighted by class and phrases belong to classes.
-        across_processes: whether the two matching losses are means over the pairs of all processes.
+        across_processes: whether the two matching losses are means over the pairs of all processes,
+            and L_CBS a sum over them; else over those of each process.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -72,8 +74,10 @@ class CLIMSCriterion(nn.Module):
             loss = losses.related_suppression(objects, phrases, targets["related"])
         else:
             loss = losses.background_suppression(objects, phrases, self.threshold)
-        factor = self.reference_batch / len(outputs["maps"]) if self.reference_batch else 1.0
-        return factor * loss
+        if self.reference_batch:
+            return self.reference_batch / len(outputs["maps"]) * loss
+        # DistributedDataParallel takes the mean over the processes.
+        return comm.get_world_size() * loss if self.across_processes else loss
 
 
 def cosines(features: Tensor, texts: Tensor) -> Tensor:

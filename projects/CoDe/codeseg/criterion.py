@@ -61,25 +61,35 @@ class Outputs:
 class CoDeCriterion(nn.Module):
     """Computes the losses; three of them learn how much a cosine counts."""
 
-    def __init__(self, weights: Mapping[str, float], area: float, as_released: bool) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        area: float,
+        as_released: bool,
+        across_processes: bool = True,
+    ) -> None:
         """
         Args:
             weights: by the names of :meth:`terms`.
             area: fraction of an image that the region of one of its nouns covers on average.
             as_released: the published code's form of what depends on the number of processes.
+            across_processes: whether areas and words are averaged over all processes, where that is
+                not ``as_released``; else over each. Contrasts are over all in either case.
         """
         super().__init__()
         self.weights = dict(weights)
         self.area, self.as_released = area, as_released
+        self.by_process = as_released or not across_processes
         self.log_scales = nn.ParameterDict(
             {name: torch.tensor(_LOG_SCALE) for name in ("hlf", "hli", "hcl")}
         )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "CoDeCriterion":
-        """Read ``WEIGHTS``, ``AREA`` and ``AS_RELEASED`` of ``MODEL.CODE``."""
-        weights = {name.lower(): float(value) for name, value in cfg.MODEL.CODE.WEIGHTS.items()}
-        return cls(weights, cfg.MODEL.CODE.AREA, cfg.MODEL.CODE.AS_RELEASED)
+        """Read ``MODEL.CODE`` and ``SOLVER.GLOBAL_LOSS_STATISTICS``."""
+        code = cfg.MODEL.CODE
+        weights = {name.lower(): float(value) for name, value in code.WEIGHTS.items()}
+        return cls(weights, code.AREA, code.AS_RELEASED, cfg.SOLVER.GLOBAL_LOSS_STATISTICS)
 
     def forward(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the weighted losses by name, "loss_" before it."""
@@ -88,6 +98,7 @@ class CoDeCriterion(nn.Module):
     def terms(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the losses before they are weighted."""
         scales, released, nouns = self.log_scales, self.as_released, outputs.nouns
+        by_process = self.by_process
         # Pair m is of image m % B: what a loss wants by pair is repeated K times.
         repeats = len(nouns) // len(outputs.features)
         pooled = pool(outputs.features, outputs.masks).repeat(repeats, 1, 1)
@@ -98,9 +109,9 @@ class CoDeCriterion(nn.Module):
             "hli": info_nce(outputs.regions, nouns, scales["hli"]),
             "tv_img": total_variation(outputs.features),
             "tv_mask": total_variation(outputs.masks),
-            "area": area_prior(own.mean(), self.area, released),
-            "neg_area": area_prior(_mean_of_others(outputs.masks, own), 0.0, released),
-            "tseg": word_classification(outputs.word_logits, outputs.word_labels, released),
+            "area": area_prior(own.mean(), self.area, by_process),
+            "neg_area": area_prior(_mean_of_others(outputs.masks, own), 0.0, by_process),
+            "tseg": word_classification(outputs.word_logits, outputs.word_labels, by_process),
             "hcl": info_nce(outputs.regions, outputs.words, scales["hcl"]),
         }
 

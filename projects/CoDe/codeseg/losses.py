@@ -102,27 +102,27 @@ def total_variation(maps: Tensor) -> Tensor:
 
 
 @full_precision
-def area_prior(mean: Tensor, prior: float, as_released: bool = False) -> Tensor:
+def area_prior(mean: Tensor, prior: float, by_process: bool = False) -> Tensor:
     """Return how far the mean of masks is from a prior ("area", "neg_area").
 
     Args:
         mean: scalar, of this process's masks.
         prior: what the mean of all should be.
-        as_released: compare each process's own mean, so that the number of processes matters.
+        by_process: compare each process's own mean, so that the number of processes matters.
     """
-    if not as_released:
+    if not by_process:
         mean = gather_rows(mean[None]).mean()
     return (mean - prior).abs()
 
 
 @full_precision
-def word_classification(logits: Tensor, labels: Tensor, as_released: bool = False) -> Tensor:
+def word_classification(logits: Tensor, labels: Tensor, by_process: bool = False) -> Tensor:
     """Return the cross-entropy of words against their pseudo labels ("tseg").
 
     Args:
         logits: ``[B, K + 1, L]``, the first for words of no selected noun.
         labels: ``[B, L]``, 0..K, -1 for words that count for nothing.
-        as_released: average over the words of each process rather than over all.
+        by_process: average over the words of each process rather than over all.
 
     Returns:
         The mean over the labeled words, those of no selected noun with weight 0.5; 0 if there
@@ -132,6 +132,6 @@ def word_classification(logits: Tensor, labels: Tensor, as_released: bool = Fals
     weights[0] = _OTHER_WORDS
     total = F.cross_entropy(logits, labels, weights, ignore_index=-1, reduction="sum")
     weight = (weights[labels.clamp(min=0)] * (labels >= 0)).sum()
-    if not as_released:
+    if not by_process:
         total, weight = gather_rows(torch.stack([total, weight])[None]).sum(dim=0)
     return total / weight.clamp(min=EPS)

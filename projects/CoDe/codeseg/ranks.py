@@ -15,7 +15,11 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if comm.get_world_size() == 1:
         return rows
-    return torch.cat(all_gather(rows.contiguous()))
+    gathered = torch.cat(all_gather(rows.contiguous()))
+    if gathered.requires_grad:
+        # Gloo exchanges gradients as they lie in memory: transposed ones would be mixed up.
+        gathered.register_hook(torch.Tensor.contiguous)
+    return gathered
 
 
 def own_rows(count: int, device: torch.device) -> Tensor:
