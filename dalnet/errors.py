@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Define ``UsageError``, whose message is meant for the user, and end programs with it."""
 
+import re
 import signal
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MAX_LETTERS = 1000  # of each part of a sentence
 
 
 class UsageError(Exception):
@@ -31,13 +35,25 @@ class UsageError(Exception):
 
     def sentence(self, where: str) -> str:
         """Return the sentence with another word for the place, as ``--workers`` for ``workers``."""
-        text = "; ".join(filter(None, (self.what.removesuffix("."), self.hint.removesuffix("."))))
-        return printable(f"{where}: {text}." if where else f"{text}.")
+        what, hint, where = map(_on_one_line, (self.what, self.hint, where))
+        text = "; ".join(filter(None, (what.removesuffix("."), hint.removesuffix("."))))
+        return f"{where}: {text}." if where else f"{text}."
 
 
 def printable(text: str) -> str:
-    """Return a text with bytes of file names that are no UTF-8, which no log can hold, escaped."""
-    return text.encode(errors="backslashreplace").decode()
+    """Return a text with what no log can hold escaped.
+
+    That is bytes of file names that are no UTF-8, and characters that control a terminal.
+    """
+    text = text.encode(errors="backslashreplace").decode()
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text without line breaks, its middle left out where it is very long."""
+    text = printable(" ".join(text.split()))
+    half = _MAX_LETTERS // 2
+    return text if len(text) <= _MAX_LETTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from dalnet.errors import UsageError
 
+_MAX_TEXT = 512 << 20  # bytes; COCO's annotations, the largest that are usual, have 450 MB
+
 
 @contextlib.contextmanager
 def reading_errors() -> Iterator[None]:
@@ -26,13 +28,28 @@ def reading_errors() -> Iterator[None]:
         raise UsageError(what, e.filename or "", hint) from e
 
 
+def require_file(path: str | Path) -> None:
+    """Refuse what is there and is no file, as a pipe or a device, whose content may never end.
+
+    Raises:
+        UsageError: it is a folder, a pipe, a device or a socket.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a pipe or a device"
+        raise UsageError(f"it is no file but {kind}", path, "name a file")
+
+
 def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
     """Return the text of a file, UTF-8 or UTF-16 with or without a byte-order mark.
 
     Raises:
-        UsageError: it is not readable as text; ``hint``, half a sentence, says what to do.
+        UsageError: it is not readable as text, or too large to be one that somebody has written;
+            ``hint``, half a sentence, says what to do.
     """
+    require_file(path)
     try:
+        if path.stat().st_size > _MAX_TEXT:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
         content = path.read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")

@@ -21,13 +21,12 @@ from statistics import mean, stdev
 from threading import Event
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
-from omegaconf import OmegaConf
 from tabulate import tabulate
 from torch.cuda import device_count
 
 from dalnet.config import load_config
+from dalnet.documents import read_json, read_yaml
 from dalnet.errors import UsageError
 from dalnet.io import write_text
 from dalnet.numbers import percent
@@ -98,9 +97,8 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
         UsageError: a file or key that cannot be used.
     """
     try:
-        # OmegaConf, unlike PyYAML, refuses a key that occurs twice, as that of a copied run.
-        runs = dict(_parse_runs(OmegaConf.to_container(OmegaConf.load(path))))
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        runs = dict(_parse_runs(read_yaml(path, "see configs/sweeps for examples") or {}))
+    except (ValueError, TypeError, AttributeError) as error:
         what = " ".join(str(error).split())
         raise UsageError(what, where=path, hint="see configs/sweeps for examples") from error
     trainings = {}
@@ -210,7 +208,7 @@ def _read_results(folder: Path, cfg: CfgNode) -> list[dict[str, Any]] | None:
     measurements = []
     for split in cfg.DATASETS.TEST:
         path = folder / "evaluation" / split / "results.json"
-        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        result = read_json(path) if path.exists() else {}
         # Results after fewer iterations come from TEST.EVAL_PERIOD; iterations count from 0.
         if result.get("iteration", 0) < cfg.SOLVER.MAX_ITER - 1:
             return None

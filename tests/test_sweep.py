@@ -207,7 +207,7 @@ def test_keys_of_the_command_line_win_over_the_run_and_the_run_over_the_file(tmp
         ("", "runs"),
         ("- a", "s.yaml"),
         ("runs: {a: TOY}\nrun: {}", "'run'"),
-        ("runs:\n  a: TOY\n  a: TOY", "duplicate key a"),
+        ("runs:\n  a: TOY\n  a: TOY", "'a' is there twice"),
         ("runs: {a: gone.yaml}", "gone.yaml"),
         ("runs: {a: {opts: {SEED: 1}}}", "config"),
         ("runs: {a: {config: TOY, seed: 1}}", "seed"),

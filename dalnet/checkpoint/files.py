@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
-from dalnet.io import sha256
+from dalnet.io import require_file, sha256
 from dalnet.modeling.weight_files import fetch, find_nan, reason_of
 
 KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
@@ -73,6 +73,7 @@ def read_file(filename: str) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read without unpickling, or is no checkpoint.
     """
+    require_file(filename)
     try:
         if filename.endswith(".safetensors"):
             data = _read_safetensors(filename)

@@ -10,6 +10,7 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import sha256, write_text
 
@@ -56,13 +57,12 @@ def read_saved(folder: Path) -> list[SavedCheckpoint]:
     Raises:
         UsageError: the list is damaged.
     """
-    path = folder / LIST
+    path, hint = folder / LIST, f"remove it to go on from {LAST}"
     if not path.is_file():
         return []
     try:
-        return [SavedCheckpoint(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, TypeError, ValueError) as error:
-        hint = f"remove it to go on from {LAST}"
+        return [SavedCheckpoint(**entry) for entry in read_json(path, hint)]
+    except TypeError as error:
         raise UsageError(f"it is no list of checkpoints ({error})", path, hint) from error
 
 

@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 
 import dalnet
 from dalnet.config import with_class_names
+from dalnet.data.class_names import fault_of_name
+from dalnet.documents import parse_yaml
 from dalnet.errors import UsageError
 
 from .files import HINT, INFO, read_file
@@ -61,7 +63,7 @@ class CheckpointInfo:
 
         The config of one that goes on names none, as it loads none.
         """
-        config, first = yaml.safe_load(self.config), yaml.safe_load(earlier.config)
+        config, first = (parse_yaml(one.config, "the checkpoint") for one in (self, earlier))
         for node, key in _PRETRAINED:
             # One of before there were such keys has none of them.
             if key in first["MODEL"].get(node, {}):
@@ -73,7 +75,7 @@ class CheckpointInfo:
         """Read what a checkpoint holds; keys of later versions are left out.
 
         Raises:
-            UsageError: something is missing or of another type.
+            UsageError: something is missing or of another type, or a class has an impossible name.
         """
         kinds = {"system": str, "config": str, "versions": dict}
         kinds |= {"class_names": list, "prompt_names": list}
@@ -81,6 +83,10 @@ class CheckpointInfo:
             if not isinstance(values, dict) or not isinstance(values.get(key), kind):
                 what = f"the checkpoint is damaged: its {key!r} is missing or no {kind.__name__}"
                 raise UsageError(what, path, HINT)
+        for name in (*values["class_names"], *values["prompt_names"]):
+            fault = fault_of_name(name) if isinstance(name, str) else "is no text"
+            if fault:
+                raise UsageError(f"the class {name!r} {fault}", path, HINT)
         return cls(**{key: values[key] for key in kinds})
 
 

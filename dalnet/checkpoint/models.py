@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
@@ -14,6 +13,7 @@ from dalnet.config import fill_class_names, load_config, new_config, require_sys
 from dalnet.config.checks import has_key
 from dalnet.config.load import flatten, merge_options, merge_values
 from dalnet.config.validation import use_cpu_without_cuda
+from dalnet.documents import parse_yaml
 from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -104,10 +104,10 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     info = read_info(file)
     require_system(info.system, str(file))
     cfg = new_config()
+    content = parse_yaml(info.config, file, HINT)
     try:
-        content = yaml.safe_load(info.config)
         values = flatten(content)
-    except (AttributeError, yaml.YAMLError) as error:
+    except AttributeError as error:
         raise UsageError(f"its config cannot be read ({error})", file, HINT) from error
     # Unknown sections of MODEL belong to other systems, which need not be installed here.
     foreign = tuple(f"MODEL.{name}." for name in content.get("MODEL", ()) if name not in cfg.MODEL)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
 from dalnet.assets import CONFIGS
+from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
 
 from .checks import get_value, has_key
@@ -78,11 +78,10 @@ def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
     """
     try:
         local = os.path.realpath(PathManager.get_local_path(path))
-        with open(local, encoding="utf-8") as stream:
-            # Plain values only: a config comes from anywhere, and YAML's other tags run code.
-            content = yaml.safe_load(stream)
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        os.stat(local)
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL
         raise UsageError(f"it cannot be read as a config ({error})", path) from error
+    content = read_yaml(Path(local))
     if not isinstance(content, dict):
         raise UsageError("it is no config", path, "write lines of KEY: VALUE into it")
     if local in readers:

@@ -9,13 +9,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, require_file
 
 from .palette import voc_palette
 
@@ -30,6 +31,8 @@ _TURNS = {
     7: (Image.Transpose.TRANSVERSE, Image.Transpose.TRANSVERSE),
     8: (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
 }
+_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # where it begins, and where its pixels do
+_MAX_METADATA = 32 << 20  # bytes
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that change values
 
 
@@ -53,7 +56,7 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
     Raises:
         UsageError: it is unreadable, too large or has more than 8 bits a channel.
     """
-    with _image_errors(where, "image"), Image.open(io.BytesIO(content)) as image:
+    with _image_errors(where, "image"), _open_safe(io.BytesIO(content)) as image:
         return to_rgb(image, where)
 
 
@@ -202,8 +205,10 @@ def open_image(path: str, kind: str) -> Iterator[Image.Image]:
     Raises:
         UsageError: it is missing, unreadable or too large, now or where the block loads it.
     """
-    with _image_errors(path, kind), PathManager.open(path, "rb") as file, Image.open(file) as image:
-        yield image
+    with _image_errors(path, kind):
+        require_file(path)
+        with PathManager.open(path, "rb") as file, _open_safe(file) as image:
+            yield image
 
 
 @contextmanager
@@ -223,6 +228,42 @@ def _image_errors(path: str, kind: str) -> Iterator[None]:
     except Exception as e:  # Of a damaged file, Pillow's readers of formats raise anything.
         hint = "restore it, or take its image off the list"
         raise UsageError(f"the {kind} cannot be read ({e})", path, hint) from e
+
+
+def _open_safe(file: BinaryIO) -> Image.Image:
+    """Open a file by Pillow, unless it does harm.
+
+    Raises:
+        ValueError: it has too much metadata or too many pixels, or is a program.
+    """
+    _refuse_metadata(file)
+    image = Image.open(file)
+    if image.format == "EPS":  # Pillow gives it to Ghostscript
+        raise ValueError("it is PostScript, which is a program")
+    limit = Image.MAX_IMAGE_PIXELS  # above which Pillow warns; its error comes at twice as many
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, above {limit:,} in all")
+    return image
+
+
+def _refuse_metadata(file: BinaryIO) -> None:
+    """Refuse a JPEG with more metadata before its pixels than any camera writes.
+
+    Pillow joins the parts of Exif in a time that grows with the square of their size.
+    """
+    size = 0
+    is_jpeg = file.read(2) == _JPEG
+    while is_jpeg and size <= _MAX_METADATA and (marker := file.read(2)) not in (_SCAN, b""):
+        if marker == b"\xff\xff":  # filled up; Pillow too goes through it byte by byte
+            file.seek(-1, os.SEEK_CUR)
+            size += 64
+        else:
+            length = max(int.from_bytes(file.read(2), "big"), 2)
+            file.seek(length - 2, os.SEEK_CUR)
+            size += length
+    file.seek(0)
+    if size > _MAX_METADATA:
+        raise ValueError(f"it has more than {_MAX_METADATA >> 20} MB of metadata")
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

@@ -109,7 +109,12 @@ def drop_later_metrics(folder: Path, start_iter: int) -> None:
         for line in stream:
             try:
                 iteration = json.loads(line)["iteration"]
-            except (KeyError, TypeError, ValueError):  # cut by the end of the process
+            except (
+                KeyError,
+                TypeError,
+                ValueError,
+                RecursionError,
+            ):  # cut by the end of the process
                 break
             if iteration >= start_iter:
                 break

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 import dalnet
+from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import write_text
 
@@ -38,10 +39,10 @@ def read_record(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        starts = read_json(path, "remove it")["starts"]
         if not isinstance(starts, list) or not all(isinstance(one, dict) for one in starts):
             raise ValueError("no list of starts")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"it is no record of a run ({error})", path, "remove it") from error
     return starts
 

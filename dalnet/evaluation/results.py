@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from tabulate import tabulate
 
 from dalnet.checkpoint import checkpoint_hash
+from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, write_text
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
@@ -208,12 +209,9 @@ def read_results(path: Path) -> Result:
         UsageError: it is missing, unreadable or something else.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path, "name a results.json")
         missing = [key for key in _KEYS if key not in result]
         missing += [key for m in result["measurements"] for key in _MEASURED if key not in m]
-    except (OSError, ValueError, RecursionError) as error:
-        hint = "name a results.json"
-        raise UsageError(f"cannot be read ({error})", where=path, hint=hint) from error
     except (KeyError, TypeError):
         missing = ["measurements"]
     if missing:

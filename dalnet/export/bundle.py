@@ -5,13 +5,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from safetensors.torch import save_file
 
 from dalnet.checkpoint import checkpoint_hash
 from dalnet.checkpoint.files import BUNDLE_FILE, INFO, read_file
 from dalnet.checkpoint.info import read_info
+from dalnet.documents import parse_yaml
 from dalnet.io import atomic_write
 
 _CARD = """\
@@ -64,7 +64,7 @@ def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
         save_file(state, unfinished, {INFO: json.dumps(asdict(info)), "format": "pt"})
     with atomic_write(folder / "config.yaml") as unfinished:
         unfinished.write_text(info.config, encoding="utf-8")
-    config = yaml.safe_load(info.config)
+    config = parse_yaml(info.config, weights)
     text = _CARD.format(
         name=folder.resolve().name,
         classes=", ".join(info.class_names[1:]),

@@ -19,6 +19,7 @@ import pyarrow.fs
 
 from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.data.labels import LabelIndex
+from dalnet.documents import parse_json
 from dalnet.errors import UsageError
 
 from .cluster_workers import TAG_MEMBERS
@@ -159,11 +160,8 @@ class TagReader:
         """Return the tags in the sample's .json or, if that has none, those in its .cls."""
         tags = None
         if isinstance(row["json"], bytes):
-            try:
-                content = json.loads(row["json"])
-            except (ValueError, RecursionError) as error:
-                what = f"its json is damaged ({error})"
-                raise UsageError(what, row["file"], _EXPECTED) from error
+            text = row["json"].decode("utf-8", errors="replace")
+            content = parse_json(text, row["file"], _EXPECTED)
             tags = content.get("tags") if isinstance(content, dict) else None
             cells = [tags] if tags is None or isinstance(tags, str) else tags
             if not isinstance(cells, list) or not all(isinstance(c, str | None) for c in cells):

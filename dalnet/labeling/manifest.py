@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dalnet.errors import UsageError
+from dalnet.io import read_text
 
 FILE = "manifest.jsonl"
 
@@ -87,7 +88,7 @@ class Manifest:
         self._stream.flush()
 
     def _read(self, overwrite: bool) -> None:
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(self._path, "remove the folder, or overwrite it").splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 content = json.loads(line)
@@ -100,7 +101,7 @@ class Manifest:
                     self.finished.clear()
                     self._path.unlink()
                     return
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number == len(lines):
                     break  # cut off when the command was killed; that image is done again
                 where = f"{self._path}, line {number}"

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find out which class each value in a user's masks means, and convert the masks to our values."""
 
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 
 from dalnet.data.datasets.catalog import letters_of
 from dalnet.data.image_io import read_mask, write_mask
+from dalnet.documents import read_json
 from dalnet.errors import UsageError
-from dalnet.io import read_lines, read_text
+from dalnet.io import read_lines
 
 IGNORE = 255
 _BACKGROUND = "background"
@@ -88,12 +88,12 @@ def convert_mask(path: Path, values: Mapping[int, int]) -> np.ndarray:
 
 
 def _read_meta(path: Path) -> dict[int, str]:
+    hint = 'write {"label_map": {"0": "background", "1": "cat"}}'
     try:
-        content = json.loads(read_text(path))
+        content = read_json(path, hint)
         known = {int(value): _plain(str(name)) for value, name in content["label_map"].items()}
         if not known or not all(0 <= value <= IGNORE for value in known):
             raise ValueError("values from 0 to 255 are expected")
         return known
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        hint = 'write {"label_map": {"0": "background", "1": "cat"}}'
         raise UsageError(f"it does not say what values mean ({error})", path, hint) from error

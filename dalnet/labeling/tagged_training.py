@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import timm.models
 import torch
-import yaml
-from PIL import Image
 
 from dalnet.config import new_config
 from dalnet.config.recipes import ENCODERS, Recipe, choose_recipe
@@ -24,9 +22,11 @@ from dalnet.data.datasets.tagged import (
     read_tag_table,
 )
 from dalnet.data.image_files import find_images
+from dalnet.data.image_io import open_image
 from dalnet.data.tags import match_names
+from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
-from dalnet.io import read_lines, read_text
+from dalnet.io import read_lines
 from dalnet.modeling.clip.weights import find_weights
 
 from .mask_values import convert_masks, read_mask_values
@@ -65,7 +65,7 @@ def read_class_words(path: Path) -> ClassWords:
     hint = "write classes: {dog: dog}, synonyms: {puppy: dog}, background: background"
     try:
         # All scalars as text: YAML takes no and 007 for other things than words.
-        content = yaml.load(read_text(path), Loader=yaml.BaseLoader)
+        content = read_yaml(path, hint, as_text=True)
         if not isinstance(content, dict) or content.keys() - {"classes", "synonyms", "background"}:
             raise ValueError("another key than classes, synonyms and background")
         classes = content["classes"]
@@ -77,7 +77,7 @@ def read_class_words(path: Path) -> ClassWords:
             raise ValueError(f"the synonym of {min(map(str, unknown))!r}, which is no class")
         words = {str(name): str(text or name) for name, text in classes.items()}
         return ClassWords(words, dict(synonyms), str(content.get("background") or ""))
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"no list of classes ({error})", path, hint) from error
 
 
@@ -322,8 +322,5 @@ def _require_text_tower() -> None:
 
 
 def _short_side(path: str) -> int:
-    try:
-        with Image.open(path) as image:  # the header alone
-            return min(image.size)
-    except (OSError, Image.DecompressionBombError, ValueError) as error:
-        raise UsageError(f"it cannot be read ({error})", path, "restore or remove it") from error
+    with open_image(path, "image") as image:  # the header alone
+        return min(image.size)

@@ -24,6 +24,7 @@ from .gallery import make_gallery
 from .page import render_page
 
 MAX_IMAGES = 40
+_NO_METRICS = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def read_metrics(path: Path) -> dict[str, dict[float, float | None]]:
             values = json.loads(line)
             iteration = float(values.pop("iteration"))
             read = {key: None if value is None else float(value) for key, value in values.items()}
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except _NO_METRICS:
             logger.warning("%s: line %d is left out, as it is no metrics", path, number)
             continue
         for key, value in read.items():

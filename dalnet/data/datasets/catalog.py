@@ -10,6 +10,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from dalnet.data.class_names import fault_of_name
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
@@ -65,9 +66,11 @@ def refuse_other_words(names: Sequence[str], where: object) -> None:
 
     Raises:
         UsageError: the background in any spelling, which is class 0 by itself, words for pixels
-            that count for nothing, a comment, or a color.
+            that count for nothing, a comment, a color, or what cannot be printed.
     """
     for name in names:
+        if fault := fault_of_name(name):
+            raise UsageError(f"{name!r} {fault}", where, "write another name")
         if letters_of(name) in _NO_CLASSES:
             hint = "leave it out: the background is class 0 by itself, and 255 is ignored"
             raise UsageError(f"{name!r} is no class", where, hint)

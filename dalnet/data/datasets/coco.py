@@ -13,7 +13,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from pycocotools.coco import COCO
 
 from dalnet.errors import UsageError
-from dalnet.io import reading_errors
+from dalnet.io import reading_errors, require_file
 
 from .catalog import datasets_root, register
 
@@ -27,6 +27,12 @@ _HOW_TO_GET = (
     "unpack train2014.zip, val2014.zip and annotations_trainval2014.zip of "
     "https://cocodataset.org/#download into the folder coco and set DETECTRON2_DATASETS to the "
     "folder that holds it"
+)
+
+# What pycocotools raises at a file that is no annotations.
+_UNREADABLE = (
+    *(OSError, ValueError, RecursionError, LookupError),
+    *(TypeError, AttributeError, AssertionError),
 )
 
 
@@ -86,13 +92,14 @@ def open_annotations(path: Path) -> tuple[COCO, dict[int, int]]:
         UsageError: it is unreadable, an image, annotation or category lacks something, or a
             category is not among COCO's 80 classes or not listed.
     """
+    require_file(path)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(str(path))
         images, annotations, categories = (
             coco.dataset[key] for key in ("images", "annotations", "categories")
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as e:
+    except _UNREADABLE as e:
         raise UsageError(f"not a readable COCO annotation file ({e})", path, _HOW_TO_GET) from e
     check_entries(path, "image", images, file_name=str)
     check_entries(path, "annotation", annotations, image_id=int, category_id=int)

@@ -28,8 +28,9 @@ import yaml
 from dalnet.data.image_files import find_images, walk_files
 from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file
 from dalnet.data.tags import TagTable, match_names, read_folder_tags, read_tags
+from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write, read_text
+from dalnet.io import atomic_write
 
 from .catalog import register
 
@@ -119,7 +120,7 @@ class TaggedImages:
             UsageError: unreadable, or of another form.
         """
         try:
-            content = yaml.safe_load(read_text(path))
+            content = read_yaml(path, "write images, tags and classes")
             classes = content["classes"]
             if not isinstance(classes, dict):
                 classes = dict(zip(classes, classes, strict=True))
@@ -136,7 +137,7 @@ class TaggedImages:
                 held_out=tuple(content.get("held_out") or ()),
                 untagged=content.get("untagged", "unknown"),
             )
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"it describes no tagged images ({error})"
             raise UsageError(what, path, "write images, tags and classes") from error
 

@@ -17,6 +17,7 @@ from dalnet.errors import UsageError
 
 from .masks import MaskSource, MaskSummary, write_masks
 
+_MAX_PIXELS = 1 << 28  # of a mask
 _MIN_NUMBERS = 6  # of a polygon with an area; pycocotools takes four for a box
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,8 @@ def _keep_drawable(path: Path, annotation: Annotation, images: Mapping[int, Anno
     try:
         if not math.isfinite(annotation["area"]) or min(image["height"], image["width"]) < 1:
             raise ValueError("its area or the size of its image is no size")
+        if image["height"] * image["width"] > _MAX_PIXELS:
+            raise ValueError(f"its image has {image['width']} x {image['height']} pixels")
         if isinstance(segmentation, dict):
             check_run_lengths(segmentation, image["height"], image["width"])
             return True

@@ -14,6 +14,8 @@ from dalnet.io import read_lines
 
 from .masks import MaskSource, MaskSummary, write_masks
 
+_INTENSITIES = {*map(str, range(256))}
+
 
 def convert_color_masks(
     source: Path, label_map: Path, target: Path, classes: Sequence[str], workers: int | None = None
@@ -65,7 +67,7 @@ def read_label_map(path: Path) -> dict[tuple[int, int, int], str]:
             continue
         name, _, rest = line.partition(":")
         values = rest.partition(":")[0].split(",")
-        if len(values) != 3 or not all(v.strip().isdecimal() and int(v) < 256 for v in values):
+        if len(values) != 3 or not all(v.strip() in _INTENSITIES for v in values):
             raise UsageError(f"the line {line!r} has no color", path, hint)
         red, green, blue = map(int, values)
         if colors.setdefault((red, green, blue), name.strip()) != name.strip():

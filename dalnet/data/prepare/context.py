@@ -4,12 +4,11 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, read_lines
 
-from .masks import MaskSource, MaskSummary, write_masks
+from .masks import MaskSource, MaskSummary, load_mat, write_masks
 
 # The release numbers 459 things and stuffs; the 59 that are evaluated, in the order of labels.
 FREQUENT_IDS = (
@@ -64,7 +63,7 @@ def read_context_mask(path: Path) -> np.ndarray:
     """
     again = "unpack the archive again"
     try:
-        ids = np.asarray(loadmat(path)["LabelMap"])
+        ids = np.asarray(load_mat(path)["LabelMap"])
         fits = ids.ndim == 2 and ids.size > 0 and 0 <= ids.min() <= ids.max() < _MOST_IDS
     except Exception as e:  # scipy and zlib have errors of their own for a damaged file.
         raise UsageError(f"the mask cannot be read ({e})", path, again) from e

@@ -12,10 +12,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.io import loadmat
 from tqdm import tqdm
 
 from dalnet.data.image_io import read_mask, write_mask
 from dalnet.errors import UsageError
+from dalnet.io import require_file
+
+_MAX_MAT = 2 << 20  # bytes, which may unfold to a thousand times as many
+
+
+def load_mat(path: Path, **options: Any) -> dict[str, Any]:
+    """Return what a MATLAB file with the mask of one image holds.
+
+    Raises:
+        ValueError: it is larger than such a file; scipy and zlib have errors of their own for a
+            damaged one.
+    """
+    require_file(path)
+    if path.stat().st_size > _MAX_MAT:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes")
+    return loadmat(path, **options)
 
 
 class MaskSource(NamedTuple):

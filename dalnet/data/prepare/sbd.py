@@ -4,7 +4,6 @@
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.voc import VOC_CLASSES
@@ -12,7 +11,7 @@ from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, read_lines
 
-from .masks import MaskSource, MaskSummary, write_masks
+from .masks import MaskSource, MaskSummary, load_mat, write_masks
 
 _SPLITS = ("train", "val")
 _AGAIN = "unpack the archive again"
@@ -64,7 +63,7 @@ def read_source_mask(path: Path) -> np.ndarray:
     if path.suffix != ".mat":
         return read_mask(str(path), num_classes=len(VOC_CLASSES) + 1)
     try:
-        mask = np.asarray(loadmat(path, simplify_cells=True)["GTcls"]["Segmentation"])
+        mask = np.asarray(load_mat(path, simplify_cells=True)["GTcls"]["Segmentation"])
         wrong = np.setdiff1d(mask, [*range(len(VOC_CLASSES) + 1), IGNORE_LABEL])
     except Exception as e:  # scipy and zlib have errors of their own for a damaged file.
         raise UsageError(f"the mask cannot be read ({e})", path, _AGAIN) from e

@@ -4,7 +4,6 @@
 Boxes, masks and polygons are read as "the image shows this class", and are not used otherwise.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from dalnet.documents import parse_json
 from dalnet.errors import UsageError
 
 from .table import TagTable
@@ -29,7 +29,7 @@ def read_json(path: Path, text: str) -> TagTable:
     Raises:
         UsageError: no JSON, a key that occurs twice, or content of another form.
     """
-    content = _parse(path, text)
+    content = parse_json(text, path, "export it again")
     if isinstance(content, list):
         return _read_label_studio(path, content)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
@@ -54,7 +54,7 @@ def read_json_lines(path: Path, text: str) -> TagTable:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        content = _parse(where, line)
+        content = parse_json(line, where, "export it again")
         keys = content if isinstance(content, dict) else {}
         name = next((keys[key] for key in _NAME_KEYS if isinstance(keys.get(key), str)), None)
         tag_key = next((key for key in _TAG_KEYS if key in keys), None)
@@ -86,21 +86,6 @@ def read_xml(path: Path, text: str) -> TagTable:
         tags = [child.get("label", "") for child in node]
         table.add(node.get("name", ""), tags, f"image {node.get('id', len(table.shown))}")
     return table
-
-
-def _parse(where: Path | str, text: str) -> Any:
-    def refuse_doubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in content:
-                raise UsageError(f"{key!r} is there twice", where, "keep one of them")
-            content[key] = value
-        return content
-
-    try:
-        return json.loads(text, object_pairs_hook=refuse_doubled)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"not readable JSON ({error})", where, "export it again") from error
 
 
 def _tags(value: Any, where: str, hint: str = 'write ["tag", ...]') -> list[str] | None:
@@ -161,11 +146,16 @@ def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
         if not isinstance(image, str):
             hint = 'the task needs "image"; choose the export "JSON"'
             raise UsageError("no image in it", f"{path}, {place}", hint)
-        if "data" in task:
-            tags = _task_tags(task.get("annotations") or [])
-        else:
-            tags = _minimal_tags(task, f"{path}, {place}")
-        table.add(_file_of_url(image), tags, place)
+        try:
+            if "data" in task:
+                tags = _task_tags(task.get("annotations") or [])
+            else:
+                tags = _minimal_tags(task, f"{path}, {place}")
+            file = _file_of_url(image)
+        except (AttributeError, TypeError, ValueError) as error:
+            what = f"no task of Label Studio ({error})"
+            raise UsageError(what, f"{path}, {place}", "export it again") from error
+        table.add(file, tags, place)
     return table
 
 

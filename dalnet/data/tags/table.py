@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dalnet.data.class_names import fault_of_name
 from dalnet.errors import UsageError
 
 _NAME_COLUMNS = ("file", "file_name", "filename", "image", "image_id", "name", "path")
@@ -38,7 +39,7 @@ class TagTable:
         """Add an image; spaces around tags do not count, doubled tags count once.
 
         Raises:
-            UsageError: the image has no name, or is named twice.
+            UsageError: the image has no name or is named twice, or a tag cannot name a class.
         """
         where = f"{self.path}, {place}"
         if not name.strip():
@@ -50,6 +51,9 @@ class TagTable:
                 "keep one of them, with all its tags",
             )
         stripped = None if tags is None else [tag.strip() for tag in tags]
+        for tag in stripped or ():
+            if fault := fault_of_name(tag):
+                raise UsageError(f"the tag {tag!r} {fault}", where, "correct the tag")
         self.shown[name] = None if stripped is None else [t for t in dict.fromkeys(stripped) if t]
         self.places[name] = place
 
@@ -78,7 +82,7 @@ def read_table(path: Path, text: str) -> TagTable:
     listed = len(names) == 2 and names[1].casefold() in _TAG_COLUMNS
     if not listed:
         table.classes = names[1:]
-        doubled = [name for name in names if names.count(name) > 1 or not name]
+        doubled = [name for name, times in Counter(names).items() if times > 1 or not name]
         if doubled:
             what = f"the column {doubled[0]!r} is there twice or has no name"
             raise UsageError(what, f"{path}, line 1", "give each tag one column")

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
 
 _SHIPPED = Path(__file__).parent / "texts"
@@ -60,11 +59,10 @@ def read_texts(name: str, class_names: Sequence[str]) -> Texts:
 def _parse(path: Path, name: str) -> Texts:
     known = sorted(file.stem for file in _SHIPPED.glob("*.yaml"))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        content = read_yaml(path)
+    except UsageError as error:
         raise UsageError(
-            f"{name!r} cannot be read as YAML ({reason})",
+            f"{name!r} cannot be used: {error.what}",
             where="MODEL.CLIMS.TEXTS",
             hint=f"give one of {', '.join(known)} or the path of a file like theirs",
         ) from error

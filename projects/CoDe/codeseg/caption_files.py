@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images with captions on disk: JSON lines, and the tar files that img2dataset writes."""
 
-import json
 import logging
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tarfile import TarError
+from pathlib import Path, PurePath
 from typing import Any
 
 from dalnet.data.datasets.catalog import datasets_root
+from dalnet.documents import parse_json
 from dalnet.errors import UsageError
-from dalnet.io import reading_errors
+from dalnet.io import reading_errors, require_file
 
 from .toy import CAPTIONS, ensure_toy_captions
 
 JSON_LINES, SHARD = ".jsonl", ".tar"
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _CAPTION_SUFFIXES = ("txt", "text", "caption")
+_MAX_MEMBER = 256 << 20  # bytes of a file in a tar file
+_MAX_CAPTION = 2000  # letters; CLIP reads 77 tokens
 _NOUN_SUFFIX = "nouns.json"
 _LINE = '{"image": "path", "caption": "words"}'
 
@@ -30,7 +32,7 @@ class Captioned:
 
     Attributes:
         image: the path of an image file, or its content.
-        caption: as it is stored; empty where the image has none.
+        caption: as it is stored, its first 2,000 letters; empty where the image has none.
         nouns: of the caption; None where nothing says which they are.
         name: for messages.
     """
@@ -98,25 +100,30 @@ def read_captions(path: Path) -> list[dict[str, Any]]:
         UsageError: a line that is something else, or none at all.
     """
     lines = []
-    with path.open(encoding="utf-8") as stream:
-        for number, text in enumerate(stream, start=1):
-            if text.strip():
-                lines.append(_parse_line(text, f"{path}, line {number}"))
+    require_file(path)
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, text in enumerate(stream, start=1):
+                if text.strip():
+                    lines.append(_parse_line(text, f"{path}, line {number}"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not readable as text ({error})", path, "save it as UTF-8") from error
     if not lines:
         raise UsageError("there are no captions", path, f"write lines of {_LINE}")
     return lines
 
 
 def _parse_line(text: str, where: str) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"this is not JSON ({error})", where, f"write {_LINE}") from error
+    line = parse_json(text, where, f"write {_LINE}")
     if not isinstance(line, dict):
         raise UsageError(f"this is {text.strip()[:40]!r}", where, f"write {_LINE}")
     for key in ("image", "caption"):
         if not isinstance(line.get(key), str):
             raise UsageError(f"there is no {key!r} with text", where, f"write {_LINE}")
+    path = PurePath(line["image"])
+    if path.is_absolute() or ".." in path.parts or "\0" in line["image"]:
+        what = f"the image {line['image']!r} lies outside the file's folder"
+        raise UsageError(what, where, "give paths below the folder of the file")
     nouns = line.get("nouns", [])
     if not isinstance(nouns, list) or not all(isinstance(noun, str) for noun in nouns):
         raise UsageError("'nouns' is no list of words", where, 'write "nouns": ["dog", "grass"]')
@@ -127,7 +134,7 @@ def captioned_line(folder: Path, line: dict[str, Any]) -> Captioned:
     """Return what a line of :func:`read_captions` says; its image lies relative to ``folder``."""
     nouns = tuple(line["nouns"]) if "nouns" in line else None
     path = str(folder / line["image"])
-    return Captioned(path, line["caption"], nouns, path)
+    return Captioned(path, line["caption"][:_MAX_CAPTION], nouns, path)
 
 
 def read_shard(path: Path) -> Iterator[Captioned]:
@@ -143,7 +150,7 @@ def read_shard(path: Path) -> Iterator[Captioned]:
         UsageError: webdataset is not installed, or no image has a caption.
     """
     try:
-        from webdataset.tariterators import tarfile_samples
+        from webdataset.tariterators import group_by_keys
     except ImportError as error:
         raise UsageError(
             f"webdataset, which reads {path}, is not installed",
@@ -152,12 +159,12 @@ def read_shard(path: Path) -> Iterator[Captioned]:
         ) from error
     captions = 0
     try:
-        for sample in tarfile_samples([{"url": str(path)}]):
+        for sample in group_by_keys(_read_members(path)):
             found = _captioned_sample(sample, path)
             if found is not None:
                 captions += bool(found.caption)
                 yield found
-    except (OSError, EOFError, ValueError, TarError) as error:
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         # One of a thousand files that were downloaded for days must not end the training.
         logger.warning("%s is damaged (%s): the rest of it is left out.", path, error)
         return
@@ -165,6 +172,23 @@ def read_shard(path: Path) -> Iterator[Captioned]:
         raise UsageError(
             "no image in it has a caption", path, "it needs a .txt beside each image, same stem"
         )
+
+
+def _read_members(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the files in a tar file, as webdataset takes them; nothing is unpacked to disk.
+
+    Not by webdataset's own reader, which runs names such as ``pipe:...`` as commands, decompresses,
+    and reads a file of any size.
+    """
+    require_file(path)
+    with tarfile.open(path, "r|") as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # of a million files
+            if member.size > _MAX_MEMBER:  # to pass over what it claims may take days
+                raise tarfile.ReadError(f"{member.name!r} claims {member.size:,} bytes")
+            stream = archive.extractfile(member) if member.isreg() else None
+            if stream is not None:
+                yield {"fname": member.name, "data": stream.read(), "__url__": str(path)}
 
 
 def _captioned_sample(sample: dict[str, Any], path: Path) -> Captioned | None:
@@ -175,11 +199,9 @@ def _captioned_sample(sample: dict[str, Any], path: Path) -> Captioned | None:
     name = f"{path}, {sample['__key__']}"
     nouns = None
     if _NOUN_SUFFIX in sample:
-        try:
-            nouns = json.loads(sample[_NOUN_SUFFIX])
-        except ValueError as error:
-            raise UsageError(f"its nouns are not JSON ({error})", name) from error
+        nouns = parse_json(sample[_NOUN_SUFFIX].decode("utf-8", "replace"), f"{name}, nouns")
         if not isinstance(nouns, list) or not all(isinstance(noun, str) for noun in nouns):
             raise UsageError("its nouns are no list of words", name)
         nouns = tuple(nouns)
-    return Captioned(image, caption.decode("utf-8", "replace").strip(), nouns, name)
+    text = caption[: 4 * _MAX_CAPTION].decode("utf-8", "replace").strip()[:_MAX_CAPTION]
+    return Captioned(image, text, nouns, name)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a captioned image to what the model reads: pixels, token ids and word labels."""
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from dalnet.data.image_io import to_rgb
+from dalnet.data.image_io import decode_image, read_image
 
 from .caption_files import Captioned
 from .captions import CONTEXT_LENGTH, clip_tokenizer, pseudo_word_labels
@@ -66,10 +65,11 @@ class CaptionMapper:
             ``nouns``, the selected ones, as text. Tokens are int64.
         """
         try:
-            source = io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image
-            with Image.open(source) as image:
-                upright = Image.fromarray(to_rgb(image, sample.name))
-            pixels = v2.functional.pil_to_tensor(self.view(upright))
+            image = sample.image
+            upright = (
+                decode_image(image, sample.name) if isinstance(image, bytes) else read_image(image)
+            )
+            pixels = v2.functional.pil_to_tensor(self.view(Image.fromarray(upright)))
         except Exception as error:  # of a damaged file, Pillow's readers of formats raise anything
             logger.warning("%s is left out, as it cannot be read (%s).", sample.name, error)
             return None

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON and YAML: plain values, and what is refused."""
+
+import pytest
+from helpers import refused
+
+from dalnet.documents import parse_json, parse_yaml, read_json, read_yaml
+
+
+def test_plain_values(tmp_path):
+    text = '{"a": [1, 0.5, true, null], "b": {"c": "d"}}'
+    (tmp_path / "a").write_text(text)
+    content = {"a": [1, 0.5, True, None], "b": {"c": "d"}}
+    assert read_json(tmp_path / "a") == read_yaml(tmp_path / "a") == content
+
+
+def test_words_may_stay_as_they_are_written():
+    assert parse_yaml("[no, 007]", "") == [False, 7]
+    assert parse_yaml("[no, 007]", "", as_text=True) == ["no", "007"]
+
+
+def test_aliases_that_do_not_multiply_are_read():
+    assert parse_yaml("a: &x [1]\nb: *x", "") == {"a": [1], "b": [1]}
+
+
+@pytest.mark.parametrize(
+    "text", ["{a: 1, a: 2}", "[{a: 1, b: [1], a: 2}]", "&x [*x]", "!!python/name:os.system", "["]
+)
+def test_yaml_that_is_refused(text):
+    with refused("there", "YAML"):
+        parse_yaml(text, "there")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1, "a": 1}', "[" * 100_000])
+def test_json_that_is_refused(text):
+    with refused("there", "JSON", "do this"):
+        parse_json(text, "there", "do this")
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_files_that_are_missing_or_none(tmp_path, read):
+    for path in (tmp_path, tmp_path / "missing"):
+        with refused(path):
+            read(path)
