@@ -126,6 +126,36 @@ def test_reasons_for_doubt(value, tags, confidence, word):
     assert word in reason and bool(reason) == bool(word)
 
 
+def test_images_without_a_pixel_of_a_tag_come_first(images, tmp_path):
+    images[0] = TaggedImage(images[0].path, "a.jpg", ["cat", "dog"])
+    output, predictor = tmp_path / "out", KnownPredictor()
+    predictor.label = lambda image, tags, source: doubtful_prediction(image)
+    label_images(predictor, images[:2], output, {})
+    with (output / "uncertain.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["file"] for row in rows] == ["a.jpg", "sub/b.jpg"]
+    assert "hardly" in rows[0]["reason"] and "unsure" in rows[1]["reason"]
+    assert rows[0]["confidence"] > rows[1]["confidence"]
+
+
+def doubtful_prediction(image):
+    """Confident and without a dog for a.jpg; unsure, with cat and dog, for the other."""
+    labels = np.zeros((20, 40), np.uint8)
+    labels[:, 20:] = 1
+    if image.name == "a.jpg":
+        confidence = 0.99
+    else:
+        labels[:, :10], confidence = 2, 0.5
+    scores = np.full((3, 20, 40), confidence, np.float32)
+    return Prediction(np.zeros((20, 40, 3), np.uint8), labels, scores, {}, NAMES)
+
+
+def test_specks_are_no_regions():
+    specks = np.zeros((200, 200), np.uint8)
+    specks[::4, ::4] = 1
+    assert find_doubt(specks, NAMES, ["cat"], 0.9) == ""
+
+
 def test_many_regions_are_a_reason_for_doubt():
     board = np.zeros((20, 20), np.uint8)
     board[::2, ::2] = 1
