@@ -3,8 +3,6 @@
 memory and the open files of all processes:
 
     python -m benchmarks.volume
-
-The images and what the commands write lie in a temporary folder.
 """
 
 import argparse
@@ -19,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tabulate import tabulate
-from tqdm import trange
 
 from dalnet.data.image_io import write_mask
 
@@ -53,7 +50,7 @@ def make_images(root: Path, number: int) -> None:
     rng, tags = np.random.default_rng(0), {}
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
-    for index in trange(number, desc="images", disable=None):
+    for index in range(number):
         name = f"image_{index:06d}"
         size = tuple(int(side) for side in rng.integers(64, 97, 2))
         image = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
@@ -97,7 +94,7 @@ def watch(name: str, words: list[object], started: Path | None, folder: Path) ->
         command = [sys.executable, "-m", "dalnet", *map(str, words)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
-            time.sleep(0.5)
+            time.sleep(1)
             try:
                 tree = process_tree(process.pid)
                 now = time.time() - begin
@@ -132,7 +129,6 @@ def main() -> None:
         make_images(root, args.number)
         os.environ["DETECTRON2_DATASETS"] = name
         own = ["--images", root / "JPEGImages", "--tags", root / "image_tags.json"]
-        weights = ["--weights", run]
         masks = ["--masks", root / "SegmentationClass", "--no-estimate"]
         keys = [word for pair in NETWORK.items() for word in pair]
         measured = ["--split", "volume_val", "--sources", "sem_seg", "--protocols", "ss"]
@@ -140,8 +136,8 @@ def main() -> None:
         for command, words, started in (
             ("check", [*own, *masks, "--output", folder / "check.html"], None),
             ("train", ["--config", "toy_dalnet", *keys, "OUTPUT_DIR", run], None),
-            ("evaluate", [*weights, *measured], None),
-            ("label", [*weights, *own, *label], labeled / "masks"),
+            ("evaluate", ["--weights", run, *measured], None),
+            ("label", ["--weights", run, *own, *label], labeled / "masks"),
         ):
             rows.append(watch(command, [command, *words], started, folder))
             print(tabulate(rows[-1:], headers="keys"), flush=True)

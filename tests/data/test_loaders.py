@@ -45,6 +45,12 @@ def test_order_of_the_images_can_be_entered_anywhere(tree, tree_cfg, sampler, wo
         loader.start_at(0)
 
 
+def test_records_are_kept_as_bytes_that_workers_share(tree, tree_cfg):
+    # Counting references to a list's objects would copy its memory into every worker.
+    records = build_train_loader(tree_cfg()).dataset.records
+    assert records[0] == records[0] and records[0] is not records[0]
+
+
 def test_memory_is_pinned_where_the_model_is_on_a_gpu(tree, tree_cfg):
     assert not build_train_loader(tree_cfg("MODEL.DEVICE", "cpu")).pin_memory
     loader = build_train_loader(tree_cfg("MODEL.DEVICE", "cuda:0"))
