@@ -156,19 +156,20 @@ def label_on_cluster(
     """
     options = options or ClusterOptions()
     known = {**settings, "source": source, "folder": folder, "untagged": untagged}
-    filesystem, root = resolve(output)
-    _begin(filesystem, root, {**known, "images": images.digest}, overwrite)
-    _write(filesystem, f"{root}/{META_FILE}", meta_content(class_names).encode())
-    place = output.rstrip("/") if "://" in output else root
     arguments = {"predictor": predictor, "source": source, "images": folder, "untagged": untagged}
+    filesystem, root = resolve(output)
     try:
+        _begin(filesystem, root, {**known, "images": images.digest}, overwrite)
+        _write(filesystem, f"{root}/{META_FILE}", meta_content(class_names).encode())
         with _cluster(options):
-            _run(images, place, arguments, options)
+            _run(images, output.rstrip("/") if "://" in output else root, arguments, options)
+        return _write_rejected(filesystem, root)
     except ray.exceptions.RayError as error:
         cause = str(error).strip().splitlines()[-1]
         hint = "correct the cause, then the same command goes on"
         raise UsageError(f"the job stopped ({cause})", output, hint) from error
-    return _write_rejected(filesystem, root)
+    except OSError as error:
+        raise UsageError(f"it cannot be used ({error})", output, "name another folder") from error
 
 
 def _begin(

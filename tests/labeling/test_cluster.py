@@ -154,6 +154,11 @@ def test_shards_are_labeled_by_the_tags_in_them(voc_model, folder, tmp_path, cap
     label(voc_model, output, *argv)
     assert read_output(output)[0].keys() == masks.keys()
 
+    (shards / "1.tar").write_bytes((shards / "1.tar").read_bytes()[:2000])
+    with pytest.raises(SystemExit):
+        label(voc_model, tmp_path / "damaged", *argv)
+    assert "the job stopped" in capsys.readouterr().err
+
 
 @pytest.mark.extra
 @pytest.mark.parametrize(
@@ -238,6 +243,7 @@ def test_a_folder_with_something_else_is_refused(voc_model, folder, tmp_path, ca
     argv = ["--engine", "ray", "--images", folder, "--tags", places]
     for options, output, word in (
         (argv, folder, "not empty"),
+        (argv, places, "cannot be used"),
         ([*argv, "--actors", 0], tmp_path / "out", "--actors"),
         ([*argv, "--format", "coco"], tmp_path / "out", "--engine"),
         (["--engine", "ray"], tmp_path / "out", "--tags"),
