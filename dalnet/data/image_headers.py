@@ -20,13 +20,22 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 
+class Readable(NamedTuple):
+    """The records of images that can be used, and the errors of the others."""
+
+    records: list[Record]
+    errors: list[UsageError]
+
+
 class _Header(NamedTuple):
     is_turned: bool
     error: UsageError | None
 
 
-def keep_readable(records: Sequence[Record], strict: bool) -> list[Record]:
-    """Return the records of images whose headers can be read; the others are named in the log.
+def keep_readable(records: Sequence[Record], strict: bool) -> Readable:
+    """Return the records of images whose headers can be read, and the errors of the others.
+
+    The first of these are named in the log.
 
     The log also says how many images EXIF turns, as masks have to be of upright images. Pixels are
     not read: that an image is cut off shows only when it is loaded.
@@ -57,7 +66,8 @@ def keep_readable(records: Sequence[Record], strict: bool) -> list[Record]:
             turned,
             len(records),
         )
-    return [record for record, header in zip(records, headers, strict=True) if not header.error]
+    kept = [record for record, header in zip(records, headers, strict=True) if not header.error]
+    return Readable(kept, errors)
 
 
 def _read_header(path: str) -> _Header:

@@ -74,9 +74,14 @@ class TrainImages(Dataset[dict[str, Any]]):
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
-    """Endless batches of one process, which can begin anywhere in the order of the images."""
+    """Endless batches of one process, which can begin anywhere in the order of the images.
+
+    Attributes:
+        skipped: a sentence for each image that cannot be read and was skipped.
+    """
 
     _begun = False
+    skipped: Sequence[str] = ()
 
     def __init__(self, images: Dataset[dict[str, Any]], **settings: Any) -> None:
         """Batch images as PyTorch's loader does with these settings, all but ``generator``."""
@@ -113,14 +118,27 @@ class TrainLoader(ResumableLoader):
 
     Attributes:
         strict: whether an image that cannot be read is an error; else it is skipped.
-        skipped: the sentences of those that were skipped so far.
+        skipped: the sentences of those that were skipped so far, or left out from the beginning.
     """
 
-    def __init__(self, images: TrainImages, strict: bool, **settings: Any) -> None:
-        """Batch images as PyTorch's loader does with these settings."""
+    def __init__(
+        self,
+        images: TrainImages,
+        strict: bool,
+        left_out: Sequence[UsageError] = (),
+        **settings: Any,
+    ) -> None:
+        """Batch images as PyTorch's loader does with these settings.
+
+        Args:
+            images: those that are read.
+            strict: see :class:`TrainLoader`.
+            left_out: errors of images that are not among them.
+            settings: of PyTorch's loader.
+        """
         super().__init__(images, **settings)
         self.strict = strict
-        self.skipped: list[str] = []
+        self.skipped: list[str] = [str(error) for error in left_out]
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         """Yield batches, see :class:`ResumableLoader`.
@@ -165,7 +183,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     classes = MetadataCatalog.get(names[0]).stuff_classes[1:]
     dicts = filter_unlabeled(dicts, len(classes), cfg.DATASETS.UNLABELED_IMAGES)
-    dicts = keep_readable(dicts, cfg.DATALOADER.STRICT)
+    dicts, left_out = keep_readable(dicts, cfg.DATALOADER.STRICT)
     warn_of_unlearnable(dicts, classes)
     warn_of_large_images(cfg, [record["file_name"] for record in dicts])
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -173,6 +191,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     return TrainLoader(
         TrainImages(dicts, build_mapper(cfg, is_train=True), seed),
         strict=cfg.DATALOADER.STRICT,
+        left_out=left_out,
         sampler=build_sampler(cfg, dicts, seed),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
         drop_last=True,

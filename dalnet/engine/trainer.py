@@ -225,9 +225,18 @@ class Trainer(DefaultTrainer):
                 self.iter = self.max_iter
             finally:
                 self.after_train()
+        self._list_skipped()
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self.results)
         return self.results
+
+    def _list_skipped(self) -> None:
+        """List the images that no process could read; since the last start, where resumed."""
+        skipped = comm.all_gather(list(self._trainer.data_loader.skipped))
+        sentences = sorted({sentence for of_process in skipped for sentence in of_process})
+        if sentences:
+            lines = "\n  ".join(sentences)
+            logger.warning("%d images could not be read:\n  %s", len(sentences), lines)
 
     @property
     def is_updating(self) -> bool:

@@ -23,10 +23,12 @@ def records(tmp_path):
 
 
 def test_images_that_cannot_be_used_are_left_out_and_named(records, caplog):
-    assert keep_readable(records, strict=False) == [records[0], records[3]]
+    readable = keep_readable(records, strict=False)
+    assert readable.records == [records[0], records[3]]
+    assert [error.where for error in readable.errors] == [r["file_name"] for r in records[1:3]]
     assert "left out 2 of 4" in caplog.text
     assert all(record["file_name"] in caplog.text for record in records[1:3])
-    assert keep_readable([], strict=False) == []
+    assert keep_readable([], strict=False) == ([], [])
 
 
 def test_turned_images_are_counted(records, caplog):

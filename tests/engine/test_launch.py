@@ -99,6 +99,16 @@ def test_an_error_in_one_process_is_one_sentence_and_ends_all(voc_tree):
 
 
 @pytest.mark.slow
+def test_what_no_process_can_read_is_listed_by_the_first(voc_tree):
+    broken = sorted((voc_tree.voc / "JPEGImages").iterdir())[:2]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-400])
+    assert start(voc_tree, "odd", "--num-processes", "2", "SOLVER.MAX_ITER", "4").wait() == 0
+    log = (voc_tree.output / "odd" / "log.txt").read_text()
+    assert all(path.name in log.split("2 images could not be read")[1] for path in broken)
+
+
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_that_has_their_images(voc_tree):
     losses = []
     for folder, number in (("one", "1"), ("two", "2")):

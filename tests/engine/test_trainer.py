@@ -158,3 +158,17 @@ def test_a_run_keeps_its_seed(train):
     assert second["trainer"]["seed"] == seed
     with refused("SEED", seed):
         train("drawn", "SEED", seed + 1, resume=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read_are_listed_at_the_end(train, voc_tree, workers):
+    first, second = sorted((voc_tree.voc / "JPEGImages").iterdir())[:2]
+    first.write_bytes(b"no image")
+    second.write_bytes(second.read_bytes()[:-400])  # only its pixels
+    train("run", "DATALOADER.NUM_WORKERS", workers)
+    log = (train.output / "run" / "log.txt").read_text()
+    before, end = log.split("2 images could not be read")
+    assert first.name in end and second.name in end
+    assert before.count("skipped image") == 1 and before.count("left out 1 of 4") == 1
+    with refused(first.name):
+        train("strict", "DATALOADER.STRICT", True)
