@@ -5,6 +5,8 @@ Sources: [P] stated by the DALNet paper, [T] taken from ToCo because the paper i
 [D] decided here because the paper is silent or ambiguous (see docs/decisions.md).
 """
 
+from collections.abc import Iterator
+
 import torch
 from detectron2.config import CfgNode as CN
 from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -12,7 +14,19 @@ from detectron2.utils.registry import Registry
 
 from dalnet.errors import UsageError
 
-from .checks import Rule, are_counts, are_positive, at_least, fraction, is_range, is_size, one_of
+from .checks import (
+    Rule,
+    above_zero,
+    are_counts,
+    are_finite,
+    are_positive,
+    at_least,
+    fraction,
+    is_fraction_range,
+    is_range,
+    is_size,
+    one_of,
+)
 
 
 def add_base_config(cfg: CN) -> None:
@@ -230,15 +244,60 @@ def _registered(registry: Registry, key: str, known: str) -> Rule:
     return Rule((key,), registry.__contains__, hint)
 
 
+def _keys(node: str, names: str) -> Iterator[str]:
+    return (f"{node}.{name}" for name in names.split())
+
+
+_DECAYS = "WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_BIAS"
+_RATES = "BASE_LR HEAD_LR_MULTIPLIER WARMUP_FACTOR POLY_LR_POWER POLY_LR_CONSTANT_ENDING EPS"
+_COUNTS = "IMS_PER_BATCH MAX_ITER ACCUMULATION_STEPS CHECKPOINT_PERIOD"
+_MOST_TIMES = 16  # that an image is enlarged before CAMs or predictions are made of it
+
 BASE_RULES: tuple[Rule, ...] = (
     at_least(0, "MODEL.PAR.NUM_ITERS", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_NONFINITE_STEPS"),
-    at_least(0, *(f"SOLVER.{key}" for key in ("BASE_LR", "HEAD_LR_MULTIPLIER", "WEIGHT_DECAY"))),
-    at_least(0, "SOLVER.STEP_TIMEOUT"),
-    at_least(1, "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATION_STEPS"),
-    at_least(1, "MODEL.CNN.STRIDE"),
+    at_least(0, *_keys("SOLVER", f"{_RATES} {_DECAYS} WARMUP_ITERS STEP_TIMEOUT")),
+    at_least(1, *_keys("SOLVER", _COUNTS)),
+    at_least(0, *_keys("MODEL.VIT", "IMG_SIZE PATCH_SIZE EMBED_DIM DEPTH NUM_HEADS")),
+    at_least(1, *_keys("MODEL.SEM_SEG_HEAD", "CONVS_DIM DILATION"), "MODEL.CLIP.EMBED_DIM"),
+    at_least(1, "MODEL.CNN.STRIDE", "INPUT.MULTI_CROP.LOCAL_SIZE"),
+    at_least(0, "INPUT.MULTI_CROP.LOCAL_VIEWS", "INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS"),
+    at_least(0, *_keys("TEST.CRF", "ITERS POS_W BI_W")),
+    above_zero(*_keys("TEST.CRF", "POS_XY_STD BI_XY_STD BI_RGB_STD")),
+    above_zero("SOLVER.CLIP_GRADIENTS.CLIP_VALUE"),
+    fraction("SOLVER.MOMENTUM"),
+    one_of(("auto", "pydensecrf", "torch"), "TEST.CRF.BACKEND"),
+    Rule(
+        ("SOLVER.BETAS",),
+        lambda values: are_finite(values, 2) and all(0 <= value < 1 for value in values),
+        "give two numbers from 0 to below 1, as (0.9, 0.999)",
+    ),
+    Rule(
+        ("MODEL.PIXEL_MEAN",),
+        lambda values: are_finite(values, 3),
+        "give three numbers, for red, green and blue",
+    ),
+    Rule(
+        ("MODEL.PIXEL_STD",),
+        lambda values: len(values) == 3 and are_positive(values),
+        "give three numbers above 0, for red, green and blue",
+    ),
+    Rule(
+        ("INPUT.MIN_SIZE_TRAIN",),
+        lambda values: len(values) > 0 and all(isinstance(v, int) and v >= 0 for v in values),
+        "list numbers of pixels, as (375,), or (0,) for the images' own size",
+    ),
+    Rule(
+        ("INPUT.MULTI_CROP.GLOBAL_SCALE", "INPUT.MULTI_CROP.LOCAL_SCALE"),
+        is_fraction_range,
+        "give two fractions of the area, the smaller one first, as (0.4, 1.0)",
+    ),
     fraction("MODEL.CAM.BACKGROUND_THRESHOLD", "MODEL.VIT.DROP_PATH"),
     fraction("MODEL.CAM.LOW_THRESHOLD", "MODEL.CAM.HIGH_THRESHOLD"),
-    Rule(("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"), are_positive, "list scales above 0"),
+    Rule(
+        ("MODEL.CAM.SCALES", "TEST.MULTI_SCALE.SCALES"),
+        lambda values: are_positive(values) and max(values) <= _MOST_TIMES,
+        f"list scales above 0, of {_MOST_TIMES} at most",
+    ),
     Rule(("MODEL.PAR.DILATIONS",), are_counts, "list integer numbers of pixels, as (1, 2, 4)"),
     Rule(("INPUT.CROP.SIZE",), is_size, "give height and width in pixels, as [448, 448]"),
     Rule(("INPUT.RESCALE_RANGE",), is_range, "give two factors above 0, as (0.5, 2.0)"),

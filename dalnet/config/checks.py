@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that a config's values have to keep, checked before anything is built."""
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ def get_value(cfg: CfgNode, key: str) -> Any:
 
 def has_key(cfg: CfgNode, key: str) -> bool:
     """Return whether there is a key or node of this full name."""
-    first, _, rest = key.partition(".")
-    return isinstance(cfg, CfgNode) and first in cfg and (not rest or has_key(cfg[first], rest))
+    first, dot, rest = key.partition(".")
+    return isinstance(cfg, CfgNode) and first in cfg and (not dot or has_key(cfg[first], rest))
 
 
 def check_rules(cfg: CfgNode, rules: Iterable[Rule]) -> None:
@@ -52,13 +53,13 @@ def check_rules(cfg: CfgNode, rules: Iterable[Rule]) -> None:
 
 
 def at_least(least: float, *keys: str) -> Rule:
-    """Return the rule that values are ``least`` or more."""
-    return Rule(keys, lambda value: value >= least, f"it must be {least} or more")
+    """Return the rule that values are ``least`` or more, and finite."""
+    return Rule(keys, lambda value: least <= value < math.inf, f"it must be {least} or more")
 
 
 def above_zero(*keys: str) -> Rule:
-    """Return the rule that values are above 0."""
-    return Rule(keys, lambda value: value > 0, "it must be above 0")
+    """Return the rule that values are above 0, and finite."""
+    return Rule(keys, lambda value: 0 < value < math.inf, "it must be above 0")
 
 
 def fraction(*keys: str) -> Rule:
@@ -73,8 +74,15 @@ def one_of(choices: Iterable[object], *keys: str) -> Rule:
 
 
 def are_positive(values: Sequence[object]) -> bool:
-    """Return whether there are values and all are numbers above 0."""
-    return len(values) > 0 and all(isinstance(v, int | float) and v > 0 for v in values)
+    """Return whether there are values and all are finite numbers above 0."""
+    return len(values) > 0 and all(isinstance(v, int | float) and 0 < v < math.inf for v in values)
+
+
+def are_finite(values: Sequence[object], count: int) -> bool:
+    """Return whether the values are this many finite numbers."""
+    return len(values) == count and all(
+        isinstance(v, int | float) and math.isfinite(v) for v in values
+    )
 
 
 def are_counts(values: Sequence[object]) -> bool:
@@ -90,3 +98,8 @@ def is_size(values: Sequence[object]) -> bool:
 def is_range(values: Sequence[Any]) -> bool:
     """Return whether the values are two numbers above 0, the smaller one first."""
     return len(values) == 2 and are_positive(values) and values[0] <= values[1]
+
+
+def is_fraction_range(values: Sequence[Any]) -> bool:
+    """Return whether the values are two fractions above 0, the smaller one first."""
+    return is_range(values) and values[1] <= 1

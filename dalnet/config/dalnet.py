@@ -54,6 +54,8 @@ def add_dalnet_config(cfg: CN) -> None:
 _LOSSES = ("CLS", "INTER", "GIA", "LEA", "PTC", "SEG", "REG")
 _REG = [f"MODEL.DALNET.REG.{name}" for name in ("SIGMA_RGB", "SIGMA_XY", "SCALE")]
 DALNET_RULES: tuple[Rule, ...] = (
+    at_least(1, "MODEL.DALNET.PROJECTION_DIM"),
+    at_least(0, "MODEL.DALNET.SEG_START_ITER"),
     at_least(0, *(f"MODEL.DALNET.{loss}_WEIGHT" for loss in (*_LOSSES, "LEA_BACKGROUND"))),
     above_zero("MODEL.DALNET.LEA_TEMPERATURE", *_REG),
     fraction("MODEL.DALNET.OBJECT_MASK_THRESHOLD", "MODEL.DALNET.LOCAL_MIN_COVERAGE"),

@@ -79,7 +79,7 @@ def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
     try:
         local = os.path.realpath(PathManager.get_local_path(path))
         os.stat(local)
-    except (OSError, ValueError) as error:  # ValueError: a name with NUL
+    except (OSError, ValueError, RuntimeError) as error:  # the latter of NUL, and of catalog://
         raise UsageError(f"it cannot be read as a config ({error})", path) from error
     content = read_yaml(Path(local))
     if not isinstance(content, dict):

@@ -7,7 +7,7 @@ Sources: [C] the published code's experiment_configs.yml and default.yml, [D] de
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import Rule, at_least, fraction, is_range, one_of
+from dalnet.config.checks import Rule, are_finite, at_least, fraction, is_fraction_range, one_of
 from dalnet.errors import UsageError
 
 from .captions import CONTEXT_LENGTH
@@ -102,12 +102,12 @@ CODE = System(
         ),
         Rule(
             _keys("REGION_AFFINE", "WORD_AFFINE", "SCORES.CLIP_AFFINE"),
-            lambda values: len(values) == 2,
+            lambda values: are_finite(values, 2),
             "give a scale and a shift, as (10.0, -2.5)",
         ),
         Rule(
             _keys("CAPTIONS.CROP_SCALE"),
-            lambda values: is_range(values) and values[1] <= 1,
+            is_fraction_range,
             "give two fractions, the smaller one first, as (0.9, 1.0)",
         ),
     ),

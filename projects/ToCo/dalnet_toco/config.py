@@ -6,7 +6,7 @@ import math
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import above_zero, fraction
+from dalnet.config.checks import above_zero, at_least, fraction
 from dalnet.config.dalnet import DALNET_RULES
 from dalnet.errors import UsageError
 
@@ -68,6 +68,8 @@ TOCO = System(
         # Without L_ctc the projection head would learn nothing, which several processes refuse.
         above_zero("MODEL.TOCO.CTC_WEIGHT", "MODEL.TOCO.TEMPERATURE"),
         fraction("MODEL.TOCO.MOMENTUM"),
+        at_least(0, "MODEL.TOCO.MAX_BACKGROUND"),
+        at_least(1, *(f"MODEL.TOCO.{key}_DIM" for key in ("HIDDEN", "BOTTLENECK", "OUT"))),
     ),
     check=check_toco,
 )
