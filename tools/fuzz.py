@@ -19,9 +19,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+# isort: off
+import dalnet  # noqa: F401  before what loads torch
 import atheris
 
-import dalnet  # noqa: F401, I001  before what loads torch
+# isort: on
 
 with atheris.instrument_imports(include=["dalnet", "codeseg", "clims", "yaml", "json", "csv"]):
     import codeseg.caption_files
