@@ -112,12 +112,15 @@ def training_arguments(args: argparse.Namespace) -> argparse.Namespace:
     """Return the arguments in the form that Detectron2's programs take.
 
     Raises:
-        UsageError: no config is named.
+        UsageError: no config is named, or the weights do not exist.
     """
+    from dalnet.checkpoint import find_checkpoint
+
     if not args.config:
         raise UsageError("no config is named", where="config", hint="as in --config voc_dalnet")
     opts = list(args.opts)
-    for key, value in (("MODEL.WEIGHTS", args.weights), ("OUTPUT_DIR", args.output)):
+    weights = args.weights and str(find_checkpoint(args.weights))
+    for key, value in (("MODEL.WEIGHTS", weights), ("OUTPUT_DIR", args.output)):
         # Behind the keys, so that the flag counts.
         opts += [key, value] if value else []
     return argparse.Namespace(

@@ -178,7 +178,9 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     main(["label", "--weights", str(run), "--output", str(folder / "labeled"), "--protocol", "ss"])
     # Of the ten images one is not named, and two have no tags.
     assert len(list((folder / "labeled/masks").glob("*.png"))) == 7
+    # From the folder of the first run, whose newest checkpoint is meant.
     again = ["train", *common, "--corrections", folder / "labeled/masks", "--output", folder / "b"]
+    again += ["--weights", run]
     main([str(word) for word in [*again, "--no-alignment", *shlex.split(TINY)]])
     assert (folder / "b/model_final.pth").exists()
     assert "tagged_train" in (folder / "b/report.html").read_text()
