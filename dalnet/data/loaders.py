@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the loaders of training and evaluation, for Detectron2 v0.5 and later."""
 
+import gc
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -86,6 +87,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     def __init__(self, images: Dataset[dict[str, Any]], **settings: Any) -> None:
         """Batch images as PyTorch's loader does with these settings, all but ``generator``."""
         # The seeds of workers would else be drawn from the generator that the model draws from.
+        settings = {"worker_init_fn": share_memory} | settings
         super().__init__(images, **settings, generator=torch.Generator())
 
     def start_at(self, batch: int) -> None:
@@ -201,6 +203,15 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     )
 
 
+def share_memory(worker: int) -> None:
+    """Let a worker share all memory that it has from the main process, for as long as it runs.
+
+    The garbage collector writes into each object that it looks at, which would copy its page: all
+    records, where the main process has a list of them, into every worker.
+    """
+    gc.freeze()
+
+
 def pins_memory(cfg: CfgNode) -> bool:
     """Return whether batches belong in pinned memory, as the model is on a GPU."""
     return torch.cuda.is_available() and torch.device(cfg.MODEL.DEVICE).type == "cuda"
@@ -236,6 +247,8 @@ def build_test_loader(
         dicts = number_as_model(cfg, dataset_name, dicts)
     check_masks(dicts)
     keep_readable(dicts, strict=True)
-    return build_detection_test_loader(
+    loader = build_detection_test_loader(
         dicts, mapper=build_mapper(cfg, is_train=False), num_workers=cfg.DATALOADER.NUM_WORKERS
     )
+    loader.worker_init_fn = share_memory
+    return loader

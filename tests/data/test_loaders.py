@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loaders: batches, seeds of the workers, and no mask in training."""
 
+import gc
+import multiprocessing
 import shutil
 from itertools import islice
 
@@ -49,6 +51,21 @@ def test_records_are_kept_as_bytes_that_workers_share(tree, tree_cfg):
     # Counting references to a list's objects would copy its memory into every worker.
     records = build_train_loader(tree_cfg()).dataset.records
     assert records[0] == records[0] and records[0] is not records[0]
+
+
+@pytest.mark.parametrize("build", [build_train_loader, build_test_loader])
+def test_workers_leave_the_memory_of_the_main_process_alone(tree, tree_cfg, build):
+    names = [] if build is build_train_loader else ["built_tree"]
+    loader = build(tree_cfg("DATALOADER.NUM_WORKERS", 1), *names)
+    frozen = multiprocessing.Value("i")
+
+    def note(inputs):
+        frozen.value = gc.get_freeze_count()
+        return inputs
+
+    loader.collate_fn = note
+    next(iter(loader))
+    assert frozen.value > 0 and not gc.get_freeze_count()
 
 
 def test_memory_is_pinned_where_the_model_is_on_a_gpu(tree, tree_cfg):
