@@ -24,7 +24,7 @@ OUTPUT ?= output/gpu.json
 # Builds wheels for the Python of such machines.
 PYTHON312 ?= python3.12
 
-.PHONY: help setup demo test test-slow test-extra lint bench gpu gpu-wheels clean distclean
+.PHONY: help setup demo test test-slow faults soak test-extra lint bench gpu gpu-wheels clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 - /p' Makefile
@@ -39,6 +39,12 @@ test: setup ## run the tests, but for slow ones and those of optional packages
 
 test-slow: setup ## run the slow tests
 	$(BIN) -m pytest -q -m 'slow and not extra'
+
+faults: setup ## inject faults into trainings and files, and list by kind what was survived
+	$(BIN) -m pytest -q -m faults
+
+soak: setup ## kill a training at random for MINUTES, and compare it with one that is left alone
+	SOAK_MINUTES=$(MINUTES) $(BIN) -m pytest -q -m faults tests/faults/test_killed.py -k soak
 
 test-extra: setup ## run the tests of optional packages, in .venv-extra and .venv-readers
 	test -x $(EXTRA)/bin/python || $(BIN) -m venv $(EXTRA)

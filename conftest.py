@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings and fixtures that hold for all tests, those of the projects included."""
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,36 @@ from detectron2.config import CfgNode
 import dalnet.data  # noqa: F401  registers the data sets
 import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import new_config
+
+_INJECTED: dict[str, Counter[str]] = defaultdict(Counter)  # by kind of fault, and what became of it
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note the kind of fault that a test injects, as its marker names it."""
+    if marker := item.get_closest_marker("faults"):
+        item.user_properties.append(("fault", marker.args[0]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the faults that a test has injected; ``record_property("injected", N)`` is for N."""
+    properties = dict(report.user_properties)
+    if "fault" in properties and (report.when == "call" or report.failed):
+        count = int(str(properties.get("injected", 1)))
+        _INJECTED[str(properties["fault"])][report.outcome] += count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many faults were survived, where tests of faults were asked for."""
+    if "faults" not in terminalreporter.config.getoption("markexpr"):
+        return
+    rows = {kind: (sum(n.values()) - n["skipped"], n["passed"]) for kind, n in _INJECTED.items()}
+    rows["all"] = tuple(map(sum, zip((0, 0), *rows.values(), strict=True)))
+    terminalreporter.section("faults")
+    terminalreporter.line(f"{'kind':32}{'injected':>10}{'survived':>10}{'lost':>6}")
+    for kind, (injected, survived) in rows.items():
+        lost = injected - survived
+        terminalreporter.line(f"{kind:32}{injected:10}{survived:10}{lost:6}")
+
 
 # The tensors are small: threads would only wait for each other, and sums keep one order.
 torch.set_num_threads(1)

@@ -47,7 +47,8 @@ def write_page(findings: Findings, path: Path, title: str, estimate: str) -> Non
         estimate=estimate,
     )
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        # Names of files need not be valid text.
+        unfinished.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _count_together(findings: Findings) -> dict[str, dict[str, int]]:

@@ -6,6 +6,7 @@ tests/labeling/test_read_back.py reads each format by a program that it is made 
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class LabeledImage:
                 if len(points) > 2 and cv2.contourArea(points) >= _MIN_AREA:
                     yield value, points
 
+
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 Writer = Callable[[Iterable[LabeledImage], Sequence[str], Path], None]
 
@@ -270,6 +273,19 @@ WRITERS: dict[str, Writer] = {
     "label-studio-brush": write_label_studio_brush,
     "cvat": write_cvat,
 }
+
+
+def require_text(images: Iterable[LabeledImage]) -> Iterator[LabeledImage]:
+    """Yield the images, whose names have to be text that JSON and XML can hold.
+
+    Raises:
+        UsageError: a name of bytes that are no UTF-8, or with a control character.
+    """
+    for image in images:
+        if _NO_TEXT.search(image.file):
+            hint = "rename the image, or choose yolo"
+            raise UsageError("its name is no text that JSON and XML can hold", image.file, hint)
+        yield image
 
 
 def mask_names(files: Sequence[str]) -> dict[str, str]:

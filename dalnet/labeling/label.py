@@ -24,7 +24,7 @@ from dalnet.io import atomic_write, write_text
 from dalnet.prediction import Predictor
 from dalnet.prediction.prediction import Prediction
 
-from .formats import WRITERS, LabeledImage, mask_names
+from .formats import WRITERS, LabeledImage, mask_names, require_text
 from .manifest import Finished, Manifest
 
 IMAGES, MASKS, CONFIDENCE, OVERLAYS = "images", "masks", "confidence", "overlays"
@@ -140,7 +140,8 @@ def write_formats(
     """Write the label maps of a folder in other formats, see :data:`.formats.WRITERS`.
 
     Raises:
-        UsageError: there is no such format, or a label map cannot be read.
+        UsageError: there is no such format, a label map cannot be read, or an image has a name
+            that a format cannot hold.
     """
     if unknown := set(formats) - WRITERS.keys():
         what, hint = f"there is no format {min(unknown)!r}", f"there are {', '.join(WRITERS)}"
@@ -148,6 +149,7 @@ def write_formats(
     names = mask_names([image.file for image in images])
     for name in formats:
         labeled = _read_labeled(output / MASKS, names, len(class_names))
+        labeled = labeled if name == "yolo" else require_text(labeled)
         WRITERS[name](labeled, class_names, output)
 
 
@@ -239,7 +241,11 @@ def _write_uncertain(path: Path, finished: Sequence[Finished]) -> None:
         return kind, entry.confidence, entry.file
 
     doubtful = sorted((entry for entry in finished if entry.reason), key=place)
-    with atomic_write(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as f:
+    # Names of files that are no UTF-8 keep their bytes.
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as f,
+    ):
         writer = csv.writer(f)
         writer.writerow(["file", "mask", "confidence", "reason"])
         writer.writerows([e.file, e.mask, f"{e.confidence:.3f}", e.reason] for e in doubtful)

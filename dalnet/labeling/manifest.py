@@ -84,7 +84,7 @@ class Manifest:
         self._stream.close()
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(content, ensure_ascii=False) + "\n")
+        self._stream.write(json.dumps(content) + "\n")
         self._stream.flush()
 
     def _read(self, overwrite: bool) -> None:

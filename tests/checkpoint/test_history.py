@@ -56,6 +56,7 @@ def change(path):
     path.write_bytes(content)
 
 
+@pytest.mark.faults("damaged checkpoints")
 @pytest.mark.parametrize("damage", [cut, change, lambda path: path.unlink()])
 def test_a_damaged_checkpoint_is_left_out_with_a_word(run, damage, caplog):
     folder = run(1, 3)
@@ -84,6 +85,7 @@ def test_runs_without_a_list_go_on_from_what_the_last_checkpoint_names(tmp_path)
         history.newest_good(tmp_path)
 
 
+@pytest.mark.faults("damaged checkpoints")
 @pytest.mark.parametrize("text", ["", "{}", "[3]", '[{"file": "x"}]'])
 def test_a_damaged_list_is_named(run, text):
     folder = run(1)

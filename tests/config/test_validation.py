@@ -3,10 +3,15 @@
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from helpers import refused
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from dalnet.config.load import merge_options
 from dalnet.config.validation import check_values, use_cpu_without_cuda
+from dalnet.errors import UsageError
 
 
 @pytest.mark.parametrize("has_cuda", [True, False])
@@ -33,3 +38,29 @@ def test_values_of_base_and_system_are_checked(tiny_cfg, monkeypatch):
     tiny_cfg.MODEL.META_ARCHITECTURE = "Detector"
     with refused("MODEL.META_ARCHITECTURE", "'Detector'", "'DALNet'"):
         check_values(tiny_cfg)
+
+
+def leaves(cfg, above=""):
+    for key, value in cfg.items():
+        yield from leaves(value, f"{above}{key}.") if isinstance(value, CfgNode) else [above + key]
+
+
+numbers = st.integers(-3, 300) | st.floats() | st.booleans()
+texts = st.text(max_size=6) | st.sampled_from(["", "none", "max", "cpu", "toy_train", "None"])
+values = numbers | texts | st.none() | st.lists(numbers | texts, max_size=3).map(tuple)
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_value_of_any_key_is_taken_or_refused(tiny_cfg, data):
+    """Nothing but a UsageError, and none that is about another part of the config."""
+    key = data.draw(st.sampled_from(sorted(leaves(tiny_cfg))))
+    value = data.draw(values)
+    cfg = tiny_cfg.clone()
+    try:
+        merge_options(cfg, [key, value])
+        check_values(cfg)
+    except UsageError as error:
+        assert error.where and "\n" not in str(error)

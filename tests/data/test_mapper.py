@@ -6,9 +6,12 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 from helpers import config_with, make_noise, refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from dalnet.data import DATASET_MAPPER_REGISTRY, ImageLabelMapper, build_mapper
+from dalnet.data.seeded import seeded_generators
 
 CROP = (64, 96)
 
@@ -183,3 +186,34 @@ def test_corrected_mask_is_opened_in_training_only(noise, tmp_path):
     with refused("corrected.png"):
         build_mapper(cfg, True)(record)
     assert "label_map" not in build_mapper(cfg, False)(record)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 130),
+    width=st.integers(1, 130),
+    shown=st.sets(st.integers(0, 19)),
+    unknown=st.sets(st.integers(0, 19)),
+    mode=st.sampled_from(["RGB", "L", "LA", "P", "CMYK", "1"]),
+    seed=st.integers(0, 9),
+)
+def test_any_image_and_any_labels(tmp_path_factory, height, width, shown, unknown, mode, seed):
+    path = tmp_path_factory.getbasetemp() / f"any.{'tif' if mode == 'CMYK' else 'png'}"
+    Image.fromarray(make_noise(height, width, seed, 0)).convert(mode).save(path)
+    shown -= unknown
+    record = record_of(path, sorted(shown)) | {"unknown_labels": sorted(unknown)}
+    mapper = build_mapper(make_cfg("INPUT.MULTI_CROP.LOCAL_VIEWS", 2), True)
+    with seeded_generators(seed):
+        out = mapper(record)
+    with seeded_generators(seed):
+        again = mapper(record)
+    assert all(torch.equal(v, again[k]) for k, v in out.items() if torch.is_tensor(v))
+    assert out["image"].shape == (3, *CROP) and out["image"].dtype == torch.uint8
+    assert (out["height"], out["width"]) == (height, width)
+    assert {*out["image_labels"].nonzero().flatten().tolist()} == shown
+    assert {*(~out["known_labels"]).nonzero().flatten().tolist()} == unknown
+    for y0, y1, x0, x1 in [out["image_box"].tolist(), *out["local_boxes"].tolist()]:
+        assert 0 <= y0 < y1 <= CROP[0] and 0 <= x0 < x1 <= CROP[1]
+    y0, y1, x0, x1 = out["image_box"].tolist()
+    for box in out["local_boxes"].tolist():  # local views show no padding
+        assert y0 <= box[0] and box[1] <= y1 and x0 <= box[2] and box[3] <= x1

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.faults("processes that end or hang")
+
 PROGRAM = str(Path(__file__).with_name("failing_program.py"))
 TWO = ("--num-processes", "2")
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")

@@ -8,6 +8,8 @@ import pytest
 
 from dalnet.engine.interruption import STATUS, Interruption
 
+pytestmark = pytest.mark.faults("signals")
+
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 
 

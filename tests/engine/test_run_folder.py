@@ -68,6 +68,7 @@ with locked(sys.argv[1]):
 """
 
 
+@pytest.mark.faults("two trainings in one folder")
 def test_one_training_at_a_time(tmp_path):
     with locked(str(tmp_path)), refused("OUTPUT_DIR", tmp_path), locked(str(tmp_path)):
         pass
@@ -75,6 +76,7 @@ def test_one_training_at_a_time(tmp_path):
         pass
 
 
+@pytest.mark.faults("two trainings in one folder")
 def test_a_killed_training_locks_nothing(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -90,6 +90,7 @@ def test_a_signal_ends_the_step_and_saves(train, monkeypatch, number):
         assert_same_training(train("stopped", resume=True), train("whole"))
 
 
+@pytest.mark.faults("damaged checkpoints")
 def test_a_damaged_last_checkpoint_is_left_out(train, monkeypatch, caplog):
     whole = train("whole", "SOLVER.CHECKPOINT_PERIOD", 1)
     last = train.output / "whole" / "model_final.pth"
@@ -126,6 +127,7 @@ def test_a_malformed_state_is_refused(train):
         train("odd", resume=True)
 
 
+@pytest.mark.faults("a full disk")
 def test_a_full_disk_leaves_the_checkpoint_before(train, monkeypatch):
     save = torch.save
 

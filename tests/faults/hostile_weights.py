@@ -59,6 +59,20 @@ def labels_of(value):
     return lambda path: np.save(path, np.array({"a": value}, dtype=object), allow_pickle=True)
 
 
+def pickled_labels(content):
+    """Writes a label file of this pickle."""
+
+    def make(path):
+        np.save(path, np.array({}, dtype=object), allow_pickle=True)
+        path.write_bytes(path.read_bytes()[:128] + content)
+
+    return make
+
+
+huge_memo = pickled_labels(b"\x80\x04}r\xff\xff\xff\x7f.")
+without_content = pickled_labels(b"\x80\x04}\x8c\1acnumpy\nndarray\n)\x81s.")
+
+
 def nested(times):
     value = [0, 1]
     for _ in range(times):
@@ -201,6 +215,8 @@ WEIGHTS = [
     text_case("labels: code", "l.npy", array_of_objects, labels),
     text_case("labels: a type with pointers", "l.npy", labels_of(Crafted()), labels),
     text_case("labels: lists in lists", "l.npy", labels_of(nested(9)), labels),
+    text_case("labels: room for two billion objects", "l.npy", huge_memo, labels),
+    text_case("labels: an array without content", "l.npy", without_content, labels),
     text_case("labels: cut off", "l.npy", b"\x93NUMPY\1\0", labels),
     text_case("labels: a pipe", "l.npy", fifo, labels),
     text_case(

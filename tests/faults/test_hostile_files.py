@@ -14,6 +14,8 @@ from .hostile_documents import DOCUMENTS
 from .hostile_images import IMAGES
 from .hostile_weights import ARCHIVES, WEIGHTS
 
+pytestmark = pytest.mark.faults("hostile files")
+
 CASES = [*IMAGES, *DOCUMENTS, *WEIGHTS, *ARCHIVES]
 MAX_SECONDS = 10  # of the processor; a file that is waited for takes none
 MAX_WAIT = 12

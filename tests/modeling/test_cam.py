@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dalnet.modeling.boxes import box_mask
 from dalnet.modeling.cam import (
@@ -239,3 +241,58 @@ def test_cam_probabilities_sum_to_one_where_anything_scores():
     without = cam_probabilities(cams, 0.0)
     torch.testing.assert_close(without[:, 0, 0], torch.zeros(3))
     torch.testing.assert_close(without[:, 0, 1], torch.tensor([0.0, 0.75, 0.25]))
+
+
+@st.composite
+def labeled_cams(draw):
+    """CAMs of two images, their labels, boxes and two thresholds."""
+    classes, height, width = (
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 8)),
+        draw(st.integers(1, 8)),
+    )
+    seed, quantum = draw(st.integers(0, 99)), draw(st.sampled_from([1, 4, 255]))
+    cams = torch.rand(2, classes, height, width, generator=torch.Generator().manual_seed(seed))
+    cams = (cams * quantum).round() / quantum  # with ties, and values at the thresholds
+    labels = torch.tensor(
+        draw(
+            st.lists(
+                st.lists(st.sampled_from([0.0, 1.0]), min_size=classes, max_size=classes),
+                min_size=2,
+                max_size=2,
+            )
+        )
+    )
+    boxes = [
+        [
+            *sorted(draw(st.tuples(*[st.integers(0, height)] * 2))),
+            *sorted(draw(st.tuples(*[st.integers(0, width)] * 2))),
+        ]
+        for _ in range(2)
+    ]
+    low, high = sorted(
+        draw(st.tuples(st.sampled_from([0.0, 0.25, 0.5]), st.sampled_from([0.25, 0.5, 1.0])))
+    )
+    return cams, labels, torch.tensor(boxes), low, high
+
+
+@settings(max_examples=80, deadline=None)
+@given(labeled_cams())
+def test_label_maps_of_any_cams(case):
+    cams, labels, boxes, low, high = case
+    label_map = cam_to_label(cams, labels, boxes, low, high)
+    inside = box_mask(boxes, *cams.shape[-2:])
+    assert (label_map[~inside] == 255).all()
+    for number, image in enumerate(label_map):
+        shown = {i + 1 for i in range(labels.shape[1]) if labels[number, i]}
+        assert {*image.unique().tolist()} <= shown | {0, 255}
+        (alone,) = cam_to_label(
+            cams[number, None], labels[number, None], boxes[number, None], low, high
+        )
+        assert torch.equal(alone, image)
+    # A higher threshold turns classes into ignored pixels, and nothing else.
+    stricter = cam_to_label(cams, labels, boxes, low, 2.0)
+    changed = stricter != label_map
+    assert (stricter[changed] == 255).all() and (label_map[changed] > 0).all()
+    best = (cams * labels[:, :, None, None]).amax(1)
+    assert torch.equal(label_map == 0, inside & (best <= low))

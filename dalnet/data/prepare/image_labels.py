@@ -48,7 +48,9 @@ def convert_image_labels(source: Path, target: Path, classes: Sequence[str]) -> 
             raise UsageError(f"image {stem} is there twice", source, "keep one of them")
         tags[stem] = [classes[i] for i in np.flatnonzero(vector).tolist()]
     with atomic_write(target) as temporary:
-        temporary.write_text(json.dumps(tags, indent=0, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(tags, indent=0, ensure_ascii=False)
+        # Halves of characters become JSON's own escapes.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return len(tags)
 
 
@@ -106,7 +108,7 @@ class _Type:
 class _Array:
     """Stands for ``numpy.ndarray`` in a pickle."""
 
-    array: np.ndarray
+    array = np.empty((0,))
 
     def __init__(self, *_: object) -> None:
         """Take what numpy's own function takes to make an empty array."""
@@ -119,8 +121,11 @@ class _Array:
         self.array = array.T if is_fortran else array
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays of numpy as :class:`_Array`, and refuses everything else."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Unpickles arrays of numpy as :class:`_Array`, and refuses everything else.
+
+    It is the one in Python: that in C makes room for any number of objects that a pickle claims.
+    """
 
     known: ClassVar[dict[tuple[str, str], Callable[..., Any]]] = {
         ("numpy", "ndarray"): _Array,

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of tags: one column of tags, or one column a tag."""
 
+import csv
+from contextlib import suppress
+
 import pytest
 from helpers import refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dalnet.data.tags import read_tags
+from dalnet.errors import UsageError
 
 
 @pytest.fixture
@@ -91,3 +97,35 @@ def test_other_kinds_of_files_are_refused(read, tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\x81\x00\x9d")
     with refused("bytes.csv"):
         read_tags(tmp_path / "bytes.csv")
+
+
+CHARACTERS = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"], exclude_characters=";|,[]")
+WORDS = st.text(CHARACTERS, min_size=1, max_size=8).filter(lambda word: word.strip() == word != "")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.dictionaries(WORDS, st.lists(WORDS, unique=True, max_size=3), min_size=1, max_size=5),
+    st.sampled_from(",;\t"),
+)
+def test_what_csv_writes_is_read_back(tmp_path_factory, tags, delimiter):
+    path = tmp_path_factory.getbasetemp() / "tags.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, delimiter=delimiter)
+        writer.writerow(["file", "tags"])
+        writer.writerows([name, ";".join(shown)] for name, shown in tags.items())
+    assert read_tags(path).shown == {name: shown or None for name, shown in tags.items()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(max_size=60) | st.binary(max_size=60),
+    st.sampled_from(["csv", "tsv", "json", "jsonl", "xml"]),
+)
+def test_any_text_is_a_table_or_a_sentence(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.getbasetemp() / f"any.{suffix}"
+    path.write_bytes(
+        content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    )
+    with suppress(UsageError):
+        assert read_tags(path).shown

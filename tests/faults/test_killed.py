@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training that is killed and resumed ends as one that was left alone, to the last bit."""
+
+import json
+import os
+import random
+import time
+
+import pytest
+
+from dalnet.checkpoint.history import newest_good
+
+from .killing import Training, assert_same, steps
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults("kills of a training")]
+# The model and the workers draw random numbers.
+DRAWS = ["SEED", "3", "MODEL.VIT.DROP_PATH", "0.5", "DATALOADER.NUM_WORKERS", "2"]
+EVENTS = ["step"] * 6 + ["saving"] * 2 + ["evaluating"] * 2
+
+
+@pytest.fixture
+def make(voc_tree):
+    """Returns a training of four images, in a folder of a name."""
+
+    def training(name, *options):
+        test = ["DATASETS.TEST", "('voc_2012_sem_seg_val',)"]
+        keys = [*DRAWS, *test, *options]
+        return Training(voc_tree.config, voc_tree.output / name, keys)
+
+    return training
+
+
+def test_killed_ten_times_it_ends_as_if_left_alone(make, record_property):
+    periods = ("SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "4", "SOLVER.MAX_ITER", "60")
+    whole, killed = make("whole", *periods), make("killed", *periods)
+    whole.run()
+    expected = steps(whole.notes())
+    assert len(expected) == 60
+    draw = random.Random(0)
+    for event in draw.sample(EVENTS, len(EVENTS)):
+        taken = killed.taken()
+        count = draw.randint(2, 5) if event == "step" else 1
+        delay = draw.random() * (0.005 if event == "saving" else 0.1)
+        losses, was_running = killed.kill(event, count, delay)
+        assert was_running and losses == expected[taken : taken + len(losses)]
+        newest_good(killed.folder)  # raises where none is whole
+    assert 0 < killed.taken() < 60
+    killed.run()
+    assert_same(whole, killed)
+    results = [
+        (run.folder / "evaluation/voc_2012_sem_seg_val/results.json").read_text()
+        for run in (whole, killed)
+    ]
+    first, second = (json.loads(text)["measurements"] for text in results)
+    assert first == second
+    lines = (killed.folder / "metrics.json").read_text().splitlines()
+    iterations = [json.loads(line)["iteration"] for line in lines]
+    assert iterations == sorted(set(iterations))
+    record_property("injected", len(EVENTS))
+
+
+@pytest.mark.skipif("SOAK_MINUTES" not in os.environ, reason="make soak runs it")
+def test_soak(make, record_property):
+    minutes = float(os.environ["SOAK_MINUTES"])
+    end, draw, kills = time.monotonic() + 60 * minutes, random.Random(), 0
+    # Long enough that kills cannot let it end before the time is over.
+    options = ["SOLVER.CHECKPOINT_PERIOD", "5", "TEST.EVAL_PERIOD", "20"]
+    # A rate that does not depend on how long the training is.
+    options += ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"]
+    killed = make("killed", *options, "SOLVER.MAX_ITER", "1000000")
+    while time.monotonic() < end:
+        event = draw.choice(EVENTS)
+        killed.kill(event, draw.randint(1, 20) if event == "step" else 1, draw.random() / 10)
+        kills += 1
+    last = str(killed.taken() + 1)
+    killed = make("killed", *options, "SOLVER.MAX_ITER", last)
+    killed.run()
+    whole = make("whole", *options, "SOLVER.MAX_ITER", last)
+    whole.run()
+    assert_same(whole, killed)
+    record_property("injected", kills)
