@@ -12,6 +12,7 @@ from dataclasses import dataclass
 _PASSES = 5
 _CPU_ITERATIONS = (600, 4_000)
 _GPU_ITERATIONS = (4_000, 20_000)
+_SMALL_BATCH, _BATCH = 4, 8
 _LARGE_GPU_GIB, _MEDIUM_GPU_GIB = 16, 8
 # Names of encoders that are easier to write than timm's.
 ENCODERS = {
@@ -21,6 +22,9 @@ ENCODERS = {
     "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
 }
 _PATCH = 16  # pixels, of an encoder whose name does not say it
+# With fewer classes than VOC's twenty, the mean over them in L_cls and L_inter gives each of them a
+# larger part of the whole loss. A smaller weight gives it the part that it has there.
+_USUAL_CLASSES = 20
 # Where the heads start and the warm-up ends, as a fraction of the training.
 _SEG_START, _WARMUP = 0.25, 0.1
 
@@ -62,38 +66,13 @@ def choose_recipe(
     Returns:
         The recipe; its keys do not name the data set.
     """
-    patch = _patch_of(encoder)
-    reasons = [f"{num_images} images of {num_classes} classes, about {short_side} px"]
-    opts: dict[str, object] = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": num_classes + 1}
-    is_small = gpu_gib is None or gpu_gib < _MEDIUM_GPU_GIB
-    place = "no GPU" if gpu_gib is None else f"a GPU of {gpu_gib:.0f} GiB"
-    if is_small:
-        name, crop, small_view, batch, (low, high) = "deit-tiny", 224, 64, 4, _CPU_ITERATIONS
-    else:
-        large = gpu_gib is not None and gpu_gib >= _LARGE_GPU_GIB
-        name, crop = ("deit-base", 448) if large else ("deit-small", 320)
-        small_view, batch, (low, high) = 96, 8, _GPU_ITERATIONS
-        opts |= {
-            "INPUT.MULTI_CROP.LOCAL_VIEWS": 8,
-            "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512,
-            "MODEL.CAM.SCALES": (1.0, 0.5, 1.5),
-            "DATALOADER.NUM_WORKERS": 4,
-        }
-    crop, small_view = (-(-side // patch) * patch for side in (crop, small_view))
-    opts |= {
-        "MODEL.VIT.NAME": encoder or ENCODERS[name],
-        "INPUT.CROP.SIZE": [crop, crop],
-        "INPUT.MULTI_CROP.LOCAL_SIZE": small_view,
-    }
-    reasons.append(f"{place}: {encoder or name}, crops of {crop} px, batch {batch}")
-    if patch != _PATCH:
-        reasons.append(
-            f"patches of {patch} px: crops of {crop} and small views of {small_view} px, multiples "
-            "of it"
-        )
+    opts, reasons = _network_options(gpu_gib, encoder)
+    reasons.insert(0, f"{num_images} images of {num_classes} classes, about {short_side} px")
+    opts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = num_classes + 1
+    low, high = _CPU_ITERATIONS if _is_small(gpu_gib) else _GPU_ITERATIONS
+    batch = _SMALL_BATCH if _is_small(gpu_gib) else _BATCH
     iterations = min(max(_PASSES * num_images // batch, low), high)
     opts |= {
-        "SOLVER.IMS_PER_BATCH": batch,
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.WARMUP_ITERS": int(_WARMUP * iterations),
         "MODEL.DALNET.SEG_START_ITER": int(_SEG_START * iterations),
@@ -107,8 +86,50 @@ def choose_recipe(
         reasons.append("images are brought to 375 px on the short side before they are cropped")
     method = "dalnet_toco_weights" if align else "baseline_ptc"
     reasons.append("DALNet" if align else "the plain ViT with L_ptc, without texts")
+    if align and num_classes < _USUAL_CLASSES:
+        weight = num_classes / _USUAL_CLASSES
+        opts |= {"MODEL.DALNET.CLS_WEIGHT": weight, "MODEL.DALNET.INTER_WEIGHT": weight}
+        reasons.append(
+            f"{num_classes} classes: weight {weight:g} of the classification losses, whose mean "
+            "over few classes would outweigh the alignment with texts"
+        )
     pairs = [str(part) for pair in opts.items() for part in pair]
     return Recipe(f"deit_tiny/{method}", tuple(pairs), tuple(reasons))
+
+
+def _is_small(gpu_gib: float | None) -> bool:
+    return gpu_gib is None or gpu_gib < _MEDIUM_GPU_GIB
+
+
+def _network_options(gpu_gib: float | None, encoder: str) -> tuple[dict[str, object], list[str]]:
+    """Return what the hardware and the encoder decide, as options, and a line for each choice."""
+    patch = _patch_of(encoder)
+    opts: dict[str, object] = {}
+    place = "no GPU" if gpu_gib is None else f"a GPU of {gpu_gib:.0f} GiB"
+    if _is_small(gpu_gib):
+        name, crop, small_view, batch = "deit-tiny", 224, 64, _SMALL_BATCH
+    else:
+        large = gpu_gib is not None and gpu_gib >= _LARGE_GPU_GIB
+        name, crop = ("deit-base", 448) if large else ("deit-small", 320)
+        small_view, batch = 96, _BATCH
+        opts = {
+            "INPUT.MULTI_CROP.LOCAL_VIEWS": 8,
+            "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512,
+            "MODEL.CAM.SCALES": (1.0, 0.5, 1.5),
+            "DATALOADER.NUM_WORKERS": 4,
+        }
+    crop, small_view = (-(-side // patch) * patch for side in (crop, small_view))
+    opts |= {
+        "MODEL.VIT.NAME": encoder or ENCODERS[name],
+        "INPUT.CROP.SIZE": [crop, crop],
+        "INPUT.MULTI_CROP.LOCAL_SIZE": small_view,
+        "SOLVER.IMS_PER_BATCH": batch,
+    }
+    reasons = [f"{place}: {encoder or name}, crops of {crop} px, batch {batch}"]
+    if patch != _PATCH:
+        sides = f"crops of {crop} and small views of {small_view} px"
+        reasons.append(f"patches of {patch} px: {sides}, multiples of it")
+    return opts, reasons
 
 
 def _patch_of(encoder: str) -> int:
