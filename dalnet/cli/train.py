@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
         # The user's own config and keys go before the recipe's.
         args.config, args.opts = args.config or recipe.config, [*recipe.opts, *args.opts]
     launch_training(training_arguments(args))
-    # torchrun starts every process with this command; one of them is enough.
-    if args.images and os.environ.get("RANK", "0") == "0":
+    # torchrun starts every process with this command, as a person does on every machine.
+    if args.images and os.environ.get("RANK", "0") == "0" and args.machine_rank == 0:
         _write_page(args.output)
 
 
