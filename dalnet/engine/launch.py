@@ -108,7 +108,11 @@ class Processes:
     def _find_store(self) -> dist.Store:
         """Return the connection of one process to the place where all meet."""
         if self.url == "env://":
-            return next(dist.rendezvous(self.url, timeout=LONGEST))[0]
+            store: dist.Store = next(dist.rendezvous(self.url, timeout=LONGEST))[0]
+            # torchrun keeps it where it starts processes again, so that they would read the
+            # addresses of those before (pytorch/pytorch#135712). Machines count on their own.
+            restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            return dist.PrefixStore(restarts, store) if self.machines == 1 else store
         return dist.TCPStore(*self._address(), is_master=False, timeout=LONGEST)
 
     @contextmanager

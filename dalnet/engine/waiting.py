@@ -35,6 +35,7 @@ class StepTimeout:
         if comm.get_world_size() > 1:
             # One may have come here long before the others: they are waited for without the limit.
             comm.synchronize()
+            # PyTorch has no public name for it; torchtitan shortens its limit so after a step.
             _set_pg_timeout(self._limit)
 
     @contextmanager
@@ -87,5 +88,6 @@ def _lost(ranks: list[int], message: str) -> UsageError:
         what = f"this process has ended, and rank {dist.get_rank()} cannot go on without it"
         return UsageError(f"{what} ({message})", where, "its own last words tell why")
     what = f"rank {dist.get_rank()} has waited too long for this process ({message})"
-    hint = "if it does not hang but is slow, raise SOLVER.STEP_TIMEOUT"
+    is_step = f"{LONGEST // timedelta(milliseconds=1)}ms" not in message
+    hint = "if it does not hang but is slow, raise SOLVER.STEP_TIMEOUT" if is_step else ""
     return UsageError(what, where, hint)

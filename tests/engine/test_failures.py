@@ -2,6 +2,7 @@
 """A process that is killed, or that hangs, ends the others, and the error names it."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.faults("processes that end or hang")
 
 PROGRAM = str(Path(__file__).with_name("failing_program.py"))
 TWO = ("--num-processes", "2")
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture
@@ -100,3 +102,21 @@ def test_one_that_compiles_evaluates_or_saves_is_waited_for(train):
     keys += ("DATASETS.TEST", "('voc_2012_sem_seg_val',)")
     status, errors = train(("1", "0", "late"), *TWO, *keys)
     assert status == 0, errors
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_checkpoint(train):
+    restarting = (*TORCHRUN, "--max-restarts", "1")
+    keys = ("SOLVER.CHECKPOINT_PERIOD", "2")
+    once = {"ONCE": str(train.output / "once")}
+    status, errors = train(("1", "5", "SIGKILL"), "--resume", *keys, launcher=restarting, **once)
+    assert status == 0, errors
+    assert Path(once["ONCE"]).exists()
+    assert len(json.loads((train.output / "run" / "run.json").read_text())["starts"]) == 2
+    # Nothing fails this time, as ONCE exists.
+    assert train(("1", "5", "SIGKILL"), *TWO, *keys, folder="whole", **once)[0] == 0
+    restarted, whole = (
+        torch.load(train.output / folder / "model_final.pth", weights_only=True)["model"]
+        for folder in ("run", "whole")
+    )
+    assert all(torch.equal(value, whole[name]) for name, value in restarted.items())

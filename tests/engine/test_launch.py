@@ -69,10 +69,23 @@ def weights(voc_tree, folder):
 @pytest.mark.slow
 def test_two_processes_train_here_and_under_torchrun(voc_tree):
     assert start(voc_tree, "here", "--num-processes", "2").wait() == 0
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "train_net.py")
-    assert start(voc_tree, "there", program=torchrun).wait() == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert start(voc_tree, "there", program=(*torchrun, "train_net.py")).wait() == 0
     here, there = weights(voc_tree, "here"), weights(voc_tree, "there")
     assert all(torch.equal(value, there[key]) for key, value in here.items())
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_two_processes_of_one(voc_tree):
+    with processes("--num-processes", "2").hosted() as hosted:
+        url = hosted.url  # its port is free again behind the block
+    flags = ("--num-machines", "2", "--num-processes", "1", "--dist-url", url)
+    second = start(voc_tree, "both", *flags, "--machine-rank", "1")
+    first = start(voc_tree, "both", *flags, "--machine-rank", "0")
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert start(voc_tree, "one", "--num-processes", "2").wait() == 0
+    one, both = weights(voc_tree, "one"), weights(voc_tree, "both")
+    assert all(torch.equal(value, both[key]) for key, value in one.items())
 
 
 @pytest.mark.slow
