@@ -198,17 +198,21 @@ def _begin(
 def _cluster(options: ClusterOptions) -> Iterator[None]:
     """Connect to the cluster of ``RAY_ADDRESS``, or start Ray on this machine for a while."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send statistics to its makers
-    needed = math.ceil(options.actors * options.cpus) + _OTHER_CPUS
+    cpus = math.ceil(options.actors * options.cpus) + _OTHER_CPUS
+    needed = {"CPU": cpus, "GPU": options.actors * options.gpus}
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
         ray.init(ignore_reinit_error=True)
-        there = ray.cluster_resources().get("CPU", 0)
-        if there < needed:
-            logger.warning("the cluster has %g CPUs, the job waits for %d", there, needed)
+        for kind, number in needed.items():
+            if (there := ray.cluster_resources().get(kind, 0)) < number:
+                logger.warning("the cluster has %g %ss, the job waits for %g", there, kind, number)
         yield
         return
     # Numbers for Ray's bookkeeping, not the machine's: what feeds the actors takes little time.
-    ray.init(address="local", num_cpus=needed, include_dashboard=False)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False)
     try:
+        if (there := ray.cluster_resources().get("GPU", 0)) < needed["GPU"]:
+            what = f"{options.actors} actors want {needed['GPU']:g} GPUs, there are {there:g}"
+            raise UsageError(what, "gpus", "name fewer, or set RAY_ADDRESS to a cluster")
         yield
     finally:
         ray.shutdown()

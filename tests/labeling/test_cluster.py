@@ -254,6 +254,18 @@ def test_a_folder_with_something_else_is_refused(voc_model, folder, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extra
+@pytest.mark.usefixtures("cluster")
+def test_a_job_for_which_the_cluster_is_too_small_is_named(caplog):
+    from dalnet.labeling.cluster import ClusterOptions, _cluster
+
+    with _cluster(ClusterOptions(actors=2, cpus=0.5)):
+        assert "waits" not in caplog.text
+    with _cluster(ClusterOptions(actors=4, gpus=0.5)):
+        assert "3 CPUs, the job waits for 6" in caplog.text
+        assert "0 GPUs, the job waits for 2" in caplog.text
+
+
 def test_ray_that_is_not_installed_is_named(voc_model, folder, tmp_path, capsys, monkeypatch):
     for name in ("ray", "dalnet.labeling.cluster"):
         monkeypatch.delitem(sys.modules, name, raising=False)
