@@ -34,7 +34,7 @@ def require_file(path: str | Path) -> None:
     Raises:
         UsageError: it is a folder, a pipe, a device or a socket.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
+    if not os.path.isfile(path) and os.path.exists(path):
         kind = "a folder" if os.path.isdir(path) else "a pipe or a device"
         raise UsageError(f"it is no file but {kind}", path, "name a file")
 

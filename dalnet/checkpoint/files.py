@@ -15,6 +15,8 @@ from dalnet.errors import UsageError
 from dalnet.io import require_file, sha256
 from dalnet.modeling.weight_files import fetch, find_nan, reason_of
 
+from .history import read_last
+
 KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
 HINT = "name a checkpoint that a training has saved"
 INFO = "dalnet"  # where a checkpoint's dict, or its metadata, holds its CheckpointInfo
@@ -48,7 +50,7 @@ def find_checkpoint(path: str | Path) -> Path:
         newest, bundle = found / "last_checkpoint", found / BUNDLE_FILE
         if bundle.is_file() and not newest.is_file():
             return bundle
-        name = newest.read_text().strip() if newest.is_file() else "model_final.pth"
+        name = read_last(found) if newest.is_file() else "model_final.pth"
         if newest.is_file() and not (found / name).is_file():
             others = ", ".join(sorted(file.name for file in found.glob("model_*.pth")))
             hint = f"name one of {others}" if others else HINT

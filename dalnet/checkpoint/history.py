@@ -12,9 +12,10 @@ from pathlib import Path
 
 from dalnet.documents import read_json
 from dalnet.errors import UsageError
-from dalnet.io import sha256, write_text
+from dalnet.io import read_text, sha256, write_text
 
 LIST = "checkpoints.json"
+_MAX_NAME = 200  # letters
 LAST = "last_checkpoint"  # Detectron2's file, which holds the name of the newest
 
 logger = logging.getLogger(__name__)
@@ -82,17 +83,33 @@ def add_saved(folder: Path, saved: SavedCheckpoint, keep: int) -> None:
         (folder / one.file).unlink(missing_ok=True)
 
 
+def read_last(folder: Path) -> str:
+    """Return the name of the newest checkpoint of a run; empty if the run has none.
+
+    Raises:
+        UsageError: what stands there is no name of a file.
+    """
+    path = folder / LAST
+    if not path.is_file():
+        return ""
+    name = read_text(path, "write the name of a checkpoint").strip()
+    if Path(name).name != name or len(name) > _MAX_NAME or "\0" in name:
+        raise UsageError(
+            f"it holds {name[:80]!r}", path, "write the name of a checkpoint beside it"
+        )
+    return name
+
+
 def newest_good(folder: Path) -> Path | None:
     """Return the checkpoint that ``last_checkpoint`` names, or if it is damaged one before it.
 
     None if the run has saved none.
 
     Raises:
-        UsageError: all these checkpoints are damaged.
+        UsageError: all these checkpoints are damaged, or none is named as it should be.
     """
     checkpoints = read_saved(folder)
-    last = folder / LAST
-    name = last.read_text(encoding="utf-8", errors="replace").strip() if last.is_file() else ""
+    last, name = folder / LAST, read_last(folder)
     if name:
         names = [saved.file for saved in checkpoints]
         if name not in names:

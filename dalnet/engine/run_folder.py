@@ -3,7 +3,7 @@
 
 import json
 import logging
-import os
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -105,20 +105,19 @@ def drop_later_metrics(folder: Path, start_iter: int) -> None:
     if not path.is_file():
         return
     with path.open("rb+") as stream:
-        kept = 0
-        for line in stream:
-            try:
-                iteration = json.loads(line)["iteration"]
-            except (
-                KeyError,
-                TypeError,
-                ValueError,
-                RecursionError,
-            ):  # cut by the end of the process
-                break
-            if iteration >= start_iter:
-                break
-            kept += len(line)
-        if kept < os.path.getsize(path):
+        lines = stream.readlines()
+        # Detectron2 writes results of an evaluation behind losses of later iterations.
+        kept = [line for line in lines if _iteration_of(line) < start_iter]
+        if len(kept) < len(lines):
             logger.info("Losses of iterations from %d on are taken anew.", start_iter)
-            stream.truncate(kept)
+            stream.seek(0)
+            stream.writelines(kept)
+            stream.truncate()
+
+
+def _iteration_of(line: bytes) -> float:
+    """Return the iteration of a line of metrics; infinity for one that a killed process has cut."""
+    try:
+        return float(json.loads(line)["iteration"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return math.inf

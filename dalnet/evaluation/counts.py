@@ -225,6 +225,6 @@ class Counts:
             with safe_open(path, framework="numpy") as file:
                 found.names = json.loads((file.metadata() or {})["names"])
                 found._arrays = {key: file.get_tensor(key) for key in found._arrays}
-        except (OSError, KeyError, ValueError, SafetensorError):
+        except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
             return None
         return found

@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from tabulate import tabulate
 
 from dalnet.checkpoint import checkpoint_hash
+from dalnet.checkpoint.history import read_last
 from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, write_text
@@ -123,8 +124,9 @@ def _describe(
 
 def evaluated_weights(cfg: CfgNode) -> tuple[str | None, int | None]:
     """Return the SHA-256 of the checkpoint and its iterations, each None where not certain."""
-    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    newest = str(last.with_name(last.read_text().strip())) if last.is_file() else ""
+    folder = Path(cfg.OUTPUT_DIR)
+    last = read_last(folder)
+    newest = str(folder / last) if last else ""
     try:
         # Detectron2 counts from 0, but has counted on when it evaluates after the training.
         iteration = min(get_event_storage().iter + 1, cfg.SOLVER.MAX_ITER)

@@ -97,6 +97,9 @@ def test_losses_of_iterations_that_come_again_are_dropped(tmp_path):
         assert path.read_text() == "".join(lines[:2])
         stream.write("next\n")
     assert path.read_text() == "".join([*lines[:2], "next\n"])
+    path.write_text("".join([lines[0], lines[2], lines[1]]))
+    drop_later_metrics(tmp_path, 59)
+    assert path.read_text() == "".join(lines[:2])
     drop_later_metrics(tmp_path, 0)
     assert path.read_text() == ""
     drop_later_metrics(tmp_path / "missing", 0)

@@ -3,12 +3,14 @@
 
 import json
 import os
+from functools import partial
 
 from PIL import Image
 
 from clims.texts import read_texts
 from codeseg.caption_files import read_captions
-from dalnet.checkpoint.history import read_saved
+from dalnet.checkpoint import find_checkpoint
+from dalnet.checkpoint.history import LAST, newest_good, read_saved
 from dalnet.config import load_config
 from dalnet.data.datasets.coco import load_coco
 from dalnet.data.datasets.custom import read_classes
@@ -164,6 +166,27 @@ def json_cases(kind, file, read):
     return [text_case(f"{kind}: {name}", file, content, read) for name, content in contents.items()]
 
 
+def last_cases():
+    """Return what may stand in place of the name of the newest checkpoint."""
+    contents = {
+        "a path upwards": "../../other.pth",
+        "an absolute path": "/etc/passwd",
+        "a name of 100,000 letters": "x" * 100_000,
+        "NUL": "model\0.pth",
+        "bytes that are no text": b"\xff\xfa",
+    }
+    readers = {"resume": newest_good, "predict": find_checkpoint}
+    return [
+        text_case(f"last checkpoint, to {verb}: {name}", LAST, content, partial(read_folder, read))
+        for name, content in contents.items()
+        for verb, read in readers.items()
+    ]
+
+
+def read_folder(read, path):
+    return read(path.parent)
+
+
 TAGS = [
     tags("deeply nested", "t.json", f'{{"a.jpg": {DEEP}'),
     tags("a key twice", "t.json", '{"a.jpg": ["cat"], "a.jpg": ["dog"]}'),
@@ -278,6 +301,7 @@ OTHERS = [
     *json_cases("results", "results.json", read_results),
     *json_cases("record of a run", "run.json", lambda path: read_record(path.parent)),
     *json_cases("list of checkpoints", "checkpoints.json", lambda path: read_saved(path.parent)),
+    *last_cases(),
     *json_cases(
         "values of masks", "dataset_meta.json", lambda path: read_mask_values(path.parent, ["cat"])
     ),

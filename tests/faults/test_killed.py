@@ -53,10 +53,15 @@ def test_killed_ten_times_it_ends_as_if_left_alone(make, record_property):
     ]
     first, second = (json.loads(text)["measurements"] for text in results)
     assert first == second
-    lines = (killed.folder / "metrics.json").read_text().splitlines()
-    iterations = [json.loads(line)["iteration"] for line in lines]
-    assert iterations == sorted(set(iterations))
+    written = iterations(killed)
+    assert len(written) == len({*written}) and {19, 39, 59} <= {*written}
     record_property("injected", len(EVENTS))
+
+
+def iterations(training):
+    """Return the iterations that a training has written metrics of."""
+    lines = (training.folder / "metrics.json").read_text().splitlines()
+    return [json.loads(line)["iteration"] for line in lines]
 
 
 @pytest.mark.skipif("SOAK_MINUTES" not in os.environ, reason="make soak runs it")
