@@ -260,6 +260,7 @@ LISTS = [
     text_case("classes: a control character", "classes.txt", "cat\x1b[31m\n", read_classes),
     text_case("classes: a pipe", "classes.txt", fifo, read_classes),
     text_case("classes: NUL", "classes.txt", "cat\0\n", read_classes),
+    text_case("colors: a separator", "labelmap.txt", b":0,\x1f1,3", read_label_map, HARMLESS),
     text_case(
         "colors: a number of 100,000 digits", "labelmap.txt", f"cat:{HUGE},1,1::", read_label_map
     ),

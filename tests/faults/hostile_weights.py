@@ -21,6 +21,7 @@ from dalnet.checkpoint.files import INFO, read_file
 from dalnet.checkpoint.info import read_info
 from dalnet.data.prepare.context import read_context_mask
 from dalnet.data.prepare.image_labels import convert_image_labels
+from dalnet.data.prepare.masks import MaskSource, write_masks
 from dalnet.data.prepare.sbd import read_source_mask
 from dalnet.evaluation.counts import Counts
 from dalnet.modeling.backbone.weights import load_vit_weights
@@ -138,8 +139,23 @@ def bundle(**changes):
     return with_metadata({INFO: json.dumps(about)})
 
 
-def matrix(**content):
-    return lambda path: savemat(path, content, do_compression=True)
+def matrix(compressed=True, **content):
+    return lambda path: savemat(path, content, do_compression=compressed)
+
+
+def without_type(path):
+    """A matrix whose numbers have no type, at which scipy ends the process."""
+    matrix(LabelMap=np.ones((2, 2)), compressed=False)(path)
+    named = b"LabelMap" + struct.pack("<II", 9, 32)
+    content = path.read_bytes()
+    assert named in content
+    path.write_bytes(content.replace(named, b"Label\0\0\0" + bytes(8)))
+
+
+def prepare_mask(path):
+    """Read a mask as dalnet prepare does, in a process beside this one."""
+    source = MaskSource(path, 0.0)
+    return write_masks({path.with_suffix(".png"): source}, read_context_mask, workers=1)
 
 
 def tar_of(*members):
@@ -312,6 +328,7 @@ WEIGHTS = [
         HARMLESS,
     ),
     text_case("mat: 2 GB of zeros", "m.mat", holes, read_context_mask),
+    text_case("mat: numbers without a type", "m.mat", without_type, prepare_mask),
     text_case("mat: text", "m.mat", matrix(LabelMap="text"), read_context_mask),
     text_case(
         "mat: objects",

@@ -69,7 +69,7 @@ def read_label_map(path: Path) -> dict[tuple[int, int, int], str]:
         values = rest.partition(":")[0].split(",")
         if len(values) != 3 or not all(v.strip() in _INTENSITIES for v in values):
             raise UsageError(f"the line {line!r} has no color", path, hint)
-        red, green, blue = map(int, values)
+        red, green, blue = (int(value.strip()) for value in values)
         if colors.setdefault((red, green, blue), name.strip()) != name.strip():
             raise UsageError(f"the color of {name!r} is taken", path, "give each its own")
     return colors

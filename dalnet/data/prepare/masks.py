@@ -98,7 +98,9 @@ def write_masks(
                 pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all masks
                 raise
     except BrokenProcessPool as e:
-        what = "a process that draws masks was killed, as happens where memory runs out"
+        what = (
+            "a process that draws masks ended: memory ran out, or a file harmed it"
+        )
         hint = "run the command again, with fewer workers: finished masks are kept"
         raise UsageError(what, "workers", hint) from e
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
