@@ -98,9 +98,7 @@ def write_masks(
                 pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all masks
                 raise
     except BrokenProcessPool as e:
-        what = (
-            "a process that draws masks ended: memory ran out, or a file harmed it"
-        )
+        what = "a process that draws masks ended: memory ran out, or a file harmed it"
         hint = "run the command again, with fewer workers: finished masks are kept"
         raise UsageError(what, "workers", hint) from e
     lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
