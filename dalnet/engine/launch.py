@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from inspect import signature
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -15,7 +16,12 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
+from torch.multiprocessing import (
+    ProcessContext,
+    ProcessExitedException,
+    ProcessRaisedException,
+    spawn,
+)
 
 from dalnet.errors import UsageError, one_sentence_errors
 
@@ -23,6 +29,10 @@ from .interruption import SIGNALS
 from .waiting import LONGEST, connection_errors
 
 Main = Callable[[argparse.Namespace], object]
+# Seconds; PyTorch before 2.5 knows only its own half a minute.
+_PATIENCE = (
+    {"grace_period": 8.0} if "grace_period" in signature(ProcessContext.join).parameters else {}
+)
 
 
 @dataclass(frozen=True)
@@ -179,8 +189,8 @@ def _run_processes(main: Main, args: argparse.Namespace, processes: Processes) -
 
         before = {number: signal.signal(number, pass_on) for number in SIGNALS}
         try:
-            # After a failure the others have half a minute to end before they are killed.
-            while not context.join():
+            # After a failure the others have twice this time to end before they are killed.
+            while not context.join(**_PATIENCE):
                 pass
         except ProcessRaisedException as error:
             # It holds the traceback, as text.
