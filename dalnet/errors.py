@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
 _MAX_LETTERS = 1000  # of each part of a sentence
 
 
@@ -51,7 +52,8 @@ def printable(text: str) -> str:
 
 def _on_one_line(text: str) -> str:
     """Return a text without line breaks, its middle left out where it is very long."""
-    text = printable(" ".join(text.split()))
+    # Other space stays, because names of files may have two in a row.
+    text = printable(_LINE_BREAKS.sub(" ", text.strip()))
     half = _MAX_LETTERS // 2
     return text if len(text) <= _MAX_LETTERS else f"{text[:half]} ... {text[-half:]}"
 

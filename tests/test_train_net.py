@@ -129,8 +129,7 @@ def test_interrupt_is_one_sentence(job, capsys, monkeypatch):
 
 def test_configs_run_no_code(job, capsys, tmp_path):
     mark = tmp_path / "mark"
-    with job.config.open("a") as stream:
-        stream.write(f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {mark}']\n")
+    job.config.write_text(f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {mark}']\n")
     assert "could not determine a constructor" in refused(capsys, job)
     assert not mark.exists()
 
