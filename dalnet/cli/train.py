@@ -87,7 +87,13 @@ def run(args: argparse.Namespace) -> None:
         options = {name: getattr(args, name) for name in _OWN}
         recipe = prepare_run(args.images, args.output, align=not args.no_alignment, **options)
         # The user's own config and keys go before the recipe's.
-        args.config, args.opts = args.config or recipe.config, [*recipe.opts, *args.opts]
+        opts = [*recipe.opts]
+        if args.weights:
+            print(
+                "- the segmentation head learns from the first iteration on: the CAMs are trained"
+            )
+            opts += ["MODEL.DALNET.SEG_START_ITER", "0"]
+        args.config, args.opts = args.config or recipe.config, [*opts, *args.opts]
     launch_training(training_arguments(args))
     # torchrun starts every process with this command, as a person does on every machine.
     if args.images and os.environ.get("RANK", "0") == "0" and args.machine_rank == 0:

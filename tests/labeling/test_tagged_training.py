@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+import yaml
 from helpers import refused
 from PIL import Image
 
@@ -181,7 +182,11 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     # From the folder of the first run, whose newest checkpoint is meant.
     again = ["train", *common, "--corrections", folder / "labeled/masks", "--output", folder / "b"]
     again += ["--weights", run]
-    main([str(word) for word in [*again, "--no-alignment", *shlex.split(TINY)]])
+    tiny = shlex.split(TINY.replace("MODEL.DALNET.SEG_START_ITER 0", ""))
+    main([str(word) for word in [*again, "--no-alignment", *tiny]])
+    # Else two iterations would end before the head, and with it the corrections, come in.
+    config = yaml.safe_load((folder / "b/config.yaml").read_text())
+    assert config["MODEL"]["DALNET"]["SEG_START_ITER"] == 0
     assert (folder / "b/model_final.pth").exists()
     assert "tagged_train" in (folder / "b/report.html").read_text()
 
