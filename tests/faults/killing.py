@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from dalnet.checkpoint.history import read_saved
+from dalnet.checkpoint.history import newest_good, read_saved
 
 # Trains, and appends to a file what begins: each step with its losses as exact numbers, each save
 # and each evaluation.
@@ -70,9 +70,13 @@ class Training:
         return self._notes.read_text().splitlines() if self._notes.exists() else []
 
     def taken(self):
-        """Return how many iterations the newest checkpoint has."""
-        saved = read_saved(self.folder)
-        return saved[-1].iteration + 1 if saved else 0
+        """Return how many iterations the checkpoint has that the training would go on from.
+
+        It may be older than the last of the list, which is written first.
+        """
+        newest = newest_good(self.folder)
+        found = [one for one in read_saved(self.folder) if newest and one.file == newest.name]
+        return found[-1].iteration + 1 if found else 0
 
     def weights(self):
         path = self.folder / "model_final.pth"

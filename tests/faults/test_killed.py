@@ -54,7 +54,8 @@ def test_killed_ten_times_it_ends_as_if_left_alone(make, record_property):
     first, second = (json.loads(text)["measurements"] for text in results)
     assert first == second
     written = iterations(killed)
-    assert len(written) == len({*written}) and {19, 39, 59} <= {*written}
+    # A kill between a checkpoint and the line that follows it may lose the line, not double it.
+    assert len(written) == len({*written}) and 59 in written
     record_property("injected", len(EVENTS))
 
 
