@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure ``dalnet label --engine ray`` on this machine: images a second with 1 and 2 actors, and
-what is done twice if the job's process is killed half-way and started again.
+"""Measure ``dalnet label --engine ray`` on this machine.
+
+That is images a second with 1 and 2 actors, and how many images are labeled twice if the job's
+process is killed half-way and started again.
 
     python -m benchmarks.cluster --weights RUN --images DIR --tags image_tags.json
 """

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
         opts = [*recipe.opts]
         if args.weights:
             print(
-                "- the segmentation head learns from the first iteration on: the CAMs are trained"
+                "- the segmentation head learns from the first iteration on, as the weights are "
+                "taken to be a training's; MODEL.DALNET.SEG_START_ITER changes it"
             )
             opts += ["MODEL.DALNET.SEG_START_ITER", "0"]
         args.config, args.opts = args.config or recipe.config, [*opts, *args.opts]
