@@ -26,6 +26,7 @@ from dalnet.modeling.backbone import TimmViT
 from dalnet.modeling.heads import CAMClassifier
 from dalnet.modeling.losses import dense_energy, patch_token_contrast
 from dalnet.modeling.multi_scale import MultiScaleFlip
+from dalnet.modeling.precision import use_onednn_products
 from dalnet.modeling.pseudo_labels import refine
 
 _SIGMAS = (15.0, 50.0)  # of the colors in 0..255, of the position in pixels
@@ -152,6 +153,30 @@ def make_patch_contrast(device: str, tiny: bool) -> Pair:
     )
 
 
+def make_products(device: str, tiny: bool) -> Pair:
+    """Compare a linear layer of DeiT-Tiny, with its gradients, by oneDNN and by PyTorch's default.
+
+    Where oneDNN would lose digits the default is used, and both are the same.
+    """
+    tokens, width, hidden = (20, 24, 96) if tiny else (8 * 197, 192, 768)
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randn(tokens, width, generator=rng).to(device).requires_grad_()
+    weight = torch.randn(hidden, width, generator=rng).to(device).requires_grad_()
+    torch.set_float32_matmul_precision("highest")
+    use_onednn_products.cache_clear()
+    use_onednn_products()
+    quick = torch.get_float32_matmul_precision()
+
+    def multiply(precision: str) -> tuple[Tensor, ...]:
+        torch.set_float32_matmul_precision(precision)
+        products = F.linear(inputs, weight)
+        gradients = torch.autograd.grad(products.square().sum(), (inputs, weight))
+        torch.set_float32_matmul_precision(quick)
+        return (products.detach(), *gradients)
+
+    return Pair(partial(multiply, quick), partial(multiply, "highest"))
+
+
 def make_multi_scale_cam(device: str, tiny: bool) -> Pair:
     """Compare the CAMs of a training step, final and intermediate, of one image.
 
@@ -211,6 +236,7 @@ CASES = (
     Case("dense_crf", make_dense_crf, by_pydensecrf=True),
     Case("dense_energy", make_dense_energy, threads=1, by_pydensecrf=True),
     Case("patch_contrast", make_patch_contrast),
+    Case("products", make_products, devices=("cpu",), threads=1),
     Case("multi_scale_cam", make_multi_scale_cam),
     # On CUDA the step has measurements of its own.
     Case("train_step", make_train_step, devices=("cpu",)),

@@ -17,6 +17,7 @@ from dalnet.modeling.batch import ImageBatch, TrainingBatch
 from dalnet.modeling.class_rows import match_class_rows
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
+from dalnet.modeling.precision import use_onednn_products
 from dalnet.modeling.pseudo_labels import refine_local
 
 Batch = TypeVar("Batch", bound=ImageBatch)
@@ -127,6 +128,7 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
             pixel_mean, pixel_std: per channel, RGB in 0..255.
         """
         super().__init__()
+        use_onednn_products()
         self.class_names = tuple(class_names)
         self.par = par
         self.cam_settings = cam_settings

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Float32 products of a CPU keep their digits, whichever library multiplies."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from dalnet.modeling.precision import use_onednn_products
+
+
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """Ask anew, and leave the precision as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    use_onednn_products.cache_clear()
+    yield
+    torch.set_float32_matmul_precision(before)
+    use_onednn_products.cache_clear()
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize("rows, inner, columns", [(788, 192, 768), (4, 1536, 21), (1, 3, 1)])
+def test_products_are_float32(rows: int, inner: int, columns: int) -> None:
+    use_onednn_products()
+    first = torch.randn(rows, inner, requires_grad=True)
+    second = torch.randn(columns, inner, requires_grad=True)
+    product = torch.nn.functional.linear(first, second)
+    above = torch.randn_like(product)
+    product.backward(above)
+    a, b, g = first.detach().double(), second.detach().double(), above.double()
+    for found, exact in ((product, a @ b.mT), (first.grad, g @ b), (second.grad, g.mT @ a)):
+        assert found is not None
+        assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+@pytest.mark.usefixtures("precision")
+def test_lost_digits_leave_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dalnet.modeling.precision._LARGEST_ERROR", 0.0)
+    assert not use_onednn_products()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.usefixtures("precision")
+def test_a_chosen_precision_stays() -> None:
+    torch.set_float32_matmul_precision("high")
+    assert not use_onednn_products()
+    assert torch.get_float32_matmul_precision() == "high"
