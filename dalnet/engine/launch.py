@@ -2,6 +2,7 @@
 """Start a program in one process or in several, with or without GPUs, or under ``torchrun``."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -149,8 +150,6 @@ class Processes:
             _set_local_group(self.local, self.machines, self.machine_rank)
             comm.synchronize()
             yield
-        # Not after a failure: others may wait for this process then.
-        dist.destroy_process_group()
 
 
 def run(main: Main, args: argparse.Namespace) -> None:
@@ -216,12 +215,33 @@ def _killed(rank: int, signal_name: str | None) -> UsageError:
 
 
 def _start(local_rank: int, main: Main, args: argparse.Namespace, processes: Processes) -> None:
+    status = None
     try:
         with processes.joined(local_rank):
             main(args)
     except KeyboardInterrupt:
         # PyTorch would end the process with status 0.
         sys.exit(128 + signal.SIGINT)
+    except SystemExit as error:
+        status = error.code
+    # Not after a failure: others may wait for this process then.
+    if status is None or not processes.use_gpus:
+        _leave_group()
+    if status is not None:
+        sys.exit(status)
+
+
+def _leave_group() -> None:
+    """Leave the group of all processes, and end the threads that Gloo has for it.
+
+    A thread that still holds a tensor when the interpreter ends aborts the process
+    (pytorch/pytorch#179291). The threads end with the last reference to their group: Detectron2 has
+    two, and the model another one.
+    """
+    dist.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()
 
 
 def _set_local_group(local: int, machines: int, machine_rank: int) -> None:

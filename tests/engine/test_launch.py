@@ -62,6 +62,36 @@ def start(voc_tree, folder, *arguments, program=("train_net.py",)):
     return subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
 
 
+# Trains, and notes in a file which threads of Gloo each process has when its interpreter ends.
+NOTES_THREADS = """
+import atexit, os, sys
+from pathlib import Path
+from dalnet.engine.launch import run
+from dalnet.engine.train import argument_parser, main
+
+def note():
+    threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    found = [name for name in threads if "gloo" in name]
+    Path(os.environ["NOTES"], str(os.getpid())).write_text(repr(found))
+
+def noted(args):
+    atexit.register(note)
+    main(args)
+
+if __name__ == "__main__":
+    run(noted, argument_parser().parse_args())
+"""
+
+
+def interrupt(process, log):
+    """Send SIGTERM when both processes train."""
+    logs = (log, log.with_name("log.txt.rank1"))
+    while not all(one.exists() and "Training starts" in one.read_text() for one in logs):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+
+
 def weights(voc_tree, folder):
     return torch.load(voc_tree.output / folder / "model_final.pth", weights_only=True)["model"]
 
@@ -73,6 +103,23 @@ def test_two_processes_train_here_and_under_torchrun(voc_tree):
     assert start(voc_tree, "there", program=(*torchrun, "train_net.py")).wait() == 0
     here, there = weights(voc_tree, "here"), weights(voc_tree, "there")
     assert all(torch.equal(value, there[key]) for key, value in here.items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+@pytest.mark.parametrize("status", [0, 75])
+def test_no_thread_of_gloo_is_left_at_the_end(voc_tree, tmp_path, monkeypatch, status):
+    # One that frees a tensor then would abort the process.
+    notes, program = tmp_path / "notes", tmp_path / "program.py"
+    notes.mkdir()
+    program.write_text(NOTES_THREADS)
+    monkeypatch.setenv("NOTES", str(notes))
+    keys = ("--num-processes", "2", "SOLVER.MAX_ITER", "1" if status == 0 else "1000")
+    process = start(voc_tree, "run", *keys, program=(str(program),))
+    if status:
+        interrupt(process, voc_tree.output / "run" / "log.txt")
+    assert process.wait() == status
+    assert [path.read_text() for path in notes.iterdir()] == ["[]", "[]"]
 
 
 @pytest.mark.slow
@@ -91,12 +138,8 @@ def test_two_machines_train_as_two_processes_of_one(voc_tree):
 @pytest.mark.slow
 def test_a_signal_reaches_all_processes_which_save_and_exit(voc_tree):
     flags = ("--num-processes", "2", "SOLVER.MAX_ITER", "1000")
-    process, log = start(voc_tree, "stopped", *flags), voc_tree.output / "stopped" / "log.txt"
-    logs = (log, log.with_name("log.txt.rank1"))
-    while not all(one.exists() and "Training starts" in one.read_text() for one in logs):
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGTERM)
+    process = start(voc_tree, "stopped", *flags)
+    interrupt(process, voc_tree.output / "stopped" / "log.txt")
     assert process.wait() == 75
     assert len(list((voc_tree.output / "stopped").glob("model_*.pth"))) == 1
 
