@@ -28,6 +28,21 @@ class Rule:
     hint: str
 
 
+@dataclass(frozen=True)
+class LatePart:
+    """A part of the network that does not learn from the first iteration on.
+
+    Attributes:
+        key: full name of the key of its first iteration, counted from 0.
+        name: what it is, as "the segmentation head".
+        weights: full names of the weights of its losses; where all are 0 it is not to learn.
+    """
+
+    key: str
+    name: str
+    weights: tuple[str, ...]
+
+
 def get_value(cfg: CfgNode, key: str) -> Any:
     """Return the value of a key by its full name."""
     return reduce(operator.getitem, key.split("."), cfg)

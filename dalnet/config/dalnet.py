@@ -7,7 +7,7 @@ Sources [P], [T] and [D] as in ``base.py``.
 from detectron2.config import CfgNode as CN
 
 from .base import add_base_config
-from .checks import Rule, above_zero, at_least, fraction, one_of
+from .checks import LatePart, Rule, above_zero, at_least, fraction, one_of
 from .systems import System, register_system
 
 
@@ -65,7 +65,15 @@ DALNET_RULES: tuple[Rule, ...] = (
     one_of(("orthogonal", "linear"), "MODEL.DALNET.TEXT_PROJECTION"),
 )
 
-register_system(System("DALNet", lambda cfg: None, DALNET_RULES))
+SEGMENTATION_HEAD = LatePart(
+    key="MODEL.DALNET.SEG_START_ITER",
+    name="the segmentation head",
+    weights=("MODEL.DALNET.SEG_WEIGHT", "MODEL.DALNET.REG_WEIGHT"),
+)
+
+register_system(
+    System("DALNet", lambda cfg: None, DALNET_RULES, late_parts=(SEGMENTATION_HEAD,)),
+)
 
 # What keys and nodes of version 0.1 are called now, and further advice.
 _TOCO = ", with MODEL.META_ARCHITECTURE ToCo (package projects/ToCo)"

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 
 from dalnet.errors import UsageError
 
-from .checks import Rule
+from .checks import LatePart, Rule
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class System:
         add_config: adds the system's keys to a config that has DALNet's.
         rules: of the keys that the system reads.
         check: refuses values that do not fit each other.
+        late_parts: parts of the network that begin to learn later than the others.
         build_train_loader: makes the training's loader (a ``ResumableLoader`` of dalnet.data) where
             images do not come with labels of classes; ``DATASETS.TRAIN`` is then not read.
     """
@@ -36,6 +37,7 @@ class System:
     add_config: Callable[[CfgNode], None]
     rules: tuple[Rule, ...] = ()
     check: Callable[[CfgNode], None] = lambda cfg: None
+    late_parts: tuple[LatePart, ...] = ()
     build_train_loader: Callable[[CfgNode], Any] | None = None
 
 

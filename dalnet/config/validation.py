@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check whether a config's values can be used on this machine, whatever its data sets."""
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 
 from .base import BASE_RULES, check_base
-from .checks import check_rules, one_of
+from .checks import check_rules, get_value, one_of
 from .systems import installed_systems
+
+logger = logging.getLogger(__name__)
 
 
 def use_cpu_without_cuda(cfg: CfgNode) -> bool:
@@ -32,3 +36,23 @@ def check_values(cfg: CfgNode) -> None:
     system = systems[cfg.MODEL.META_ARCHITECTURE]
     check_rules(cfg, system.rules)
     system.check(cfg)
+
+
+def warn_of_untrained_parts(cfg: CfgNode) -> None:
+    """Log which parts of the network learn nothing in a training of this length.
+
+    Args:
+        cfg: of a training, checked.
+    """
+    iterations = cfg.SOLVER.MAX_ITER
+    for part in installed_systems()[cfg.MODEL.META_ARCHITECTURE].late_parts:
+        start = get_value(cfg, part.key)
+        if start >= iterations and any(get_value(cfg, key) > 0 for key in part.weights):
+            logger.warning(
+                "%s: it is %d, but the training has %d iterations (SOLVER.MAX_ITER), in which %s "
+                "learns nothing.",
+                part.key,
+                start,
+                iterations,
+                part.name,
+            )

@@ -16,7 +16,11 @@ from detectron2.utils.logger import setup_logger
 from dalnet.checkpoint import expect_checkpoint
 from dalnet.checkpoint.history import has_saved
 from dalnet.config import fill_class_names, installed_systems
-from dalnet.config.validation import check_values, use_cpu_without_cuda
+from dalnet.config.validation import (
+    check_values,
+    use_cpu_without_cuda,
+    warn_of_untrained_parts,
+)
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
 
@@ -80,6 +84,8 @@ def setup(
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="dalnet")
     if no_cuda:
         logger.info("CUDA is not available: running on the CPU (MODEL.DEVICE cpu, no AMP).")
+    if not eval_only:
+        warn_of_untrained_parts(cfg)
     if not eval_only and comm.is_main_process():
         add_start(cfg, processes)
     return cfg

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values that this machine or the system cannot use, without any data set."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -9,9 +11,12 @@ from helpers import refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dalnet.config import load_config
 from dalnet.config.load import merge_options
-from dalnet.config.validation import check_values, use_cpu_without_cuda
+from dalnet.config.validation import check_values, use_cpu_without_cuda, warn_of_untrained_parts
 from dalnet.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("has_cuda", [True, False])
@@ -64,3 +69,30 @@ def test_any_value_of_any_key_is_taken_or_refused(tiny_cfg, data):
         check_values(cfg)
     except UsageError as error:
         assert error.where and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "weights"),
+    [
+        ("configs/toy_dalnet.yaml", "MODEL.DALNET.SEG_START_ITER", "SEG REG"),
+        ("projects/ToCo/configs/toy_toco.yaml", "MODEL.DALNET.SEG_START_ITER", "SEG REG"),
+        ("projects/CoDe/configs/toy_code.yaml", "MODEL.CODE.UNFREEZE_ITER", ""),
+    ],
+)
+def test_parts_that_a_training_would_never_reach_are_named(caplog, recipe, key, weights):
+    cfg = load_config(str(ROOT / recipe))
+    warn_of_untrained_parts(cfg)
+    assert not caplog.records
+    merge_options(cfg, ["SOLVER.MAX_ITER", "50", key, "49"])
+    warn_of_untrained_parts(cfg)
+    assert not caplog.records
+    merge_options(cfg, [key, "50"])
+    warn_of_untrained_parts(cfg)
+    assert key in caplog.text and "SOLVER.MAX_ITER" in caplog.text
+    caplog.clear()
+    # It is not to learn where it has no losses.
+    for name in weights.split():
+        merge_options(cfg, [f"MODEL.DALNET.{name}_WEIGHT", "0.0"])
+    if weights:
+        warn_of_untrained_parts(cfg)
+        assert not caplog.records

@@ -111,6 +111,13 @@ def test_evaluations_change_nothing(train):
     assert json.loads((split / "results.json").read_text())["iteration"] == 4
 
 
+def test_a_training_that_ends_before_the_head_begins_says_so(train):
+    for folder, start in (("never", 4), ("once", 3)):
+        train(folder, "MODEL.DALNET.SEG_START_ITER", start)
+        log = (train.output / folder / "log.txt").read_text()
+        assert ("the segmentation head learns nothing" in log) is (start == 4)
+
+
 def test_a_malformed_state_is_refused(train):
     path = train.output / "odd" / "model_final.pth"
     data = train("odd", "SOLVER.MAX_ITER", 1)

@@ -7,7 +7,15 @@ Sources: [C] the published code's experiment_configs.yml and default.yml, [D] de
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import Rule, are_finite, at_least, fraction, is_fraction_range, one_of
+from dalnet.config.checks import (
+    LatePart,
+    Rule,
+    are_finite,
+    at_least,
+    fraction,
+    is_fraction_range,
+    one_of,
+)
 from dalnet.errors import UsageError
 
 from .captions import CONTEXT_LENGTH
@@ -112,5 +120,12 @@ CODE = System(
         ),
     ),
     check=check_code,
+    late_parts=(
+        LatePart(
+            key="MODEL.CODE.UNFREEZE_ITER",
+            name="the copy of CLIP's last block",
+            weights=_keys(*(f"WEIGHTS.{name}" for name in _LOSSES)),
+        ),
+    ),
     build_train_loader=build_caption_loader,
 )

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
 from dalnet.config.checks import above_zero, at_least, fraction
-from dalnet.config.dalnet import DALNET_RULES
+from dalnet.config.dalnet import DALNET_RULES, SEGMENTATION_HEAD
 from dalnet.errors import UsageError
 
 
@@ -72,4 +72,5 @@ TOCO = System(
         at_least(1, *(f"MODEL.TOCO.{key}_DIM" for key in ("HIDDEN", "BOTTLENECK", "OUT"))),
     ),
     check=check_toco,
+    late_parts=(SEGMENTATION_HEAD,),
 )
