@@ -82,13 +82,13 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
     """
 
     _begun = False
-    skipped: Sequence[str] = ()
 
     def __init__(self, images: Dataset[dict[str, Any]], **settings: Any) -> None:
         """Batch images as PyTorch's loader does with these settings, all but ``generator``."""
         # The seeds of workers would else be drawn from the generator that the model draws from.
         settings = {"worker_init_fn": share_memory} | settings
         super().__init__(images, **settings, generator=torch.Generator())
+        self.skipped: dict[str, None] = {}  # in the order of their turns
 
     def start_at(self, batch: int) -> None:
         """Begin with the batch of this number, as a resumed training does.
@@ -99,6 +99,13 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         if self._begun:
             raise RuntimeError("the loader has begun: set where it starts before its first batch")
         self._pass_over(batch)
+
+    def note_skipped(self, errors: Iterable[UsageError]) -> None:
+        """Log each image that was skipped, and keep its sentence, where that is the first time."""
+        for sentence in map(str, errors):
+            if sentence not in self.skipped:
+                self.skipped[sentence] = None
+                logger.warning("skipped image %d: %s", len(self.skipped), sentence)
 
     def _pass_over(self, batches: int) -> None:
         """Let the order begin so many batches later."""
@@ -140,7 +147,7 @@ class TrainLoader(ResumableLoader):
         """
         super().__init__(images, **settings)
         self.strict = strict
-        self.skipped: list[str] = [str(error) for error in left_out]
+        self.skipped = dict.fromkeys(map(str, left_out))
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         """Yield batches, see :class:`ResumableLoader`.
@@ -153,14 +160,8 @@ class TrainLoader(ResumableLoader):
                 errors = inputs.pop("skipped", [])
                 if errors and (self.strict or not inputs):
                     raise errors[0]
-                self._note(errors)
+                self.note_skipped(errors)
             yield batch
-
-    def _note(self, errors: Sequence[UsageError]) -> None:
-        for sentence in map(str, errors):
-            if sentence not in self.skipped:
-                self.skipped.append(sentence)
-                logger.warning("skipped image %d: %s", len(self.skipped), sentence)
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:

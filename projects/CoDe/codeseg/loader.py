@@ -4,7 +4,7 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dalnet.data.loaders import ResumableLoader, pins_memory
+from dalnet.data.seeded import seeded_generators
 from dalnet.errors import UsageError
 
 from .caption_files import (
@@ -44,7 +45,8 @@ class CaptionStream(IterableDataset):
 
     Each round has an order of its own: of lines and of shards, whose images a buffer mixes. Images
     without a caption or with fewer nouns than are drawn are left out; a broken image's place is
-    taken by the one before it, so that what comes later stays where it is.
+    taken by the one before it, so that what comes later stays where it is. What the mapper draws
+    depends on the seed and on the image's place in this order alone.
 
     Attributes:
         start_batch: the first batch that is read; those before are passed over undecoded.
@@ -53,7 +55,7 @@ class CaptionStream(IterableDataset):
     def __init__(
         self,
         files: Sequence[Path],
-        mapper: Callable[[Captioned, Sequence[str]], Record | None],
+        mapper: Callable[[Captioned, Sequence[str]], Record],
         find_nouns: NounFinder | None = None,
         *,
         batch_size: int,
@@ -67,7 +69,8 @@ class CaptionStream(IterableDataset):
         """
         Args:
             files: of :func:`find_caption_files`.
-            mapper: from an image and its nouns to a record, None where the image is broken.
+            mapper: from an image and its nouns to a record; raises a UsageError where the image is
+                broken.
             find_nouns: for captions that bring no nouns.
             batch_size: of this process.
             num_nouns: how many an image needs.
@@ -92,7 +95,11 @@ class CaptionStream(IterableDataset):
         self._buffer = buffer if any(line is None for _, line in pieces) else 0
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield this worker's records; ``left_out`` of each counts what was left out before it."""
+        """Yield this worker's records.
+
+        Of each, ``left_out`` counts what was left out before it, and ``skipped`` has the errors of
+        the broken images before it.
+        """
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
         # Workers give batches in turn. The one that starts now has the part of the one whose turn
@@ -107,27 +114,44 @@ class CaptionStream(IterableDataset):
         for _ in range(given):
             latest = next(stream)
         left_out.clear()
-        yield from self._mapped(stream, latest, left_out)
+        # Of each image the key that its random numbers are drawn from.
+        keys = ((self._seed, 2, part, place) for place in itertools.count(given))
+        yield from self._mapped(zip(keys, stream, strict=False), latest, left_out)
 
     def _mapped(
-        self, images: Iterator[Usable], latest: Usable | None, left_out: Counter[str]
+        self,
+        images: Iterator[tuple[tuple[int, ...], Usable]],
+        latest: Usable | None,
+        left_out: Counter[str],
     ) -> Iterator[Record]:
         """Yield the records of images; in the place of a broken one, that of ``latest``."""
-        broken = 0
-        for image, nouns in images:
-            record = self._mapper(image, nouns)
-            if record is not None:
-                latest, broken = (image, nouns), 0
-            else:
+        broken, skipped = 0, []
+        for key, image in images:
+            with seeded_generators(*key):
+                record, errors = self._first_record(filter(None, (image, latest)))
+            if errors:
                 left_out["broken images"] += 1
                 broken += 1
+                skipped += errors
                 if self._strict or broken >= _MOST_BROKEN:
-                    what = f"{broken} images in a row cannot be read, this one last"
-                    raise UsageError(what, image.name)
-                record = self._mapper(*latest) if latest else None
+                    what = f"{broken} images in a row cannot be read, the last one: {errors[0]}"
+                    raise UsageError(what, image[0].name)
+            else:
+                latest, broken = image, 0
             if record is not None:
-                yield {**record, "left_out": dict(left_out)}
+                yield {**record, "left_out": dict(left_out), "skipped": skipped}
                 left_out.clear()
+                skipped = []
+
+    def _first_record(self, images: Iterable[Usable]) -> tuple[Record | None, list[UsageError]]:
+        """Return the record of the first image that can be read, and the errors of those before."""
+        errors = []
+        for image, nouns in images:
+            try:
+                return self._mapper(image, nouns), errors
+            except UsageError as error:
+                errors.append(error)
+        return None, errors
 
     def _raw(self, part: int, parts: int) -> Iterator[Captioned]:
         """Yield every ``parts``-th image, endlessly; whole shards where there are enough."""
@@ -220,6 +244,7 @@ class CaptionLoader(ResumableLoader):
         for batch in super().__iter__():
             for record in batch:
                 self.left_out.update(record.pop("left_out"))
+                self.note_skipped(record.pop("skipped"))
             if self.left_out.total() > 2 * logged:
                 logged = self.left_out.total()
                 counts = ", ".join(f"{n} {what}" for what, n in self.left_out.most_common())

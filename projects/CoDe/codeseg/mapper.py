@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a captioned image to what the model reads: pixels, token ids and word labels."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +20,6 @@ from .captions import CONTEXT_LENGTH, clip_tokenizer, pseudo_word_labels
 
 # The 80 sentences that CLIP's authors wrote for ImageNet.
 TEMPLATES = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class CaptionMapper:
         flip = v2.RandomHorizontalFlip(0.5 if cfg.INPUT.RANDOM_FLIP == "horizontal" else 0.0)
         return cls(v2.Compose([crop, flip]), cfg.MODEL.CODE.NOUNS, cfg.MODEL.CODE.CONTEXT_TOKENS)
 
-    def __call__(self, sample: Captioned, nouns: Sequence[str]) -> dict[str, Any] | None:
-        """Return the record of a sample; None, and a line in the log, where its image is broken.
+    def __call__(self, sample: Captioned, nouns: Sequence[str]) -> dict[str, Any]:
+        """Return the record of a sample.
 
         Args:
             sample: an image with its caption.
@@ -63,16 +60,15 @@ class CaptionMapper:
             :func:`.captions.pseudo_word_labels`; of the K nouns ``noun_tokens`` [K, 77 - context]
             and ``prompt_tokens`` [K, 77], each noun in one of CLIP's 80 sentences; ``caption`` and
             ``nouns``, the selected ones, as text. Tokens are int64.
+
+        Raises:
+            UsageError: its image cannot be read.
         """
-        try:
-            image = sample.image
-            upright = (
-                decode_image(image, sample.name) if isinstance(image, bytes) else read_image(image)
-            )
-            pixels = v2.functional.pil_to_tensor(self.view(Image.fromarray(upright)))
-        except Exception as error:  # of a damaged file, Pillow's readers of formats raise anything
-            logger.warning("%s is left out, as it cannot be read (%s).", sample.name, error)
-            return None
+        image = sample.image
+        upright = (
+            decode_image(image, sample.name) if isinstance(image, bytes) else read_image(image)
+        )
+        pixels = v2.functional.pil_to_tensor(self.view(Image.fromarray(upright)))
         selected = [nouns[i] for i in np.random.permutation(len(nouns))[: self.num_nouns]]
         drawn = np.random.randint(len(TEMPLATES), size=len(selected))
         prompts = [TEMPLATES[i].replace("{}", n) for i, n in zip(drawn, selected, strict=True)]

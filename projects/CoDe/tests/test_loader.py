@@ -7,16 +7,21 @@ import pickle
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 from helpers import refused
 
 from codeseg.loader import CaptionLoader, CaptionStream
+from dalnet.errors import UsageError
 
 
 def name_of(image, nouns):
-    """A stub of the mapper: the number in the caption; images called broken are."""
-    number = int(image.caption.split()[-1])
-    return None if "broken" in image.name else {"number": number}
+    """A stub of the mapper: the number in the caption, and what it draws; some are broken."""
+    if "broken" in image.name:
+        raise UsageError("broken", image.name)
+    drawn = (np.random.randint(1000), int(torch.randint(1000, ())))
+    return {"number": int(image.caption.split()[-1]), "drawn": drawn}
 
 
 def write_lines(path, count, **changes):
@@ -55,7 +60,8 @@ def batches(files, count, workers, start=0, **options):
     stream = CaptionStream(files, name_of, batch_size=3, **options)
     loader = CaptionLoader(stream, batch_size=3, num_workers=workers, collate_fn=list)
     loader.start_at(start)
-    return [[r["number"] for r in batch] for batch in itertools.islice(iter(loader), count)]
+    found = itertools.islice(iter(loader), count)
+    return [[(record["number"], record["drawn"]) for record in batch] for batch in found]
 
 
 def test_each_round_has_all_images_in_another_order(tmp_path):
@@ -102,7 +108,8 @@ def test_a_resumed_order_is_that_of_an_uninterrupted_run(tmp_path, write_shards,
     else:
         files = write_shards(tmp_path, 5, 7)
     whole = batches(files, 14, workers, buffer=6)
-    assert len({tuple(batch) for batch in whole}) > 10
+    assert len({tuple(number for number, _ in batch) for batch in whole}) > 10
+    assert len({drawn for batch in whole for _, drawn in batch}) > 35
     for start in (1, 5):
         assert batches(files, 14 - start, workers, start, buffer=6) == whole[start:]
 
@@ -121,6 +128,9 @@ def test_what_is_left_out_is_counted(tmp_path, caplog):
     assert counts["images without a caption"] == pytest.approx(rounds, abs=3)
     assert counts["broken images"] == pytest.approx(rounds, abs=3)
     assert "captions with fewer than 2 nouns" in caplog.text
+    # Named once, however often its turn comes; a training lists it at its end.
+    (sentence,) = loader.skipped
+    assert "broken.png" in sentence and caplog.text.count("broken.png") == 1
 
 
 def test_no_usable_caption(tmp_path, monkeypatch):
