@@ -23,10 +23,10 @@ from benchmarks.plain.train_step import PublishedDALNet
 from dalnet.layers import PixelAdaptiveRefinement, bilateral_filter, dense_crf
 from dalnet.modeling import DALNet
 from dalnet.modeling.backbone import TimmViT
+from dalnet.modeling.cpu import use_onednn_products
 from dalnet.modeling.heads import CAMClassifier
 from dalnet.modeling.losses import dense_energy, patch_token_contrast
 from dalnet.modeling.multi_scale import MultiScaleFlip
-from dalnet.modeling.precision import use_onednn_products
 from dalnet.modeling.pseudo_labels import refine
 
 _SIGMAS = (15.0, 50.0)  # of the colors in 0..255, of the position in pixels

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from dalnet.errors import UsageError
 from dalnet.modeling.backbone.stem import build_stem
 from dalnet.modeling.backbone.weights import load_vit_weights
+from dalnet.modeling.cpu import attention_kernel
 from dalnet.modeling.resize import resize
 from dalnet.modeling.weight_files import refused_with
 
@@ -136,9 +137,9 @@ class TimmViT(Backbone):
         inter = tokens
         for number, block in enumerate(self.vit.blocks, start=1):
             if self.grad_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, use_reentrant=False)
+                tokens = checkpoint(_run_block, block, tokens, use_reentrant=False)
             else:
-                tokens = block(tokens)
+                tokens = _run_block(block, tokens)
             if number == self.intermediate_block:
                 inter = tokens.clone() if self._copies_outputs else tokens
         tokens = self.vit.norm(tokens)
@@ -191,6 +192,13 @@ class TimmViT(Backbone):
     def _as_map(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         patches = tokens[:, self.vit.num_prefix_tokens :]
         return patches.transpose(1, 2).unflatten(2, grid)
+
+
+def _run_block(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    # The context is entered in here, so that a block that is run again chooses the same attention.
+    with attention_kernel(tokens.shape[1], tokens.device):
+        result: torch.Tensor = block(tokens)
+    return result
 
 
 def _create_encoder(

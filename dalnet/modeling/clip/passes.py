@@ -13,6 +13,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
 from dalnet.errors import UsageError
+from dalnet.modeling.cpu import attention_kernel
 
 from .towers import FrozenCLIP
 
@@ -60,13 +61,14 @@ def attend(
         return mha.out_proj(values)
     packed = F.linear(normalized, weight, shift).unflatten(-1, (3, mha.num_heads, -1))
     queries, keys, values = packed.permute(2, 0, 3, 1, 4)  # [N, heads, L, D / heads] each
-    result = F.scaled_dot_product_attention(
-        keys if attention == "keys" else queries,
-        keys,
-        values,
-        attn_mask=bias,
-        is_causal=attention == "causal",
-    )
+    with attention_kernel(tokens.shape[1], tokens.device):
+        result = F.scaled_dot_product_attention(
+            keys if attention == "keys" else queries,
+            keys,
+            values,
+            attn_mask=bias,
+            is_causal=attention == "causal",
+        )
     return mha.out_proj(result.transpose(1, 2).flatten(2))
 
 

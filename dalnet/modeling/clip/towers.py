@@ -14,6 +14,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dalnet.errors import UsageError
+from dalnet.modeling.cpu import attention_kernel
 from dalnet.modeling.weight_files import refused_with
 
 from .weights import KEY, find_weights, read_checkpoint
@@ -97,7 +98,11 @@ class FrozenCLIP(nn.Module):
 
         :func:`dalnet.modeling.clip.passes.embed_images` takes images of other sizes.
         """
-        return self.visual(images)
+        positions = getattr(
+            self.visual, "positional_embedding", ()
+        )  # a row a token; not in ResNets
+        with attention_kernel(len(positions), images.device):
+            return self.visual(images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Embed token ids ``[N, L]``: ``[N, d]``, of any length."""

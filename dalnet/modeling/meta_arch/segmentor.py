@@ -15,9 +15,9 @@ from dalnet.errors import UsageError
 from dalnet.layers import PixelAdaptiveRefinement
 from dalnet.modeling.batch import ImageBatch, TrainingBatch
 from dalnet.modeling.class_rows import match_class_rows
+from dalnet.modeling.cpu import use_onednn_products
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
-from dalnet.modeling.precision import use_onednn_products
 from dalnet.modeling.pseudo_labels import refine_local
 
 Batch = TypeVar("Batch", bound=ImageBatch)

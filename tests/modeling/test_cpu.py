@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dalnet.modeling.precision import use_onednn_products
+from dalnet.modeling.cpu import attention_kernel, use_onednn_products
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_products_are_float32(rows: int, inner: int, columns: int) -> None:
 
 @pytest.mark.usefixtures("precision")
 def test_lost_digits_leave_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dalnet.modeling.precision._LARGEST_ERROR", 0.0)
+    monkeypatch.setattr("dalnet.modeling.cpu._LARGEST_ERROR", 0.0)
     assert not use_onednn_products()
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -47,3 +47,27 @@ def test_a_chosen_precision_stays() -> None:
     torch.set_float32_matmul_precision("high")
     assert not use_onednn_products()
     assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.parametrize("length", [50, 145, 200, 300])
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_the_chosen_attention_gives_the_same(length: int, with_gradient: bool) -> None:
+    queries, keys, values = torch.randn(3, 2, 3, length, 16, dtype=torch.float64)
+    expected = (queries @ keys.mT / 4).softmax(dim=-1) @ values
+    with torch.set_grad_enabled(with_gradient), attention_kernel(length, queries.device):
+        found = torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize(
+    "length, with_gradient, is_changed",
+    [(160, False, True), (161, False, False), (256, True, True), (257, True, False)],
+)
+def test_few_tokens_are_attended_to_by_all_pairs(
+    length: int, with_gradient: bool, is_changed: bool
+) -> None:
+    is_changed &= use_onednn_products()
+    with torch.set_grad_enabled(with_gradient), attention_kernel(length, torch.device("cpu")):
+        assert torch.backends.cuda.flash_sdp_enabled() is not is_changed
+    assert torch.backends.cuda.flash_sdp_enabled()
