@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse JSON and YAML from outside: plain values alone, within bounds, or one sentence."""
+"""Parse JSON, YAML and XML from outside: plain values, within bounds, or one sentence."""
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
+from xml.etree.ElementTree import Element
 
 import yaml
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
 
 from dalnet.errors import UsageError
 from dalnet.io import read_text
 
-_MAX_YAML = 16 << 20  # characters, which take PyYAML minutes
+_MAX_YAML = 16 << 20  # characters
+_MAX_YAML_PARTS = 500_000  # lines, commas and brackets, which take PyYAML some seconds
 _MAX_VALUES = 1_000_000  # of a YAML text whose aliases are written out
+_MAX_DIGITS = 4300  # of a number, as Python's own limit for text that is no hexadecimal number
+# Largest numbers that fit into 2 GB; COCO's annotations, the largest usual ones, have a third.
+_MAX_JSON_LISTS, _MAX_JSON_VALUES, _MAX_ELEMENTS = 16_000_000, 64_000_000, 8_000_000
 
 
 def read_json(path: Path, hint: str = "") -> Any:
@@ -33,9 +40,11 @@ def parse_json(text: str, where: object, hint: str = "") -> Any:
         hint: of the error, a clause.
 
     Raises:
-        UsageError: it is no JSON, nested too deeply, or has a key twice.
+        UsageError: it is no JSON, nested too deeply, too large, or has a key twice.
     """
     try:
+        _refuse_many(text, "[{", _MAX_JSON_LISTS)
+        _refuse_many(text, ",", _MAX_JSON_VALUES)
         return json.loads(text, object_pairs_hook=_without_doubled)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"not readable JSON ({error})", where, hint) from error
@@ -74,9 +83,41 @@ def parse_yaml(text: str, where: object, hint: str = "", *, as_text: bool = Fals
     try:
         if len(text) > _MAX_YAML:
             raise ValueError(f"it has {len(text):,} characters")
+        _refuse_many(text, "[{,\n", _MAX_YAML_PARTS)
         return yaml.load(text, Loader=_TextLoader if as_text else _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # Of a tag that does not fit, as !!bool x, PyYAML raises anything.
         raise UsageError(f"not readable YAML ({error})", where, hint) from error
+
+
+def parse_xml(content: str | bytes, where: object, hint: str = "") -> Element:
+    """Return the root of an XML text, whose entities are not replaced.
+
+    Args:
+        content: the text, or the bytes of a file that declares its encoding.
+        where: it comes from, for the error.
+        hint: of the error, a clause.
+
+    Raises:
+        UsageError: it is no XML, declares entities, or is too large.
+    """
+    try:
+        if isinstance(content, str):
+            # Without the declaration: the text is decoded already.
+            content = content[content.index("<") :].encode("utf-8")
+        _refuse_many(content, b"<", _MAX_ELEMENTS)
+        return fromstring(content)
+    # ValueError and LookupError: encodings that the parser cannot read or does not know.
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise UsageError(f"not readable XML ({error})", where, hint) from error
+
+
+def _refuse_many(text: AnyStr, signs: AnyStr, most: int) -> None:
+    """Refuse a text with more than so many of some signs, before a parser makes room for them."""
+    count = sum(text.count(signs[place : place + 1]) for place in range(len(signs)))
+    if count > most:
+        raise ValueError(f"it has more than {most:,} parts")
 
 
 class _Bounded:
@@ -102,10 +143,12 @@ def _count_values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
     """Return how many values a node stands for when its aliases are written out.
 
     Raises:
-        ValueError: it contains itself, or a mapping in it has a key twice.
+        ValueError: it contains itself, or a mapping in it has a key twice, or a number is too long.
     """
     if node not in known:
         known[node] = -1  # not counted to its end
+        if node.tag.endswith((":int", ":float")) and len(node.value) > _MAX_DIGITS:
+            raise ValueError(f"a number in it has more than {_MAX_DIGITS:,} digits")
         parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             keys = Counter((k.tag, k.value) for k, _ in parts if isinstance(k, yaml.ScalarNode))

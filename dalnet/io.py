@@ -39,6 +39,22 @@ def require_file(path: str | Path) -> None:
         raise UsageError(f"it is no file but {kind}", path, "name a file")
 
 
+def read_bytes(path: Path, hint: str = "restore it") -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        UsageError: it cannot be read, or is too large to be a text that somebody has written;
+            ``hint``, half a sentence, says what to do.
+    """
+    require_file(path)
+    try:
+        if path.stat().st_size > _MAX_TEXT:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
+        return path.read_bytes()
+    except (OSError, ValueError) as e:
+        raise UsageError(f"it cannot be read ({e})", path, hint) from e
+
+
 def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
     """Return the text of a file, UTF-8 or UTF-16 with or without a byte-order mark.
 
@@ -46,14 +62,11 @@ def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
         UsageError: it is not readable as text, or too large to be one that somebody has written;
             ``hint``, half a sentence, says what to do.
     """
-    require_file(path)
+    content = read_bytes(path, hint)
     try:
-        if path.stat().st_size > _MAX_TEXT:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        content = path.read_bytes()
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
-    except (OSError, ValueError) as e:
+    except ValueError as e:
         raise UsageError(f"not readable as text ({e})", path, hint) from e
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON and YAML: plain values, and what is refused."""
+"""JSON, YAML and XML: plain values, and what is refused."""
 
 import pytest
 from helpers import refused
 
-from dalnet.documents import parse_json, parse_yaml, read_json, read_yaml
+from dalnet import documents
+from dalnet.documents import parse_json, parse_xml, parse_yaml, read_json, read_yaml
 
 
 def test_plain_values(tmp_path):
@@ -42,3 +43,34 @@ def test_files_that_are_missing_or_none(tmp_path, read):
     for path in (tmp_path, tmp_path / "missing"):
         with refused(path):
             read(path)
+
+
+@pytest.mark.parametrize("content", ["<a><b/></a>", '<?xml version="1.0"?><a><b/></a>'])
+def test_xml_as_text_and_as_bytes(content):
+    for given in (content, content.encode(), content.encode("utf-16")):
+        assert [node.tag for node in parse_xml(given, "there")] == ["b"]
+
+
+@pytest.mark.parametrize("content", ["", "cat", b"", "<a>", '<!DOCTYPE a [<!ENTITY b "c">]><a/>'])
+def test_xml_that_is_refused(content):
+    with refused("there", "XML"):
+        parse_xml(content, "there")
+
+
+def test_documents_have_bounds(monkeypatch):
+    monkeypatch.setattr(documents, "_MAX_JSON_LISTS", 3)
+    monkeypatch.setattr(documents, "_MAX_JSON_VALUES", 2)
+    monkeypatch.setattr(documents, "_MAX_YAML_PARTS", 3)
+    monkeypatch.setattr(documents, "_MAX_ELEMENTS", 2)
+    assert parse_json('[{"a": []}, 1, 2]', "") == [{"a": []}, 1, 2]
+    assert parse_yaml("[a: [1]]", "") == [{"a": [1]}]
+    assert parse_xml("<a></a>", "").tag == "a"
+    for parse, text in (
+        (parse_json, "[[[[]]]]"),
+        (parse_json, "[1, 2, 3, 4]"),
+        (parse_yaml, "[1, 2, 3, 4]"),
+        (parse_yaml, "a:\n- 1\n- 2\n- 3\n- 4"),
+        (parse_xml, "<a><b/></a>"),
+    ):
+        with refused("there", "more than"):
+            parse(text, "there")

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
-
+from dalnet.documents import parse_xml
 from dalnet.errors import UsageError, printable
+from dalnet.io import read_bytes
 
 from .tags import TagTable, match_names, read_tags
 
@@ -187,11 +186,7 @@ def _plain(name: str) -> str:
 def _names_in_xml(path: Path) -> list[str]:
     """Return the names of the objects in an annotation in VOC's format."""
     hint = "expected VOC's <annotation> of <object>s with a <name>, best in UTF-8"
-    try:
-        root = fromstring(path.read_bytes())
-    # ValueError and LookupError: encodings that the parser cannot read or does not know.
-    except (ParseError, DefusedXmlException, OSError, ValueError, LookupError) as e:
-        raise UsageError(f"not a readable VOC annotation ({e})", path, hint) from e
+    root = parse_xml(read_bytes(path, hint), path, hint)
     names = [(node.findtext("name") or "").strip() for node in root.iterfind("object")]
     # Without their name space; other tools put objects elsewhere in the tree.
     tags = [node.tag.rpartition("}")[2].lower() for node in root.iter()]

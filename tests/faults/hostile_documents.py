@@ -126,13 +126,15 @@ def annotated(content):
 
 
 def annotation_case(name, content):
+    """Return a case of one annotation; ``content`` is text, or makes the file."""
+
     def make(folder):
         lists = folder / "voc/ImageSets/Segmentation/train.txt"
         lists.parent.mkdir(parents=True)
         listed(b"a")(lists)
         path = folder / "voc/Annotations/a.xml"
         path.parent.mkdir()
-        path.write_text(content)
+        content(path) if callable(content) else path.write_text(content)
         return path.parents[1]
 
     read = lambda root: load_voc_layout(root, "train", ["cat"])  # noqa: E731
@@ -149,6 +151,12 @@ def yaml_cases(kind, file, read):
         "bytes that are no text": b"\xff\xfe\xfa",
         "a list": "- a\n- b\n",
         "a control character": "a: \x00",
+        "a word for yes or no": "a: !!bool perhaps",
+        "an integer of nothing": "a: !!int ''",
+        "a time that is none": "a: !!timestamp then",
+        "a number of many parts": f"a: 1{':59' * 2000}.5",
+        "an integer of a million digits": f"a: 0x{'f' * 1_000_000}",
+        "a million lists": f"[{'[],' * 1_000_000}]",
     }
     return [text_case(f"{kind}: {name}", file, content, read) for name, content in contents.items()]
 
@@ -228,6 +236,8 @@ TAGS = [
     tags("a definition from outside", "t.xml", cvat(DEFINED), HARMLESS),
     tags("deeply nested", "t.xml", "<a>" * 30_000),
     tags("no XML", "t.xml", "cat"),
+    tags("ten million elements", "t.xml", f"<annotations>{'<a/>' * 10_000_000}</annotations>"),
+    tags("17 million lists", "t.json", f"[{'[],' * 17_000_000}[]]"),
     tags("NUL bytes", "t.csv", "file,tags\n\0,\0\n"),
     tags("a quote that is not closed", "t.csv", 'file,tags\na.jpg,"cat\n'),
     tags("a cell of 10 MB", "t.csv", "file,tags\na.jpg," + "x" * 10_000_000),
@@ -251,6 +261,9 @@ LISTS = [
         f"{OUTSIDE}<annotation><object><name>&x;</name></object></annotation>",
     ),
     annotation_case("deeply nested", "<annotation>" * 30_000),
+    annotation_case("a pipe", fifo),
+    annotation_case("a device", device),
+    annotation_case("2 GB of zeros", holes),
     annotation_case(
         "an encoding that is none", '<?xml version="1.0" encoding="idna"?><annotation/>'
     ),

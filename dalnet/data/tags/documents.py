@@ -8,12 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
-from xml.etree.ElementTree import ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
-from dalnet.documents import parse_json
+from dalnet.documents import parse_json, parse_xml
 from dalnet.errors import UsageError
 
 from .table import TagTable
@@ -71,11 +67,7 @@ def read_xml(path: Path, text: str) -> TagTable:
     Raises:
         UsageError: no XML, or of another form.
     """
-    try:
-        # Without the declaration: the text is decoded already.
-        root = fromstring(text[text.index("<") :].encode("utf-8"))
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        raise UsageError(f"not readable XML ({error})", path, "export it again") from error
+    root = parse_xml(text, path, "export it again")
     images = root.findall("image")
     if root.tag != "annotations" or not images:
         raise UsageError("it is no CVAT export", path, 'choose the format "CVAT for images 1.1"')

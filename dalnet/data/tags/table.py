@@ -12,6 +12,7 @@ from pathlib import Path
 from dalnet.data.class_names import fault_of_name
 from dalnet.errors import UsageError
 
+_MAX_IMAGES = 4_000_000  # of a file, which take about 2 GB
 _NAME_COLUMNS = ("file", "file_name", "filename", "image", "image_id", "name", "path")
 _TAG_COLUMNS = ("tags", "tag", "labels", "label", "classes", "class")
 _CELLS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
@@ -39,9 +40,13 @@ class TagTable:
         """Add an image; spaces around tags do not count, doubled tags count once.
 
         Raises:
-            UsageError: the image has no name or is named twice, or a tag cannot name a class.
+            UsageError: the image has no name or is named twice, a tag cannot name a class, or there
+            are too many images.
         """
         where = f"{self.path}, {place}"
+        if len(self.shown) >= _MAX_IMAGES:
+            hint = "cut it into several, or label with a list in Parquet"
+            raise UsageError(f"it names more than {_MAX_IMAGES:,} images", self.path, hint)
         if not name.strip():
             raise UsageError("an image without a name", where, "name its file")
         if name in self.shown:

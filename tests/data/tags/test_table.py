@@ -9,7 +9,7 @@ from helpers import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dalnet.data.tags import read_tags
+from dalnet.data.tags import read_tags, table
 from dalnet.errors import UsageError
 
 
@@ -24,16 +24,23 @@ def read(tmp_path):
 
 
 def test_a_column_of_tags(read):
-    table = read("file,tags\na.jpg,cat;dog\nb/c.png, dog \nd.jpg,\n")
-    assert table.shown == {"a.jpg": ["cat", "dog"], "b/c.png": ["dog"], "d.jpg": None}
-    assert table.classes == [] and table.unknown == {}
+    found = read("file,tags\na.jpg,cat;dog\nb/c.png, dog \nd.jpg,\n")
+    assert found.shown == {"a.jpg": ["cat", "dog"], "b/c.png": ["dog"], "d.jpg": None}
+    assert found.classes == [] and found.unknown == {}
+
+
+def test_a_table_has_a_bound(read, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "_MAX_IMAGES", 2)
+    assert len(read("file,tags\na.jpg,cat\nb.jpg,cat\n").shown) == 2
+    with refused(tmp_path / "tags.csv"):
+        read("file,tags\na.jpg,cat\nb.jpg,cat\nc.jpg,cat\n")
 
 
 def test_a_column_a_tag(read):
-    table = read("image,cat,dog\na.jpg,1,0\nb.jpg,0,0\nc.jpg,1,\nd.jpg,,\n")
-    assert table.shown == {"a.jpg": ["cat"], "b.jpg": [], "c.jpg": ["cat"], "d.jpg": None}
-    assert table.unknown == {"c.jpg": ["dog"]}
-    assert table.classes == ["cat", "dog"]
+    found = read("image,cat,dog\na.jpg,1,0\nb.jpg,0,0\nc.jpg,1,\nd.jpg,,\n")
+    assert found.shown == {"a.jpg": ["cat"], "b.jpg": [], "c.jpg": ["cat"], "d.jpg": None}
+    assert found.unknown == {"c.jpg": ["dog"]}
+    assert found.classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
