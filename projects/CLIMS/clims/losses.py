@@ -114,8 +114,9 @@ def _mean(values: Tensor, weights: Tensor | None, across_processes: bool) -> Ten
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosines ``[K, M]`` of rows ``[K, d]`` and ``[M, d]``."""
-    return F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    """Return the cosines ``[K, M]`` of rows ``[K, d]`` and ``[M, d]``, in the finer type of both."""
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return F.normalize(a.to(dtype), dim=1) @ F.normalize(b.to(dtype), dim=1).T
 
 
 def _mismatch(cosines: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ def masked_images(
     Args:
         images: normalized, ``[N, 3, H, W]``.
         maps: ``[N, C, h, w]`` in 0..1.
-        image_labels: multi-hot ``[N, C]``.
+        image_labels: multi-hot ``[N, C]``; a value other than 1 is no class that is shown.
         size: S, side of the result in pixels, CLIP's.
 
     Returns:
         The foreground images ``[K, 3, S, S]``, the background images, and of each pair the index
         of its image and of its class, long ``[K]``. At least float32.
     """
-    image_index, class_index = image_labels.nonzero(as_tuple=True)
+    image_index, class_index = (image_labels == 1).nonzero(as_tuple=True)
     dtype = torch.promote_types(torch.float32, torch.result_type(images, maps))
     small = _resize(images.to(dtype), size)[image_index]  # [K, 3, S, S]
     masks = _resize(maps[image_index, class_index].to(dtype)[:, None], size)  # [K, 1, S, S]

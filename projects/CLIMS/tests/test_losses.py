@@ -80,8 +80,12 @@ def test_a_cosine_at_the_threshold_contributes_nothing():
 
 
 def test_no_active_pair_means_no_loss_and_no_gradient():
+    """Case 4 of the published figures: all cosines are below 0.26."""
     images, text = rows(2, 6, 0).requires_grad_(), rows(4, 6, 1)
-    loss = background_suppression(images, text, 0.99)
+    text -= 2 * text.clamp(min=0)
+    images.data.abs_()
+    assert torch.cosine_similarity(images[:, None], text[None], dim=2).max() < 0.26
+    loss = background_suppression(images, text, 0.26)
     (gradient,) = torch.autograd.grad(loss, images)
     assert loss.item() == 0 and not gradient.any() and gradient.isfinite().all()
 
@@ -139,6 +143,14 @@ def test_an_image_that_equals_a_phrase_stays_finite(length):
     loss = background_suppression(images, texts, 0.26)
     assert loss.isfinite() and loss > 200 * 10
     assert torch.autograd.grad(loss, images)[0].isfinite().all()
+
+
+def test_images_and_phrases_of_two_types():
+    images, texts = rows(3, 6, 0), rows(4, 6, 1)
+    expected = background_suppression(images, texts.float().double(), 0.26)
+    found = background_suppression(images, texts.float(), 0.26)
+    assert found.dtype == torch.float64 and found == expected > 0
+    assert background_suppression(images.half(), texts.float(), 0.26).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

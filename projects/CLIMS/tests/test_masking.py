@@ -66,6 +66,23 @@ def test_batches_with_fewer_than_two_positives(labels):
     assert found[0].requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float64])
+def test_labels_of_any_type(case, dtype):
+    images, maps, labels = case
+    expected = masked_images(images, maps, labels, 7)
+    found = masked_images(images, maps, labels.to(dtype), 7)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[2][1], expected[2][1])
+
+
+def test_only_1_is_a_class_that_is_shown(case):
+    """As in the published code, where a label of 255 or -1 says that nothing is known."""
+    images, maps, labels = case
+    expected = masked_images(images, maps, labels, 7)
+    labels[1, 2], labels[2, 0] = 255, -1
+    found = masked_images(images, maps, labels, 7)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[2][0], expected[2][0])
+
+
 def test_half_precision_maps_do_not_lower_the_images(case):
     images, maps, labels = case
     foreground, _, _ = masked_images(images.float(), maps.bfloat16(), labels, 7)
