@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from open_clip import SimpleTokenizer
 from torch import Tensor
 from tqdm import tqdm
 
 from dalnet.errors import UsageError
 
+_END = 49407  # CLIP's token for the end of a text
 _BATCH = 16  # prompts encoded at a time, after which the progress bar moves
 
 
@@ -32,7 +34,8 @@ def embed_names(
         ``[K, d]``, float32.
 
     Raises:
-        UsageError: a template without "{}", or with several.
+        UsageError: a template without "{}", or with several; a sentence longer than what the text
+            tower reads.
     """
     for template in templates:
         if template.count("{}") != 1:
@@ -42,8 +45,29 @@ def embed_names(
                 hint="write it as in 'a photo of {}'",
             )
     prompts = [template.replace("{}", name) for template in templates for name in names]
-    batches = tqdm(tokenize(prompts).split(_BATCH), desc="Embedding the prompts", leave=False)
+    tokens = tokenize(prompts)
+    _refuse_cut(prompts, tokens)
+    batches = tqdm(tokens.split(_BATCH), desc="Embedding the prompts", leave=False)
     rows = F.normalize(torch.cat([encode_text(batch) for batch in batches]).float(), dim=1)
     if len(templates) == 1:
         return rows
     return F.normalize(rows.view(len(templates), len(names), -1).mean(dim=0), dim=1)
+
+
+def _refuse_cut(prompts: Sequence[str], tokens: Tensor) -> None:
+    """Refuse sentences of which a tokenizer has cut the end off.
+
+    Args:
+        prompts: the sentences.
+        tokens: their ids ``[N, L]``; those that fill all places are looked at.
+    """
+    room = tokens.shape[1] - 2  # beside start and end
+    tokenizer = SimpleTokenizer()
+    for row in (tokens[:, -1] == _END).nonzero().flatten().tolist():
+        if (length := len(tokenizer.encode(prompts[row]))) > room:
+            raise UsageError(
+                f"the sentence {prompts[row][:60]!r}... has {length} tokens, more than the {room} "
+                "that CLIP's text tower reads",
+                where="names",
+                hint="shorten the class's name or word",
+            )

@@ -114,7 +114,7 @@ def _mean(values: Tensor, weights: Tensor | None, across_processes: bool) -> Ten
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosines ``[K, M]`` of rows ``[K, d]`` and ``[M, d]``, in the finer type of both."""
+    """Return the cosines ``[K, M]`` of rows ``[K, d]`` and ``[M, d]`` in the finer type."""
     dtype = torch.promote_types(a.dtype, b.dtype)
     return F.normalize(a.to(dtype), dim=1) @ F.normalize(b.to(dtype), dim=1).T
 

@@ -24,7 +24,7 @@ from dalnet.modeling.clip.passes import attend, image_tokens, project_image_toke
 from dalnet.modeling.meta_arch import OpenVocabularySegmentor, Source
 from dalnet.modeling.multi_scale import Features, resize
 
-from .captions import CONTEXT_LENGTH
+from .captions import CONTEXT_LENGTH, clip_tokenizer
 from .image_segmenter import cut_padding, pad_to_patches
 from .losses import EPS
 
@@ -61,7 +61,9 @@ class NACLIP(OpenVocabularySegmentor[ImageBatch, Tensor]):
         self.clip = clip
         self.sigma, self.background, self.affine = sigma, background, affine
         self.patch_size = int(clip.visual.conv1.stride[0])
-        self.name_tokens = CONTEXT_LENGTH - 2
+        sentences = [template.replace("{}", "") for template in _TEMPLATES]
+        longest = max(len(clip_tokenizer().encode(sentence)) for sentence in sentences)
+        self.name_tokens = CONTEXT_LENGTH - 2 - longest
         self.backbone = nn.Identity()  # nothing is trained
 
     @classmethod

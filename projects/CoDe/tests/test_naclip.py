@@ -13,6 +13,7 @@ from PIL import Image
 
 from codeseg.naclip import neighbor_bias
 from dalnet.cli import main
+from dalnet.evaluation.zero_shot import ZeroShotSegmenter, parse_preset
 from dalnet.evaluation.zero_shot_run import evaluate_zero_shot
 from dalnet.modeling.clip.passes import image_tokens
 
@@ -61,6 +62,19 @@ def test_scores_and_similarities(naclip):
     assert scores.shape == (1, 4, 33, 47)
     assert (scores[:, 0] == naclip.background).all()
     assert 0 < scores.min() < scores.max() < 1
+
+
+def test_a_name_has_to_fit_into_the_longest_sentence(naclip):
+    naclip.set_vocabulary(["leaf", "word " * naclip.name_tokens])
+    assert len(naclip.class_texts()) == 2
+    with refused("vocabulary", "tokens"):
+        naclip.set_vocabulary(["leaf", "word " * (naclip.name_tokens + 1)])
+
+
+def test_names_of_a_data_set_that_are_too_long(naclip):
+    preset = parse_preset(f"sclip:{SMALL}")
+    with refused("names", "tokens"):
+        ZeroShotSegmenter(naclip, preset, ["background", "word " * 80])
 
 
 def test_it_has_nothing_to_train(naclip):

@@ -137,6 +137,19 @@ def test_prompts_of_what_is_hidden(clip):
     assert prompts.image_of((16, 40)).shape == (1, 3, 16, 40)
 
 
+def test_the_image_prompt_at_another_size(clip):
+    """F14: between the middles of its pixels the prompt is a straight line, and flat outside."""
+    prompts = HighlightPrompts(clip, True, True)
+    line = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    prompts.image.data[:] = line
+    wide = torch.empty(64)
+    for x in range(64):
+        place = min(max((x + 0.5) / 2 - 0.5, 0), 31)
+        left = min(int(place), 30)
+        wide[x] = line[left] + (place - left) * (line[left + 1] - line[left])
+    close(prompts.image_of((16, 64)), wide.expand(1, 3, 16, 64))
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "result", "steps", "dilations"),
     [

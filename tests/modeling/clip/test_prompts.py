@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from helpers import refused
+from open_clip import SimpleTokenizer
 
 from dalnet.modeling.clip import embed_names, prompts
 
@@ -61,3 +62,19 @@ def test_more_prompts_than_a_batch(encoder):
 def test_template_needs_one_place(encoder, template):
     with refused("MODEL.CLIP.TEMPLATE"):
         embed_names(["cat"], ["a {}", template], encoder.tokenize, encoder.encode_text)
+
+
+@pytest.mark.parametrize("length", [16, 77])
+def test_a_sentence_longer_than_the_tower_reads(length):
+    """The end of it, which may be the name itself, would be cut off without a word."""
+
+    def embed(words):
+        names = ["cat", "dog " * words]
+        return embed_names(
+            names, ["a photo of {}"], SimpleTokenizer(context_length=length), lambda t: t.float()
+        )
+
+    room = length - 2 - 3  # start, end and "a photo of"
+    assert len(embed(room)) == 2
+    with refused("names", "a photo of dog dog", f"{length - 1} tokens", f"the {length - 2} that"):
+        embed(room + 1)
