@@ -5,6 +5,7 @@ The field's figures come in two families that cannot be compared: each :class:`P
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ class Preset:
 PRESETS = {
     # CoDe's, and TCL's before it (CVPR 2023).
     "tcl": Preset("tcl", short_side=448, crop=448, stride=224, background=0.4),
-    # SCLIP's (ECCV 2024) and NACLIP's (WACV 2025), which see Cityscapes with 560 pixels.
+    # Names and windows are SCLIP's (ECCV 2024), one scale for all data sets NACLIP's (WACV 2025);
+    # both see Cityscapes with 560 pixels. The README of projects/CoDe says what each does besides.
     "sclip": Preset(
         "sclip", short_side=336, crop=224, stride=112, by_names=True, scale=40.0, threshold=0.1
     ),
@@ -86,10 +88,18 @@ def parse_preset(text: str, task: str = "") -> Preset:
         except (KeyError, ValueError) as error:
             hint = f"write as {name}:short_side=96; there are {', '.join(kinds)}"
             raise UsageError(f"{change!r} changes nothing of it", "preset", hint) from error
-        if number < (1 if kinds[key.strip()] is int else 0):
-            raise UsageError(f"{key} is {number}", "preset", "give a larger number")
-        values[key.strip()] = number
+        values[key.strip()] = _checked(key.strip(), number)
     return dataclasses.replace(preset, name=text, **values)
+
+
+def _checked(key: str, number: float) -> float:
+    """Return a number of a preset, unless it cannot be."""
+    if key in ("background", "threshold"):  # of scores and probabilities
+        if not 0 <= number <= 1:
+            raise UsageError(f"{key} is {number}", "preset", "give a number from 0 to 1")
+    elif not (0 if key == "scale" else 1) <= number < math.inf:
+        raise UsageError(f"{key} is {number}", "preset", "give a larger, finite number")
+    return number
 
 
 def class_names(task: str, classes: Sequence[str], preset: Preset) -> list[list[str]]:

@@ -216,7 +216,12 @@ def test_presets():
 
 
 @pytest.mark.parametrize(
-    "text", ["tlc", "", "tcl:side=3", "tcl:crop", "tcl:crop=x", "tcl:crop=0", "tcl:name=x"]
+    "text",
+    [
+        *("tlc", "", "tcl:side=3", "tcl:crop", "tcl:crop=x", "tcl:crop=0", "tcl:name=x"),
+        *("tcl:background=nan", "tcl:background=1.5", "sclip:threshold=-0.1", "sclip:threshold=2"),
+        *("sclip:scale=inf", "sclip:scale=-1", "tcl:stride=-5"),
+    ],
 )
 def test_unknown_presets(text):
     with refused("preset"):

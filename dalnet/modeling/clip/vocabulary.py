@@ -20,17 +20,18 @@ def check_vocabulary(names: Sequence[str], most_tokens: int) -> None:
 
     Raises:
         UsageError: there is none, or too many; or one is empty, occurs twice, is the background, or
-            is too long.
+            is too long. Upper and lower case and the number of spaces make no difference to CLIP.
     """
     where = "vocabulary"
     if not 1 <= len(names) <= _MOST_NAMES:
         raise UsageError(f"there are {len(names)} names", where, f"give 1 to {_MOST_NAMES}")
     if not all(name.strip() for name in names):
         raise UsageError("a name is empty", where, "take it out")
-    (name, times), *_ = Counter(name.strip() for name in names).most_common(1)
+    read = [as_clip_reads(name) for name in names]
+    (name, times), *_ = Counter(read).most_common(1)
     if times > 1:
         raise UsageError(f"{name!r} occurs {times} times", where, "name each class once")
-    if "background" in names:
+    if "background" in read:
         raise UsageError("it names the background", where, "leave it out: it is class 0 by itself")
     tokenizer = SimpleTokenizer()
     for name in names:
@@ -41,3 +42,8 @@ def check_vocabulary(names: Sequence[str], most_tokens: int) -> None:
                 where,
                 "shorten it",
             )
+
+
+def as_clip_reads(text: str) -> str:
+    """Return a text in lower case, with single spaces: CLIP's tokenizer tells no others apart."""
+    return " ".join(text.lower().split())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words for the classes and phrases for backgrounds, from a YAML file that users edit."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
+from dalnet.modeling.clip.vocabulary import as_clip_reads
 
 _SHIPPED = Path(__file__).parent / "texts"
 _KEYS = ("words", "background", "related", "weights")
@@ -39,7 +41,7 @@ def read_texts(name: str, class_names: Sequence[str]) -> Texts:
 
     Raises:
         UsageError: the file is unreadable or not of this form, a class has no word, or a phrase is
-            also a class.
+            also a class or listed twice.
     """
     path = _SHIPPED / f"{name}.yaml"
     if not path.is_file():
@@ -53,6 +55,7 @@ def read_texts(name: str, class_names: Sequence[str]) -> Texts:
                 hint=f"add it below 'words', as in {class_name}: {class_name}",
             )
     _refuse_classes_as_phrases(path, texts, class_names)
+    _refuse_repeated_phrases(path, texts)
     return texts
 
 
@@ -106,12 +109,22 @@ def _check_types(path: Path, content: dict[str, Any]) -> None:
 
 def _refuse_classes_as_phrases(path: Path, texts: Texts, class_names: Sequence[str]) -> None:
     """An image of a class must not be kept from looking like that very class."""
-    classes = {name.casefold() for name in class_names}
-    classes |= {texts.words[name].casefold() for name in class_names}
+    classes = {as_clip_reads(name) for name in class_names}
+    classes |= {as_clip_reads(texts.words[name]) for name in class_names}
     for phrase in (*texts.background, *(one for many in texts.related.values() for one in many)):
-        if phrase.casefold() in classes:
+        if as_clip_reads(phrase) in classes:
             raise UsageError(
                 f"the phrase {phrase!r} is also a class, whose objects would be suppressed",
                 where=path,
                 hint="take it off the phrases",
             )
+
+
+def _refuse_repeated_phrases(path: Path, texts: Texts) -> None:
+    """L_CBS is a sum over phrases: one that is listed twice would weigh twice as much."""
+    for phrases in (texts.background, *texts.related.values()):
+        for phrase, times in Counter(map(as_clip_reads, phrases)).items():
+            if times > 1:
+                raise UsageError(
+                    f"the phrase {phrase!r} occurs {times} times", where=path, hint="list it once"
+                )

@@ -16,7 +16,10 @@ def test_names_that_can_be_asked_for():
         ([f"word{i}" for i in range(255)], "255 names"),
         (["leaf", " "], "empty"),
         (["leaf", "leaf "], "2 times"),
+        (["Leaf", "leaf"], "2 times"),
+        (["red  fish", "Red fish"], "2 times"),
         (["background", "leaf"], "background"),
+        (["Background ", "leaf"], "background"),
         (["leaf", "a b c d e"], "5 tokens"),
     ],
 )
