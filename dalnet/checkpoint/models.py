@@ -10,7 +10,8 @@ from detectron2.modeling import build_model
 
 import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import fill_class_names, load_config, new_config, require_system
-from dalnet.config.checks import has_key
+from dalnet.config.checks import check_rules, has_key
+from dalnet.config.dalnet import SIZE_RULES
 from dalnet.config.load import flatten, merge_options, merge_values
 from dalnet.config.validation import use_cpu_without_cuda
 from dalnet.documents import parse_yaml
@@ -23,6 +24,8 @@ from .info import read_info
 
 # Keys that said how the training ran on its machine, and their values for this one.
 _MACHINE_DEFAULTS = ("MODEL.DEVICE", "cuda", "MODEL.VIT.COMPILE", "")
+# Schemes of addresses that Detectron2 fetches files from.
+_FETCHED = ("http", "https", "ftp", "detectron2", "catalog")
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +34,16 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
     """Build the model with ``MODEL.WEIGHTS`` or, with ``resume``, ``OUTPUT_DIR``'s newest weights.
 
     Raises:
-        UsageError: there are no weights, or they do not fit.
+        UsageError: there are no weights, they do not fit, or the model does not fit into memory.
     """
-    model = build_model(cfg)
+    try:
+        model = build_model(cfg)
+    except RuntimeError as error:
+        # PyTorch has no exception class for the CPU's memory.
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        what = f"the model that its config describes does not fit into memory ({error})"
+        raise UsageError(what, cfg.MODEL.WEIGHTS or KEY, HINT) from error
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         key, hint = ("OUTPUT_DIR", f"{cfg.OUTPUT_DIR} holds none; ") if resume else (KEY, "")
@@ -115,11 +125,22 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     if unknown:
         logger.warning("Keys of %s that are not known here are left out: %s", file, unknown)
     merge_values(cfg, {k: v for k, v in values.items() if has_key(cfg, k)}, str(file))
+    check_rules(cfg, SIZE_RULES)
+    _forget_addresses(cfg, file)
     merge_options(cfg, (*_MACHINE_DEFAULTS, *opts))
     cfg.MODEL.WEIGHTS = str(file)
     expect_checkpoint(cfg)
     use_cpu_without_cuda(cfg)
     return cfg
+
+
+def _forget_addresses(cfg: CfgNode, file: Path) -> None:
+    """Forget where CLIP was fetched from, as nothing is fetched that the user has not named."""
+    clip = cfg.MODEL.CLIP
+    if clip.WEIGHTS.partition("://")[0] in _FETCHED:
+        message = "%s names %s, which is not fetched; where it is wanted, name it yourself as %s"
+        logger.warning(message, file, clip.WEIGHTS, "MODEL.CLIP.WEIGHTS")
+        clip.WEIGHTS = ""
 
 
 def expect_checkpoint(cfg: CfgNode) -> None:

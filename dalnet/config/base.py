@@ -252,6 +252,7 @@ _DECAYS = "WEIGHT_DECAY WEIGHT_DECAY_NORM WEIGHT_DECAY_BIAS"
 _PERIODS = "WARMUP_ITERS STEP_TIMEOUT CHECKPOINT_PERIOD"
 _RATES = "BASE_LR HEAD_LR_MULTIPLIER WARMUP_FACTOR POLY_LR_POWER POLY_LR_CONSTANT_ENDING EPS"
 _COUNTS = "IMS_PER_BATCH MAX_ITER ACCUMULATION_STEPS"
+SEEDS = 1 << 31  # number of seeds; PyTorch and NumPy know more, Detectron2 draws these
 _MOST_TIMES = 16  # that an image is enlarged before CAMs or predictions are made of it
 
 BASE_RULES: tuple[Rule, ...] = (
@@ -324,6 +325,7 @@ BASE_RULES: tuple[Rule, ...] = (
     ),
     one_of(("value", "norm", "full_model"), "SOLVER.CLIP_GRADIENTS.CLIP_TYPE"),
     fraction("SOLVER.MIN_LR_FACTOR"),
+    Rule(("SEED",), lambda value: value < SEEDS, f"it must be below {SEEDS}; -1 draws one"),
     Rule(("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that exists here"),
     _registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", "'TimmViT' or 'TimmCNN'"),
     _registered(SEM_SEG_HEADS_REGISTRY, "MODEL.SEM_SEG_HEAD.NAME", "'LargeFOVHead'"),

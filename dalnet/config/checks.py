@@ -72,6 +72,11 @@ def at_least(least: float, *keys: str) -> Rule:
     return Rule(keys, lambda value: least <= value < math.inf, f"it must be {least} or more")
 
 
+def at_most(most: float, *keys: str) -> Rule:
+    """Return the rule that values are ``most`` or less."""
+    return Rule(keys, lambda value: value <= most, f"it must be {most} or less")
+
+
 def above_zero(*keys: str) -> Rule:
     """Return the rule that values are above 0, and finite."""
     return Rule(keys, lambda value: 0 < value < math.inf, "it must be above 0")

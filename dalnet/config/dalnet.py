@@ -7,7 +7,7 @@ Sources [P], [T] and [D] as in ``base.py``.
 from detectron2.config import CfgNode as CN
 
 from .base import add_base_config
-from .checks import LatePart, Rule, above_zero, at_least, fraction, one_of
+from .checks import LatePart, Rule, above_zero, at_least, at_most, fraction, one_of
 from .systems import System, register_system
 
 
@@ -53,7 +53,14 @@ def add_dalnet_config(cfg: CN) -> None:
 
 _LOSSES = ("CLS", "INTER", "GIA", "LEA", "PTC", "SEG", "REG")
 _REG = [f"MODEL.DALNET.REG.{name}" for name in ("SIGMA_RGB", "SIGMA_XY", "SCALE")]
+# Of a checkpoint from elsewhere too, whose sizes could else fill the memory.
+SIZE_RULES: tuple[Rule, ...] = (
+    at_most(
+        4096, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "MODEL.CLIP.EMBED_DIM", "MODEL.DALNET.PROJECTION_DIM"
+    ),
+)
 DALNET_RULES: tuple[Rule, ...] = (
+    *SIZE_RULES,
     at_least(1, "MODEL.DALNET.PROJECTION_DIM"),
     at_least(0, "MODEL.DALNET.SEG_START_ITER"),
     at_least(0, *(f"MODEL.DALNET.{loss}_WEIGHT" for loss in (*_LOSSES, "LEA_BACKGROUND"))),

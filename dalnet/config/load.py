@@ -9,7 +9,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
-from dalnet.assets import CONFIGS
+from dalnet.assets import CONFIGS, AssetHandler
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
 
@@ -57,7 +57,7 @@ def find_config(config: str) -> str:
     for path in (Path(config), CONFIGS / f"{config}.yaml"):
         if path.is_file():
             return str(path)
-    if config.startswith("dalnet://"):
+    if config.startswith(AssetHandler.PREFIX):
         return config
     recipes = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
     nearest = get_close_matches(config.removesuffix(".yaml"), recipes, n=3) or recipes
@@ -90,7 +90,11 @@ def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
     values: dict[str, object] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         # A path is relative to the file that names it; an address stands for itself.
-        beside = "" if "://" in str(base) else os.path.dirname(path)
+        is_address = "://" in str(base)
+        if is_address and not str(base).startswith(AssetHandler.PREFIX):
+            hint = f"fetch it yourself, and name the file in {path}"
+            raise UsageError(f"a {_BASE} is not fetched from elsewhere", base, hint)
+        beside = "" if is_address else os.path.dirname(path)
         name = os.path.join(beside, os.path.expanduser(str(base)))
         values |= read_values(name, (*readers, local))
     return values | flatten(content)

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 import dalnet
+from dalnet.config.base import SEEDS
 from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import write_text
@@ -40,11 +41,19 @@ def read_record(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         starts = read_json(path, "remove it")["starts"]
-        if not isinstance(starts, list) or not all(isinstance(one, dict) for one in starts):
+        if not isinstance(starts, list) or not all(map(_is_start, starts)):
             raise ValueError("no list of starts")
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"it is no record of a run ({error})", path, "remove it") from error
     return starts
+
+
+def _is_start(value: object) -> bool:
+    """Return whether a value is the entry of a start, by what is read of it."""
+    if not isinstance(value, dict) or not isinstance(value.get("lists", {}), dict):
+        return False
+    seed = value.get("seed", 0)
+    return type(seed) is int and -1 <= seed < SEEDS
 
 
 def add_start(cfg: CfgNode, num_processes: int) -> None:

@@ -2,7 +2,7 @@
 """Train and evaluate by Detectron2's ``DefaultTrainer``, with DALNet's data and optimizer."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,12 @@ class Trainer(DefaultTrainer):
     def _load_state(self, state: Any, path: str) -> None:
         """Restore what :meth:`_save` has written."""
         try:
-            start_iter = state["iteration"] + 1
+            start_iter, samples, max_iter = (
+                _read_count(state, key) for key in ("iteration", "samples", "max_iter")
+            )
+            start_iter += 1
             # Not start_iter: the batches may have had another size before.
-            self._start_batch = state["samples"] // self.cfg.SOLVER.IMS_PER_BATCH
+            self._start_batch = samples // self.cfg.SOLVER.IMS_PER_BATCH
             self._trainer.load_state_dict(state["step"])
             self.scheduler.load_state_dict(state["schedule"])
             self._best = dict(state["best"])
@@ -171,7 +174,7 @@ class Trainer(DefaultTrainer):
             raise UsageError(what, "SOLVER.MAX_ITER", "raise it, or only evaluate the run")
         self.start_iter = self.iter = start_iter
         self._trainer.data_loader.start_at(self._start_batch)
-        if state["max_iter"] != self.max_iter:
+        if max_iter != self.max_iter:
             # The state has the length of the interrupted run, and the rate that it ended with.
             if hasattr(self.scheduler, "max_iters"):
                 self.scheduler.max_iters = self.max_iter
@@ -285,6 +288,17 @@ class Trainer(DefaultTrainer):
         if name is not None and found[name] > self._best.get("value", -1.0):
             self._best = {"name": name, "value": float(found[name]), "iteration": self.iter}
         return self.results
+
+
+def _read_count(state: Mapping[str, Any], key: str) -> int:
+    """Return a number of a saved state.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(state[key]) is not int or state[key] < 0:
+        raise ValueError(f"{key} is {state[key]!r}")
+    return state[key]
 
 
 def join_processes(model: nn.Module) -> nn.Module:

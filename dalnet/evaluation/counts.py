@@ -227,4 +227,9 @@ class Counts:
                 found._arrays = {key: file.get_tensor(key) for key in found._arrays}
         except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError):
             return None
-        return found
+        fits = all(
+            (counts.shape, counts.dtype) == (self._arrays[key].shape, self._arrays[key].dtype)
+            for key, counts in found._arrays.items()
+        )
+        are_names = isinstance(found.names, list) and all(isinstance(n, str) for n in found.names)
+        return found if fits and are_names else None

@@ -28,6 +28,7 @@ _STYLE = {
 }
 _FEW_POINTS = 40  # up to so many are shown as dots
 
+_MOST = 1e300  # a difference of larger values may not be finite
 Line = Mapping[float, float | None]  # y over x; None and what is not finite interrupt it
 
 
@@ -57,7 +58,8 @@ def draw_chart(
         axes = figure.subplots()
         axes.set_xlabel(x_title)
         for name, line in lines.items():
-            points = np.array(sorted(line.items()), float).T
+            points = np.array(sorted(line.items()), float).reshape(-1, 2).T
+            points[1, np.abs(points[1]) > _MOST] = np.nan
             dots = "o" if len(line) <= _FEW_POINTS else ""
             (drawn,) = axes.plot(*points, marker=dots, label=name)
             if marked and name in marked:

@@ -18,12 +18,13 @@ from dalnet.evaluation.results import Result, read_results
 from dalnet.evaluation.sources import model_measurements
 from dalnet.figures.images import Record
 from dalnet.figures.overlay import choose_colors
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, read_bytes
 
 from .gallery import make_gallery
 from .page import render_page
 
 MAX_IMAGES = 40
+_MAX_ITERATION = 1 << 53  # above which floating-point numbers skip integers
 _NO_METRICS = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 
 logger = logging.getLogger(__name__)
@@ -122,11 +123,13 @@ def read_metrics(path: Path) -> dict[str, dict[float, float | None]]:
     warning.
     """
     metrics: dict[str, dict[float, float | None]] = {}
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = read_bytes(path).decode("utf-8", "replace") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             values = json.loads(line)
             iteration = float(values.pop("iteration"))
+            if not 0 <= iteration <= _MAX_ITERATION:
+                raise ValueError(f"the iteration is {iteration}")
             read = {key: None if value is None else float(value) for key, value in values.items()}
         except _NO_METRICS:
             logger.warning("%s: line %d is left out, as it is no metrics", path, number)

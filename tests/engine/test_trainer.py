@@ -124,6 +124,7 @@ def test_a_malformed_state_is_refused(train):
     (path.parent / "checkpoints.json").unlink()  # it would tell that the file is another
     state = data["trainer"]
     faults = [{"step": {}}, {"step": state["step"] | {"optimizer": None}}, {"iteration": "x"}]
+    faults += [{"iteration": -5}, {"iteration": 0.5}, {"samples": -2}, {"max_iter": "1"}]
     faults += [{"generators": 3}, {"generators": [{}]}, {"schedule": None}, {"best": 3}]
     for odd in (None, [], *(state | fault for fault in faults)):
         torch.save(data | {"trainer": odd}, path)

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dalnet.evaluation.counts import (
     Counts,
@@ -140,14 +140,24 @@ def test_parts_are_saved_read_back_and_added_up(measurements, tmp_path):
     assert all(merged.matrix(one).sum() > 0 for one in measurements)
 
 
+NAMES = {"names": '["1"]'}
+
+
 def test_broken_files_are_none(measurements, tmp_path):
     counts = counted(measurements, "1")
     counts.save(tmp_path / "0")
     (tmp_path / "1").write_bytes((tmp_path / "0").read_bytes()[:-1])
     (tmp_path / "2").write_bytes(b"")
     save_file({"images": np.zeros(2)}, tmp_path / "3")
+    arrays = load_file(tmp_path / "0")
+    save_file({key: value[:1] for key, value in arrays.items()}, tmp_path / "5", NAMES)
+    save_file({key: value * 0.5 for key, value in arrays.items()}, tmp_path / "6", NAMES)
+    save_file(arrays, tmp_path / "7", {"names": '"1"'})
+    save_file(arrays, tmp_path / "8", {"names": "[1]"})
+    save_file(arrays, tmp_path / "9", NAMES)
     assert_equal(counts.load(tmp_path / "0"), counts)
-    assert [counts.load(tmp_path / name) for name in "1234"] == [None] * 4
+    assert_equal(counts.load(tmp_path / "9"), counts)
+    assert [counts.load(tmp_path / name) for name in "12345678"] == [None] * 8
 
 
 def test_images_without_a_mask_are_noted_but_not_scored(measurements):

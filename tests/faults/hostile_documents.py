@@ -191,6 +191,10 @@ def last_cases():
     ]
 
 
+def read_run(path):
+    return read_record(path.parent)
+
+
 def read_folder(read, path):
     return read(path.parent)
 
@@ -313,7 +317,15 @@ OTHERS = [
     *yaml_cases("sweep", "s.yaml", lambda path: read_sweep(path, [0], path.parent, [])),
     *yaml_cases("texts of CLIMS", "t.yaml", lambda path: read_texts(str(path), ["cat"])),
     *json_cases("results", "results.json", read_results),
-    *json_cases("record of a run", "run.json", lambda path: read_record(path.parent)),
+    *json_cases("record of a run", "run.json", read_run),
+    *[
+        text_case(f"record of a run: {name}", "run.json", f'{{"starts": [{text}]}}', read_run)
+        for name, text in {
+            "a word as seed": '{"seed": "x"}',
+            "a huge seed": '{"seed": 9999999999}',
+            "a list as lists": '{"lists": [1]}',
+        }.items()
+    ],
     *json_cases("list of checkpoints", "checkpoints.json", lambda path: read_saved(path.parent)),
     *last_cases(),
     *json_cases(

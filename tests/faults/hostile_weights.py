@@ -12,11 +12,12 @@ import zipfile
 import numpy as np
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 from scipy.io import savemat
 
 from codeseg.caption_files import read_shard
-from dalnet.checkpoint import config_of_checkpoint
+from dalnet.checkpoint import config_of_checkpoint, load_model
 from dalnet.checkpoint.files import INFO, read_file
 from dalnet.checkpoint.info import read_info
 from dalnet.data.prepare.context import read_context_mask
@@ -137,6 +138,18 @@ def with_metadata(about, **tensors):
 def bundle(**changes):
     about = {**SYSTEM, "config": "MODEL: {}", "versions": {}} | changes
     return with_metadata({INFO: json.dumps(about)})
+
+
+def config_with(key, value):
+    """Return the text of a config in which one value is hostile."""
+    content = value
+    for name in reversed(key.split(".")):
+        content = {name: content}
+    return yaml.safe_dump(content)
+
+
+def build(path):
+    return load_model(config_of_checkpoint(path))
 
 
 def matrix(compressed=True, **content):
@@ -313,6 +326,29 @@ WEIGHTS = [
         "b.safetensors",
         bundle(config="- 1"),
         config_of_checkpoint,
+    ),
+    *[
+        text_case(
+            f"bundle: a huge {key.rpartition('.')[2]}",
+            "b.safetensors",
+            bundle(config=config_with(key, 10**9)),
+            build,
+        )
+        for key in (
+            "MODEL.VIT.EMBED_DIM",
+            "MODEL.VIT.DEPTH",
+            "MODEL.VIT.IMG_SIZE",
+            "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+            "MODEL.CLIP.EMBED_DIM",
+            "MODEL.DALNET.PROJECTION_DIM",
+        )
+    ],
+    text_case(
+        "bundle: CLIP on the web",
+        "b.safetensors",
+        bundle(config=config_with("MODEL.CLIP.WEIGHTS", "http://127.0.0.1:9/clip.pt")),
+        lambda path: config_of_checkpoint(path).MODEL.CLIP.WEIGHTS,
+        LEFT_OUT,
     ),
     text_case(
         "bundle: a config of text for nodes",

@@ -44,4 +44,5 @@ def test_what_is_not_finite_interrupts_the_line():
     assert paths(values).count("M") == 1
     values[20:30:3] = [None, float("nan"), float("inf"), None]
     assert paths(values).count("M") == 5
-    draw_chart("t", {"t": {0: None}}, "x")
+    for line in ({0: None}, {}, {0: 1e308, 1: -1e308}, {0: 1e300, 1: -1e300}):
+        draw_chart("t", {"t": line}, "x")

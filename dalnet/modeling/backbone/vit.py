@@ -2,6 +2,7 @@
 """The visual encoder: any of timm's vision transformers as a Detectron2 backbone."""
 
 import math
+import os
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from dalnet.modeling.resize import resize
 from dalnet.modeling.weight_files import refused_with
 
 _STEM_STRIDE = 16  # pixels of a token behind a stem, where PATCH_SIZE does not say
+_MAX_DEPTH = 1000  # blocks; known encoders have less than a hundred
 _SIZES = ("IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "DEPTH", "NUM_HEADS")
 
 
@@ -201,6 +203,23 @@ def _run_block(block: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def _refuse_huge(name: str, overrides: dict[str, int]) -> None:
+    """Refuse sizes, as of a checkpoint from elsewhere, of which this machine would be filled.
+
+    Raises:
+        ValueError: it has too many blocks, or more weights than there is memory.
+    """
+    if overrides.get("depth", 0) > _MAX_DEPTH:
+        raise ValueError(f"it would have more than {_MAX_DEPTH} blocks")
+    with torch.device("meta"):  # which gives tensors no memory
+        vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **overrides)
+    needed = sum(parameter.numel() * parameter.itemsize for parameter in vit.parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        what = f"its weights would take {needed / 1e9:,.0f} GB, this machine has"
+        raise ValueError(f"{what} {memory / 1e9:,.0f} GB")
+
+
 def _create_encoder(
     name: str, overrides: dict[str, int], stem: str, stem_weights: str
 ) -> tuple[VisionTransformer, int]:
@@ -219,6 +238,8 @@ def _create_encoder(
     ):
         if not timm.is_model(name):
             raise ValueError(f"timm {timm.__version__} has no such model")
+        if overrides:
+            _refuse_huge(name, overrides)
         vit = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
         plain = isinstance(vit, VisionTransformer) and vit.pos_embed is not None
         if not plain or vit.cls_token is None:
