@@ -159,13 +159,14 @@ def refine_split(
     hashes = [
         checkpoint_hash(str(find_checkpoint(one))) for one in (cfg.MODEL.WEIGHTS, edges) if one
     ]
+    # Before anything is written, which would keep a corrected command from this folder.
+    model, edge_network = load_model(cfg), _load_edges(edges, cfg) if edges else None
     _write_settings(
         output, {"method": method, "split": split, "weights": hashes, "config": cfg.dump()}
     )
     left = [r for r in records if not _mask_path(output, r).is_file()]
     logger.info("%d of %d images are done already.", len(records) - len(left), len(records))
     waiting: deque[tuple[Path, Finish]] = deque()
-    model, edge_network = load_model(cfg), _load_edges(edges, cfg) if edges else None
     parameters = {key.lower(): value for key, value in cfg.MODEL.CLIMS.CRF.items()}
     backend = choose_backend(cfg.TEST.CRF.BACKEND)
     with inference_context(model), torch.no_grad(), CRFPool(workers, parameters, backend) as pool:
@@ -211,12 +212,20 @@ def _write_settings(output: Path, settings: dict[str, Any]) -> None:
 
 
 def _load_edges(path: str, cfg: CfgNode) -> EdgeNetwork:
-    model = load_model(config_for(path, opts=("MODEL.DEVICE", cfg.MODEL.DEVICE))).eval()
+    own = config_for(path, opts=("MODEL.DEVICE", cfg.MODEL.DEVICE))
+    model = load_model(own).eval()
     if not isinstance(model, EdgeNetwork):
         raise UsageError(
             f"{path} is a checkpoint of {type(model).__name__}",
             where="edges",
             hint="name one of an edge network, as voc_clims_edges.yaml trains it",
+        )
+    if own.INPUT.MIN_SIZE_TEST != cfg.INPUT.MIN_SIZE_TEST:
+        raise UsageError(
+            f"it is {cfg.INPUT.MIN_SIZE_TEST}, but {path} finds edges in images of "
+            f"{own.INPUT.MIN_SIZE_TEST}",
+            where="INPUT.MIN_SIZE_TEST",
+            hint="set it to that, and MODEL.CAM.SCALES so that CAMs are made as before",
         )
     return model
 

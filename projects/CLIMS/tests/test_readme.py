@@ -29,7 +29,7 @@ def test_commands_parse_and_their_recipes_exist():
             config = getattr(parser.parse_args(words[1:]), "config", None)
             assert not config or (ROOT / config).is_file()
             seen += 1
-    assert seen == 12
+    assert seen == 13
 
 
 def test_recipes_and_links_exist():

@@ -175,7 +175,11 @@ def test_from_cams_to_a_random_walk(refine, clims_cfg, tmp_path, toy_split, caps
     state = torch.load(tmp_path / "edges" / "model_final.pth", weights_only=True)
     assert state["iteration"] == 2
 
-    refine("irn", "--refine", "irn", "--edges", str(tmp_path / "edges"))
+    walk = ("irn", "--refine", "irn", "--edges", str(tmp_path / "edges"))
+    with pytest.raises(SystemExit):  # the edge network has learned from images of another size
+        refine(*walk, opts=("INPUT.MIN_SIZE_TEST", "96"))
+    assert "INPUT.MIN_SIZE_TEST: it is 96" in capsys.readouterr().err
+    refine(*walk)
     for mask, record in zip(masks_of(tmp_path / "irn", toy_split), records, strict=True):
         assert {*np.unique(mask)} <= {0, *(c + 1 for c in record["image_labels"])}
 
