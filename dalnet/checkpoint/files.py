@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dalnet.errors import UsageError
 from dalnet.io import require_file, sha256
-from dalnet.modeling.weight_files import fetch, find_nan, reason_of
+from dalnet.modeling.weight_files import fetch, find_nan, reason_of, refuse_unfolding
 
 from .history import read_last
 
@@ -76,6 +76,7 @@ def read_file(filename: str) -> dict[str, Any]:
         UsageError: it cannot be read without unpickling, or is no checkpoint.
     """
     require_file(filename)
+    refuse_unfolding(filename)
     try:
         if filename.endswith(".safetensors"):
             data = _read_safetensors(filename)

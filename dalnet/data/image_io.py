@@ -33,6 +33,11 @@ _TURNS = {
 }
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # where it begins, and where its pixels do
 _MAX_METADATA = 32 << 20  # bytes
+# Of others, Pillow runs some as programs (EPS), or unfolds them without a bound (FITS, once).
+_FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX"),
+    *("PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+)
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # formats that change values
 
 
@@ -238,8 +243,8 @@ def _open_safe(file: BinaryIO) -> Image.Image:
     """
     _refuse_metadata(file)
     image = Image.open(file)
-    if image.format == "EPS":  # Pillow gives it to Ghostscript
-        raise ValueError("it is PostScript, which is a program")
+    if image.format not in _FORMATS:
+        raise ValueError(f"it is of the format {image.format}")
     limit = Image.MAX_IMAGE_PIXELS  # above which Pillow warns; its error comes at twice as many
     if limit is not None and image.width * image.height > limit:
         raise ValueError(f"it has {image.width} x {image.height} pixels, above {limit:,} in all")

@@ -21,10 +21,13 @@ from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.data.labels import LabelIndex
 from dalnet.documents import parse_json
 from dalnet.errors import UsageError
+from dalnet.io import require_file
 
 from .cluster_workers import TAG_MEMBERS
 
 LIST_COLUMNS = ("file", "tags")
+_MAX_MEMBER = 256 << 20  # bytes of a file in a shard
+_MAX_DIGITS = 9  # of the number of a class
 _EXPECTED = 'each sample needs an image and NAME.json with {"tags": [...]} or NAME.cls'
 
 
@@ -87,9 +90,12 @@ def find_shards(place: str) -> ClusterInput:
     try:
         with (
             found.filesystem.open_input_stream(shard) as stream,
-            tarfile.open(fileobj=stream, mode="r|*") as archive,
+            # Not decompressed: a megabyte could stand for terabytes that would be passed over.
+            tarfile.open(fileobj=stream, mode="r|") as archive,
         ):
             for member in archive:
+                if member.size > _MAX_MEMBER:
+                    raise tarfile.ReadError(f"{member.name!r} claims {member.size:,} bytes")
                 name, _, kind = posixpath.basename(member.name).partition(".")
                 if member.isreg() and kind:
                     members.setdefault(name, []).append(kind.lower())
@@ -169,7 +175,7 @@ class TagReader:
         if tags is not None or not isinstance(row["cls"], bytes):
             return _split(tags)
         text = row["cls"].decode("utf-8", errors="replace").strip()
-        if text.isdecimal() and int(text) < len(self._names):
+        if text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) < len(self._names):
             return [self._names[int(text)]]
         return _split(text)
 
@@ -194,9 +200,12 @@ def row_image(row: Mapping[str, Any], images: str) -> bytes:
     place = posixpath.join(images, file)
     try:
         if "://" not in place:
+            require_file(place)
             return Path(place).read_bytes()
         with fsspec.open(place, "rb") as stream:
             return stream.read()
+    except UsageError:
+        raise
     except Exception as error:  # Each of fsspec's file systems raises errors of its own.
         raise UsageError(f"it cannot be read ({error})", file, "restore it") from error
 

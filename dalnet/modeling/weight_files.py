@@ -3,6 +3,7 @@
 
 import re
 import textwrap
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,10 @@ _OTHER_CONTENT = {
     **dict.fromkeys((b"<!doctype", b"<html", b"<?xml"), _WEB_PAGE),
     b"version https://git-lfs": "Git LFS has put a pointer in its place: run git lfs pull",
 }
+
+
+_HARMLESS = 1 << 28  # bytes that any archive may unfold to
+_MOST_UNFOLDING = 20  # times the size of the archive
 
 
 @contextmanager
@@ -103,7 +108,26 @@ def local_file(weights: str, key: str, suffixes: tuple[str, ...]) -> Path:
         raise UsageError(f"{weights} is not a file", key, "correct the path")
     if path.suffix not in suffixes:
         raise UsageError(f"{weights} must end in {' or '.join(suffixes)}", key, "name such a file")
+    refuse_unfolding(path)
     return path
+
+
+def refuse_unfolding(path: str | Path) -> None:
+    """Refuse a zip archive, as .pth and .npz are, that unfolds to far more than it holds.
+
+    PyTorch and NumPy give it the memory that it asks for; weights hardly get smaller in archives.
+
+    Raises:
+        UsageError: it is such an archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(member.file_size for member in archive.infolist())
+    except (OSError, zipfile.BadZipFile):  # left to the reader of such files
+        return
+    if unfolded > max(_HARMLESS, _MOST_UNFOLDING * Path(path).stat().st_size):
+        what = f"it has {Path(path).stat().st_size:,} bytes, which unfold to {unfolded:,}"
+        raise UsageError(what, path, "name a file of weights as PyTorch or NumPy saves it")
 
 
 def read_state(path: Path, key: str) -> dict[str, Any]:

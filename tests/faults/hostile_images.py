@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile images and masks: each is made here, from nothing but bytes and Pillow."""
 
+import gzip
 import io
 import os
 import struct
@@ -67,6 +68,18 @@ def gif_with_frames(count):
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
     screen = struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     return b"GIF89a" + screen + frame * count + b"\x3b"
+
+
+def fits():
+    """Return a FITS of 16 x 12 pixels that are compressed by gzip to whatever size."""
+    about = {"BITPIX": 8, "NAXIS": 2, "NAXIS1": 8, "NAXIS2": 1, "PCOUNT": 40, "GCOUNT": 1}
+    about |= {"TFIELDS": 1, "ZIMAGE": "T", "ZCMPTYPE": "'GZIP_1  '", "ZBITPIX": 8}
+    about |= {"ZNAXIS": 2, "ZNAXIS1": 16, "ZNAXIS2": 12}
+    parts = [{"SIMPLE": "T", "BITPIX": 8, "NAXIS": 0, "EXTEND": "T"}]
+    parts += [{"XTENSION": "'BINTABLE'"} | about]
+    texts = ["".join(f"{k:8}= {v!s:>20}".ljust(80) for k, v in part.items()) for part in parts]
+    heads = b"".join(f"{text}END".ljust(2880).encode() for text in texts)
+    return heads + bytes(8) + gzip.compress(bytes(16 * 12))
 
 
 def tiff(*entries, next_directory=0):
@@ -193,6 +206,7 @@ IMAGES = [
         tiff(*_SIZE, (270, 2, (1 << 32) - 1, 8), *_STRIP),
         HARMLESS,
     ),
+    image_case("fits that holds a compressed table", "a.jpg", fits()),
     image_case("svg named png", "a.png", b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
     image_case("a web page named jpg", "a.jpg", b"<!doctype html><img src=x onerror=alert(1)>"),
     image_case(

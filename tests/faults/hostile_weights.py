@@ -111,11 +111,26 @@ def npy_that_claims(shape):
     return make
 
 
+def names_in_a_pipe(path):
+    np.save(path, np.ones((1, 2), np.float32))
+    fifo(path.with_suffix(".txt"))
+
+
 def npz_bomb(path):
     """A megabyte that unfolds to a gigabyte for one parameter, and a member that leads upwards."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../escaped.npy", b"x")
         archive.writestr("embedding/kernel.npy", bytes(1 << 24))
+
+
+def zip_bomb(path):
+    """Half a megabyte that unfolds to 400."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data/0", "w") as member,
+    ):
+        for _ in range(25):
+            member.write(bytes(1 << 24))
 
 
 def tensors_that(header, data=b""):
@@ -235,10 +250,13 @@ WEIGHTS = [
     text_case("pth: a pipe", "w.pth", fifo, whole_checkpoint),
     text_case("pth: a device", "w.pth", device, whole_checkpoint),
     text_case("pth: a zip file without content", "w.pth", b"PK\5\6" + bytes(18), whole_checkpoint),
+    text_case("pth: a bomb", "w.pth", zip_bomb, whole_checkpoint),
+    text_case("npz: a bomb of 400 MB", "w.npz", zip_bomb, encoder),
     text_case("pth: cut off", "w.pth", b"PK\3\4" + bytes(40), state),
     text_case("npz: objects", "w.npz", lambda path: np.savez(path, a=np.array([Runs()])), encoder),
     text_case("npz: a bomb with a name upwards", "w.npz", npz_bomb, encoder),
     text_case("npy: objects as embeddings", "e.npy", array_of_objects, embeddings),
+    text_case("npy: names that are a pipe", "e.npy", names_in_a_pipe, embeddings),
     text_case("npy: 10^15 rows", "e.npy", npy_that_claims((10**15, 1)), embeddings),
     text_case("npy: a negative shape", "e.npy", npy_that_claims((-1, 4)), embeddings),
     text_case("labels: code", "l.npy", array_of_objects, labels),

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Label maps made by a Ray Data job, beside those of the plain command."""
 
+import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -234,6 +236,33 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path, members, word):
         write_shard(path, members)
     with refused(path, word):
         find_shards(str(tmp_path))
+
+
+@pytest.mark.extra
+def test_shards_are_not_decompressed(tmp_path):
+    pytest.importorskip("ray")
+    from dalnet.labeling.cluster_input import find_shards
+
+    path = tmp_path / "0.tar"
+    write_shard(path, [("a.jpg", b""), ("a.cls", b"0")])
+    assert find_shards(str(tmp_path)).files == [str(path)]
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with refused(path, "tar"):
+        find_shards(str(tmp_path))
+
+
+@pytest.mark.extra
+def test_rows_that_mean_harm_are_refused(tmp_path):
+    pytest.importorskip("ray")
+    from dalnet.labeling.cluster_input import TagReader, row_image
+
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for file in (str(tmp_path / "pipe.jpg"), "/dev/zero"):
+        with refused(file):
+            row_image({"file": file, "tags": []}, "")
+    row = {"file": "0.tar/a", "json": None, "cls": b"9" * 100_000}
+    with refused("0.tar/a"):
+        TagReader(["background", "cat"]).read(row)
 
 
 @pytest.mark.extra

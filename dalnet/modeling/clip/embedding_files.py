@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dalnet.errors import UsageError
+from dalnet.io import read_text
 from dalnet.modeling.weight_files import local_file, refused_with
 
 from .weights import KEY
@@ -57,7 +58,7 @@ def _read_npy(path: Path) -> tuple[Tensor, list[str]]:
         rows = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
     path = path.with_suffix(".txt")
     with refused_with(f"it must hold the names of the rows of {KEY}, one a line", path):
-        names = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        names = read_text(path).rstrip().split("\n")
     return rows, [name.strip() for name in names]
 
 
