@@ -43,7 +43,8 @@ test-slow: setup ## run the slow tests
 faults: setup ## inject faults into trainings and files, and list by kind what was survived
 	$(BIN) -m pytest -q -m faults
 
-soak: setup ## kill a training at random for MINUTES, and compare it with one that is left alone
+soak: MINUTES := 30
+soak: setup ## kill a training at random for MINUTES (30), and compare it with one that is left alone
 	SOAK_MINUTES=$(MINUTES) $(BIN) -m pytest -q -m faults tests/faults/test_killed.py -k soak
 
 test-extra: setup ## run the tests of optional packages, in .venv-extra and .venv-readers

@@ -122,6 +122,7 @@ def damage(path, kept=100):
     path.write_bytes(path.read_bytes()[:kept])
 
 
+@pytest.mark.faults("unreadable images")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_only_their_turn_shows_to_be_damaged_are_skipped_and_counted(
     tree, tree_cfg, caplog, workers
@@ -140,6 +141,7 @@ def test_images_that_only_their_turn_shows_to_be_damaged_are_skipped_and_counted
         list(islice(build_train_loader(cfg), 12))
 
 
+@pytest.mark.faults("unreadable images")
 def test_training_ends_where_no_image_can_be_read(tree, tree_cfg):
     for path in (tree / "JPEGImages").iterdir():
         damage(path)
@@ -147,6 +149,7 @@ def test_training_ends_where_no_image_can_be_read(tree, tree_cfg):
         next(iter(build_train_loader(tree_cfg())))
 
 
+@pytest.mark.faults("unreadable images")
 def test_images_whose_header_is_damaged_are_found_at_the_start(tree, tree_cfg, caplog):
     (tree / "JPEGImages" / "p2.png").write_bytes(b"no image")
     seen = [d for batch in islice(build_train_loader(tree_cfg()), 12) for d in batch]

@@ -136,6 +136,7 @@ def test_two_machines_train_as_two_processes_of_one(voc_tree):
 
 
 @pytest.mark.slow
+@pytest.mark.faults("signals")
 def test_a_signal_reaches_all_processes_which_save_and_exit(voc_tree):
     flags = ("--num-processes", "2", "SOLVER.MAX_ITER", "1000")
     process = start(voc_tree, "stopped", *flags)
@@ -145,6 +146,7 @@ def test_a_signal_reaches_all_processes_which_save_and_exit(voc_tree):
 
 
 @pytest.mark.slow
+@pytest.mark.faults("unreadable images")
 def test_an_error_in_one_process_is_one_sentence_and_ends_all(voc_tree):
     path = sorted((voc_tree.voc / "JPEGImages").iterdir())[1]
     path.write_bytes(path.read_bytes()[:400])
@@ -155,6 +157,7 @@ def test_an_error_in_one_process_is_one_sentence_and_ends_all(voc_tree):
 
 
 @pytest.mark.slow
+@pytest.mark.faults("unreadable images")
 def test_what_no_process_can_read_is_listed_by_the_first(voc_tree):
     broken = sorted((voc_tree.voc / "JPEGImages").iterdir())[:2]
     for path in broken:

@@ -24,6 +24,7 @@ def train(voc_tree):
     return run
 
 
+@pytest.mark.faults("memory that runs out")
 @pytest.mark.parametrize("place", [TRAINING, EVALUATION])
 def test_errors_about_memory_name_the_keys(place):
     for error in (MemoryError(), RuntimeError("[..] DefaultCPUAllocator: can't allocate memory")):
@@ -45,6 +46,7 @@ def test_other_errors_stay_as_they_are():
         assert info.value is error
 
 
+@pytest.mark.faults("memory that runs out")
 def test_a_gpu_without_memory_ends_the_training(train, monkeypatch):
     def fail(self, batch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
@@ -54,6 +56,7 @@ def test_a_gpu_without_memory_ends_the_training(train, monkeypatch):
         train()
 
 
+@pytest.mark.faults("memory that runs out")
 def test_a_gpu_without_memory_in_an_evaluation(train, monkeypatch):
     forward = DALNet.forward
 
@@ -67,6 +70,7 @@ def test_a_gpu_without_memory_in_an_evaluation(train, monkeypatch):
         train("DATASETS.TEST", ("voc_2012_sem_seg_val",), "SOLVER.MAX_ITER", 1)
 
 
+@pytest.mark.faults("memory that runs out")
 def test_a_killed_loader_ends_the_training(train, monkeypatch):
     read, parent = TrainImages.__getitem__, os.getpid()
 

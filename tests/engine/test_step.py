@@ -91,6 +91,7 @@ def run_broken(kinds, max_nonfinite):
     return weights
 
 
+@pytest.mark.faults("losses that are not finite")
 @pytest.mark.parametrize(("kind", "word"), [("loss", "loss_b"), ("gradient", "gradient of weight")])
 def test_a_step_that_is_not_finite_is_left_out_and_named(caplog, kind, word):
     kinds = ["", kind, kind, ""]
@@ -100,6 +101,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_named(caplog, kind, word):
     assert "loss_a" not in caplog.text
 
 
+@pytest.mark.faults("losses that are not finite")
 def test_too_many_in_a_row_stop_the_training():
     run_broken(["loss", "", "loss", "", "loss"], max_nonfinite=1)
     with refused("SOLVER.MAX_NONFINITE_STEPS", "iteration 3", "image3", "loss_b"):

@@ -62,6 +62,7 @@ def assert_same_training(first, second):
         assert same(first[part], second[part]), part
 
 
+@pytest.mark.faults("failures within a step")
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_training_that_fails_is_saved_and_goes_on_exactly(train, monkeypatch, step):
     whole = train("whole")
@@ -77,6 +78,7 @@ def test_a_training_that_fails_is_saved_and_goes_on_exactly(train, monkeypatch, 
     assert_same_training(train("failed", resume=True), whole)
 
 
+@pytest.mark.faults("signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_the_step_and_saves(train, monkeypatch, number):
     with monkeypatch.context() as patch:
@@ -118,6 +120,7 @@ def test_a_training_that_ends_before_the_head_begins_says_so(train):
         assert ("the segmentation head learns nothing" in log) is (start == 4)
 
 
+@pytest.mark.faults("damaged checkpoints")
 def test_a_malformed_state_is_refused(train):
     path = train.output / "odd" / "model_final.pth"
     data = train("odd", "SOLVER.MAX_ITER", 1)
@@ -170,6 +173,7 @@ def test_a_run_keeps_its_seed(train):
         train("drawn", "SEED", seed + 1, resume=True)
 
 
+@pytest.mark.faults("unreadable images")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_cannot_be_read_are_listed_at_the_end(train, voc_tree, workers):
     first, second = sorted((voc_tree.voc / "JPEGImages").iterdir())[:2]

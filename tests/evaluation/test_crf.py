@@ -70,6 +70,7 @@ def killed_parent(pids):
 
 
 @pytest.mark.slow
+@pytest.mark.faults("processes that end or hang")
 def test_workers_end_with_a_killed_parent():
     context = multiprocessing.get_context("spawn")
     pids = context.Queue()

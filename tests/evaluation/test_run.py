@@ -124,6 +124,7 @@ def test_an_interrupted_run_goes_on(measure, output, split, seen):
     assert len(seen) == 8 - done, "a finished evaluation starts anew"
 
 
+@pytest.mark.faults("processes that end or hang")
 def test_a_killed_crf_process_is_one_sentence_and_the_same_command_goes_on(
     measure, monkeypatch, seen
 ):

@@ -347,7 +347,7 @@ WEIGHTS = [
     ),
     *[
         text_case(
-            f"bundle: a huge {key.rpartition('.')[2]}",
+            f"bundle: a huge {key}",
             "b.safetensors",
             bundle(config=config_with(key, 10**9)),
             build,

@@ -9,18 +9,27 @@ import time
 import pytest
 
 from dalnet.checkpoint.history import newest_good
+from dalnet.data.datasets.catalog import datasets_root
+from dalnet.data.datasets.toy.folder import ensure_toy_dataset
 
 from .killing import Training, assert_same, steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults("kills of a training")]
 # The model and the workers draw random numbers.
 DRAWS = ["SEED", "3", "MODEL.VIT.DROP_PATH", "0.5", "DATALOADER.NUM_WORKERS", "2"]
+SOAK = [
+    *("DATASETS.TRAIN", "('toy_train',)", "DATASETS.TEST", "('toy_val',)"),
+    *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11", "SOLVER.CHECKPOINT_PERIOD", "5"),
+    *("TEST.EVAL_PERIOD", "20"),
+    # A rate that does not depend on how long the training is, as that of a warm-up does too.
+    *("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.WARMUP_ITERS", "0"),
+]
 EVENTS = ["step"] * 6 + ["saving"] * 2 + ["evaluating"] * 2
 
 
 @pytest.fixture
 def make(voc_tree):
-    """Returns a training of four images, in a folder of a name."""
+    """Returns a training in a folder of a name, of four images where the options name no others."""
 
     def training(name, *options):
         test = ["DATASETS.TEST", "('voc_2012_sem_seg_val',)"]
@@ -68,20 +77,23 @@ def iterations(training):
 @pytest.mark.skipif("SOAK_MINUTES" not in os.environ, reason="make soak runs it")
 def test_soak(make, record_property):
     minutes = float(os.environ["SOAK_MINUTES"])
-    end, draw, kills = time.monotonic() + 60 * minutes, random.Random(), 0
+    ensure_toy_dataset(datasets_root() / "toy")
     # Long enough that kills cannot let it end before the time is over.
-    options = ["SOLVER.CHECKPOINT_PERIOD", "5", "TEST.EVAL_PERIOD", "20"]
-    # A rate that does not depend on how long the training is.
-    options += ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"]
-    killed = make("killed", *options, "SOLVER.MAX_ITER", "1000000")
+    killed, draw, taken = make("killed", *SOAK, "SOLVER.MAX_ITER", "1000000"), random.Random(), []
+    end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
-        event = draw.choice(EVENTS)
-        killed.kill(event, draw.randint(1, 20) if event == "step" else 1, draw.random() / 10)
-        kills += 1
+        event, begun = draw.choice(EVENTS), killed.taken()
+        count = draw.randint(1, 20) if event == "step" else 1
+        losses, was_running = killed.kill(event, count, draw.random() / 10)
+        assert was_running
+        taken.append((begun, losses))
+    record_property("injected", len(taken))
     last = str(killed.taken() + 1)
-    killed = make("killed", *options, "SOLVER.MAX_ITER", last)
+    whole, killed = (make(name, *SOAK, "SOLVER.MAX_ITER", last) for name in ("whole", "killed"))
     killed.run()
-    whole = make("whole", *options, "SOLVER.MAX_ITER", last)
     whole.run()
+    expected = steps(whole.notes())
+    for begun, losses in taken:
+        # The last ones may have been taken behind the newest checkpoint of all.
+        assert losses[: len(expected) - begun] == expected[begun : begun + len(losses)]
     assert_same(whole, killed)
-    record_property("injected", kills)

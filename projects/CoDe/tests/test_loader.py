@@ -114,6 +114,7 @@ def test_a_resumed_order_is_that_of_an_uninterrupted_run(tmp_path, write_shards,
         assert batches(files, 14 - start, workers, start, buffer=6) == whole[start:]
 
 
+@pytest.mark.faults("unreadable images")
 def test_what_is_left_out_is_counted(tmp_path, caplog):
     path = write_lines(tmp_path / "a.jsonl", 6, n1={"nouns": ["a"]}, n2={"nouns": ["a", "a"]},
                        n3={"caption": ""}, n4={"image": "broken.png"})  # fmt: skip
@@ -141,6 +142,7 @@ def test_no_usable_caption(tmp_path, monkeypatch):
         numbers(CaptionStream([tmp_path / "a.jsonl"], name_of, batch_size=4), 1)
 
 
+@pytest.mark.faults("unreadable images")
 def test_no_readable_image(tmp_path, monkeypatch):
     monkeypatch.setattr("codeseg.loader._MOST_BROKEN", 20)
     path = write_lines(tmp_path / "a.jsonl", 1, n0={"image": "broken.png"})
@@ -148,6 +150,7 @@ def test_no_readable_image(tmp_path, monkeypatch):
         numbers(CaptionStream([path], name_of, batch_size=4), 1)
 
 
+@pytest.mark.faults("unreadable images")
 def test_an_unreadable_image_where_that_is_an_error(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", 4, n1={"image": "broken.png"})
     with refused("broken.png"):

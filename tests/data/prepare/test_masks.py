@@ -54,6 +54,7 @@ def killed_once(source):
     return np.full((2, 2), value, np.uint8)
 
 
+@pytest.mark.faults("processes that end or hang")
 def test_a_killed_worker_ends_in_a_sentence_and_the_command_goes_on(tmp_path):
     first_try = tmp_path / "first try"
     sources = {
