@@ -32,7 +32,8 @@ class Captioned:
 
     Attributes:
         image: the path of an image file, or its content.
-        caption: as it is stored, its first 2,000 letters; empty where the image has none.
+        caption: as it is stored, without space around it, its first 2,000 letters; empty where the
+            image has none.
         nouns: of the caption; None where nothing says which they are.
         name: for messages.
     """
@@ -134,7 +135,7 @@ def captioned_line(folder: Path, line: dict[str, Any]) -> Captioned:
     """Return what a line of :func:`read_captions` says; its image lies relative to ``folder``."""
     nouns = tuple(line["nouns"]) if "nouns" in line else None
     path = str(folder / line["image"])
-    return Captioned(path, line["caption"][:_MAX_CAPTION], nouns, path)
+    return Captioned(path, line["caption"].strip()[:_MAX_CAPTION], nouns, path)
 
 
 def read_shard(path: Path) -> Iterator[Captioned]:

@@ -204,7 +204,7 @@ class CaptionStream(IterableDataset):
 
     def _nouns(self, image: Captioned) -> list[str]:
         if image.nouns is not None:
-            return list(dict.fromkeys(image.nouns))
+            return list(dict.fromkeys(noun for noun in image.nouns if noun.strip()))
         if self._find_nouns is None:
             raise UsageError(
                 "this caption does not bring its nouns",

@@ -116,8 +116,8 @@ def test_a_resumed_order_is_that_of_an_uninterrupted_run(tmp_path, write_shards,
 
 @pytest.mark.faults("unreadable images")
 def test_what_is_left_out_is_counted(tmp_path, caplog):
-    path = write_lines(tmp_path / "a.jsonl", 6, n1={"nouns": ["a"]}, n2={"nouns": ["a", "a"]},
-                       n3={"caption": ""}, n4={"image": "broken.png"})  # fmt: skip
+    path = write_lines(tmp_path / "a.jsonl", 6, n1={"nouns": ["a", " "]}, n2={"nouns": ["a", "a"]},
+                       n3={"caption": " "}, n4={"image": "broken.png"})  # fmt: skip
     stream = CaptionStream([path], name_of, batch_size=4)
     loader = CaptionLoader(stream, batch_size=4, collate_fn=list)
     # A broken image before the first good one has nothing to take its place.
