@@ -16,14 +16,15 @@ from dalnet.io import reading_errors
 
 from .classes import match_classes
 from .datasets import ensure_registered
-from .datasets.tagged import register_tagged
-from .image_io import open_image
+from .datasets.tagged import CORRECTED_MASK, register_tagged
+from .image_io import exif_orientation, open_image, read_mask
 
 logger = logging.getLogger(__name__)
 
 # A crop of VOC's recipe spans about one short side of an image.
 _MAX_SIDES_TO_CROP = 3.0
 _SAMPLES = 5  # images that are opened to know the size of all
+_FIRST_TURNED = 5  # of EXIF's orientations, from which on width and height change places
 
 
 def check_datasets(
@@ -129,3 +130,23 @@ def check_masks(dicts: Sequence[dict[str, Any]]) -> None:
             hint="unpack them, or make them with dalnet prepare coco (COCO) or "
             "dalnet prepare voc (SBD): evaluation needs them",
         )
+
+
+def check_corrected_masks(dicts: Sequence[dict[str, Any]], num_classes: int) -> None:
+    """Read the corrected masks, as a training would only skip the images of those that do not fit.
+
+    Args:
+        dicts: of the training.
+        num_classes: with background.
+
+    Raises:
+        UsageError: a mask that cannot be read, of another size than its image, or with other values
+            than 0 to ``num_classes - 1`` and 255.
+    """
+    for record in dicts:
+        if CORRECTED_MASK in record:
+            with open_image(record["file_name"], "image") as image:
+                width, height = image.size
+                is_turned = exif_orientation(image) >= _FIRST_TURNED
+            size = (width, height) if is_turned else (height, width)
+            read_mask(record[CORRECTED_MASK], size, num_classes)

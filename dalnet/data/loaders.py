@@ -22,7 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
 
-from .checks import check_datasets, check_masks, warn_of_large_images
+from .checks import (
+    check_corrected_masks,
+    check_datasets,
+    check_masks,
+    warn_of_large_images,
+)
 from .classes import number_as_model
 from .image_headers import keep_readable
 from .labels import filter_unlabeled, warn_of_unlearnable
@@ -187,6 +192,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     classes = MetadataCatalog.get(names[0]).stuff_classes[1:]
     dicts = filter_unlabeled(dicts, len(classes), cfg.DATASETS.UNLABELED_IMAGES)
     dicts, left_out = keep_readable(dicts, cfg.DATALOADER.STRICT)
+    check_corrected_masks(dicts, len(classes) + 1)
     warn_of_unlearnable(dicts, classes)
     warn_of_large_images(cfg, [record["file_name"] for record in dicts])
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

@@ -16,6 +16,7 @@ from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
 
 from .augmentation import resize_image, resize_mask
+from .datasets.tagged import CORRECTED_MASK
 from .image_io import read_image, read_mask
 from .labels import has_labels
 from .views import MultiCropViews, SingleView
@@ -29,7 +30,6 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 
 _PASSED_ON = ("file_name", "image_id")
-CORRECTED_MASK = "corrected_mask"  # key of a record: mask to use instead of a pseudo label
 _MASK_KEYS = ("sem_seg_file_name", "mask_classes")
 _RULES = (
     one_of(("RGB",), "INPUT.FORMAT"),

@@ -16,6 +16,7 @@ import torch
 from dalnet.config import new_config
 from dalnet.config.recipes import ENCODERS, Recipe, choose_recipe
 from dalnet.data.datasets.tagged import (
+    CORRECTED_MASK,
     TaggedImages,
     classes_of,
     match_masks,
@@ -32,8 +33,12 @@ from dalnet.modeling.clip.weights import find_weights
 from .mask_values import convert_masks, read_mask_values
 
 DESCRIPTION = "dataset.yaml"  # in the folder of the run
-_MASKS = "val_masks"  # of the held-out images, where the given ones have other values
-_MASK_KEY = "sem_seg_file_name"
+# Of the masks that a description names: the part, the key of its records, and the folder in that of
+# the run that gets those of the classes' values, where the given ones have others.
+_MASKS = {
+    "masks": ("val", "sem_seg_file_name", "val_masks"),
+    "corrections": ("train", CORRECTED_MASK, "corrected_masks"),
+}
 _HELD_OUT = 0.15  # of the images that have a mask
 _SAMPLES = 50  # images whose size is looked at
 _NAMED = 5  # examples in a message
@@ -230,7 +235,7 @@ def prepare_run(
         untagged=untagged,
     )
     path = Path(output).absolute() / DESCRIPTION
-    if resume and path.is_file() and not _is_same(TaggedImages.load(path), described):
+    if resume and path.is_file() and not _is_same(TaggedImages.load(path), described, path.parent):
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
     chosen = _choose_encoder(encoder)
@@ -242,29 +247,31 @@ def prepare_run(
         _require_text_tower()
     if words.background:
         opts += ["MODEL.CLIP.BACKGROUND", words.background]
-    _convert_held_out(described, path.parent / _MASKS).save(path)
+    _convert_masks(described, path.parent).save(path)
     last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
     print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
     return replace(recipe, opts=tuple(opts))
 
 
-def _is_same(earlier: TaggedImages, now: TaggedImages) -> bool:
-    """Return whether two descriptions are of the same images; converted masks do not count."""
+def _is_same(earlier: TaggedImages, now: TaggedImages, run: Path) -> bool:
+    """Return whether two descriptions are of the same images, but for masks that were converted."""
+    if now.corrections and earlier.corrections == run / _MASKS["corrections"][2]:
+        earlier = replace(earlier, corrections=now.corrections)
     return replace(earlier, masks=None) == replace(now, masks=None)
 
 
-def _convert_held_out(described: TaggedImages, folder: Path) -> TaggedImages:
-    """Return the description with held-out masks of the classes' values, written if need be."""
-    if not described.masks:
-        return described
-    values = read_mask_values(described.masks, list(described.classes))
-    if values is None:
-        return described
-    records = described.records("val")
-    masks = {str(r["image_id"]): r["sem_seg_file_name"] for r in records if r.get(_MASK_KEY)}
-    names = {str(PurePosixPath(name).with_suffix(".png")): path for name, path in masks.items()}
-    convert_masks({name: Path(path) for name, path in names.items()}, values, folder)
-    return replace(described, masks=folder)
+def _convert_masks(described: TaggedImages, run: Path) -> TaggedImages:
+    """Return the description with masks of the classes' values, written into ``run`` if need be."""
+    converted: dict[str, Any] = {}
+    for kind, (part, key, name) in _MASKS.items():
+        given = getattr(described, kind)
+        values = read_mask_values(given, list(described.classes)) if given else None
+        if values is not None:
+            masks = {str(r["image_id"]): Path(r[key]) for r in described.records(part) if key in r}
+            files = {str(PurePosixPath(n).with_suffix(".png")): path for n, path in masks.items()}
+            convert_masks(files, values, run / name)
+            converted[kind] = run / name
+    return replace(described, **converted)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,37 @@ def test_masks_of_other_values_are_converted_for_the_held_out_images(folder):
         assert np.array_equal(new, np.array([0, 2, 1])[old])
 
 
+def test_corrected_masks_of_other_values_are_converted(folder):
+    (folder / "masks/classes.txt").write_text("red\nblue\n")
+    arguments = {"tags": folder / "tags.csv", "corrections": folder / "masks", "align": False}
+    for resume in (False, True):
+        prepare_run(folder / "images", str(folder / "run"), resume=resume, **arguments)
+    described = TaggedImages.load(folder / "run/dataset.yaml")
+    assert described.corrections == folder / "run/corrected_masks"
+    records = described.records("train")
+    assert len(records) == 10
+    for record in records:
+        old = np.array(Image.open(folder / "masks" / record["image_id"]))
+        new = np.array(Image.open(record["corrected_mask"]))
+        assert np.array_equal(new, np.array([0, 2, 1])[old])
+    (folder / "run/dataset.yaml").unlink()
+    prepare_run(folder / "images", str(folder / "run"), **arguments | {"corrections": None})
+    with refused("dataset.yaml"):
+        prepare_run(folder / "images", str(folder / "run"), resume=True, **arguments)
+
+
+@pytest.mark.parametrize("fault", ["value", "size"])
+def test_corrected_masks_that_do_not_fit_stop_the_training_at_its_start(folder, capsys, fault):
+    size = (40, 56) if fault == "value" else (20, 28)
+    wrong = np.full(size, 8 if fault == "value" else 1, np.uint8)
+    Image.fromarray(wrong).save(folder / "masks/4.png")
+    words = ["train", "--images", folder / "images", "--tags", folder / "tags.csv"]
+    words += ["--corrections", folder / "masks", "--output", folder / "run", "--no-alignment"]
+    with pytest.raises(SystemExit):
+        main([str(word) for word in [*words, *shlex.split(TINY)]])
+    assert f"error: {folder / 'masks/4.png'}: the mask" in capsys.readouterr().err
+
+
 def test_few_masks_are_evaluated_too(folder):
     for number in range(8):
         (folder / "masks" / f"{number}.png").unlink()

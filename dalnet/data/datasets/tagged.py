@@ -34,6 +34,7 @@ from dalnet.io import atomic_write
 
 from .catalog import register
 
+CORRECTED_MASK = "corrected_mask"  # key of a record: mask to use instead of a pseudo label
 SPLITS = {"tagged_train": "train", "tagged_val": "val"}  # split of each data set
 UNTAGGED = ("unknown", "none")
 
@@ -95,7 +96,7 @@ class TaggedImages:
             if file in masks:
                 record["sem_seg_file_name"] = str(masks[file])
             if file in corrected and split == "train":
-                record["corrected_mask"] = str(corrected[file])
+                record[CORRECTED_MASK] = str(corrected[file])
             records.append(record)
         return records
 
