@@ -171,11 +171,11 @@ def train_split(rank, world_size, path, cfg, records, prepare=None, steps=5):
         dist.destroy_process_group()
 
 
-def assert_split_changes_nothing(cfg, records, folder, prepare=None):
+def assert_split_changes_nothing(cfg, records, folder, prepare=None, steps=5):
     """Train on a batch in one process and in two: losses and weights have to be the same."""
     path = str(folder / "rendezvous")
-    torch.multiprocessing.spawn(train_split, (2, path, cfg, records, prepare), nprocs=2)
-    train_split(0, 1, path, cfg, records, prepare)
+    torch.multiprocessing.spawn(train_split, (2, path, cfg, records, prepare, steps), nprocs=2)
+    train_split(0, 1, path, cfg, records, prepare, steps)
     whole, weights = torch.load(f"{path}.0.1")
     halves = [torch.load(f"{path}.{rank}.2") for rank in (0, 1)]
     for expected, *found in zip(whole, *(losses for losses, _ in halves), strict=True):

@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from helpers import (
     DEGENERATE,
     assert_finite_in_half_precision,
+    assert_split_changes_nothing,
     learning_passes,
     losses_of,
     make_item,
@@ -379,3 +380,9 @@ def test_corrected_masks_take_the_place_of_pseudo_labels(tiny_cfg):
     assert torch.equal(targets["with"][1], corrected.long())
     assert not torch.equal(targets["without"][1], corrected.long())
     assert model.batch_type.collate([make_item(0)], torch.device("cpu")).corrected is None
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_has_their_images(tiny_cfg, tmp_path):
+    records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
+    assert_split_changes_nothing(tiny_cfg, records, tmp_path, steps=20)
