@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, sha256
+from dalnet.modeling.cpu import use_onednn_products
 from dalnet.modeling.precision import unit_vectors
 
 from .embedding_files import read_class_embeddings
@@ -49,6 +50,8 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
             width, a template without "{}", or more classes than ``EMBED_DIM`` has room for codes.
         ValueError: an unknown source.
     """
+    # Before the first product, so that the first model of a process has the texts of all others.
+    use_onednn_products()
     clip = cfg.MODEL.CLIP
     background = background_words(clip.BACKGROUND)
     words = [*cfg.MODEL.PROMPT_NAMES, *background]
