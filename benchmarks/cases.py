@@ -154,7 +154,7 @@ def make_patch_contrast(device: str, tiny: bool) -> Pair:
 
 
 def make_products(device: str, tiny: bool) -> Pair:
-    """Compare a linear layer of DeiT-Tiny, with its gradients, by oneDNN and by PyTorch's default.
+    """Compare oneDNN with PyTorch's default on a linear layer of DeiT-Tiny and its gradients.
 
     Where oneDNN would lose digits the default is used, and both are the same.
     """

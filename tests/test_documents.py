@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON, YAML and XML: plain values, and what is refused."""
+"""Documents in JSON, YAML and XML give plain values, or are refused."""
 
 import pytest
 from helpers import refused

@@ -106,7 +106,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         self._pass_over(batch)
 
     def note_skipped(self, errors: Iterable[UsageError]) -> None:
-        """Log each image that was skipped, and keep its sentence, where that is the first time."""
+        """Log each skipped image once, and keep the sentence that says why."""
         for sentence in map(str, errors):
             if sentence not in self.skipped:
                 self.skipped[sentence] = None

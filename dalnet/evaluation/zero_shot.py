@@ -93,7 +93,7 @@ def parse_preset(text: str, task: str = "") -> Preset:
 
 
 def _checked(key: str, number: float) -> float:
-    """Return a number of a preset, unless it cannot be."""
+    """Return a preset's number, and refuse one outside the range of its key."""
     if key in ("background", "threshold"):  # of scores and probabilities
         if not 0 <= number <= 1:
             raise UsageError(f"{key} is {number}", "preset", "give a number from 0 to 1")

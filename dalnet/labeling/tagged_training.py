@@ -241,16 +241,19 @@ def prepare_run(
     chosen = _choose_encoder(encoder)
     recipe = _recipe_for(described, align, chosen.name)
     opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
-    if texts:
-        opts += ["MODEL.CLIP.SOURCE", "embeddings", "MODEL.CLIP.WEIGHTS", texts]
-    elif align:
-        _require_text_tower()
-    if words.background:
-        opts += ["MODEL.CLIP.BACKGROUND", words.background]
+    opts += _text_options(texts, align, words.background)
     _convert_masks(described, path.parent).save(path)
     last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
     print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
     return replace(recipe, opts=tuple(opts))
+
+
+def _text_options(texts: str, align: bool, background: str) -> list[str]:
+    """Return the keys of the texts, which come from a file or, to align with, from CLIP's tower."""
+    opts = ["MODEL.CLIP.SOURCE", "embeddings", "MODEL.CLIP.WEIGHTS", texts] if texts else []
+    if align and not texts:
+        _require_text_tower()
+    return opts + (["MODEL.CLIP.BACKGROUND", background] if background else [])
 
 
 def _is_same(earlier: TaggedImages, now: TaggedImages, run: Path) -> bool:

@@ -172,7 +172,7 @@ def matrix(compressed=True, **content):
 
 
 def without_type(path):
-    """A matrix whose numbers have no type, at which scipy ends the process."""
+    """Write a matrix without a data type, which makes scipy end the process."""
     matrix(LabelMap=np.ones((2, 2)), compressed=False)(path)
     named = b"LabelMap" + struct.pack("<II", 9, 32)
     content = path.read_bytes()

@@ -45,5 +45,5 @@ def check_vocabulary(names: Sequence[str], most_tokens: int) -> None:
 
 
 def as_clip_reads(text: str) -> str:
-    """Return a text in lower case, with single spaces: CLIP's tokenizer tells no others apart."""
+    """Return a text in lower case with single spaces, as CLIP's tokenizer reads it."""
     return " ".join(text.lower().split())

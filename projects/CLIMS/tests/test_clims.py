@@ -42,7 +42,7 @@ STATISTICS = ([127.0, 120.0, 110.0], [64.0, 65.0, 66.0])
 
 
 def by_loops(objects, rest, texts, phrases, threshold):
-    """L_OTM, L_BTM and L_CBS, pair by pair."""
+    """Return L_OTM, L_BTM and L_CBS, computed pair by pair."""
     matching = background = suppression = 0.0
     for seen, left, text in zip(objects, rest, texts, strict=True):
         matching -= (seen @ text).clamp(1e-4, 0.9999).log()

@@ -17,7 +17,7 @@ from dalnet.errors import UsageError
 
 
 def name_of(image, nouns):
-    """A stub of the mapper: the number in the caption, and what it draws; some are broken."""
+    """Return the caption's number and a random one, in place of the mapper; refuse some images."""
     if "broken" in image.name:
         raise UsageError("broken", image.name)
     drawn = (np.random.randint(1000), int(torch.randint(1000, ())))
