@@ -19,6 +19,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalnet.config import add_dalnet_config, installed_systems
+from dalnet.engine.step import StepTrainer
 from dalnet.engine.trainer import join_processes
 from dalnet.errors import UsageError
 
@@ -142,8 +143,8 @@ def raw_cams(model, views):
     )
 
 
-def train_split(rank, world_size, path, cfg, records, prepare=None, steps=5):
-    """Train a few steps on a process's part of a batch; save the losses and the weights.
+def train_split(rank, world_size, path, cfg, records, parts=1, prepare=None, steps=5):
+    """Train a few steps on a process's share of a batch; save the losses and the weights.
 
     ``prepare(rank, world_size)`` is called first.
     """
@@ -156,34 +157,49 @@ def train_split(rank, world_size, path, cfg, records, prepare=None, steps=5):
     torch.manual_seed(0)
     model = build_model(cfg).train()
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer, parallel = torch.optim.SGD(learning, lr=1e-3), join_processes(model)
-    count, losses = len(records) // world_size, []
-    for step in range(steps):
-        with EventStorage(step):
-            found = parallel(records[rank * count : (rank + 1) * count])
-        optimizer.zero_grad()
-        sum(found.values()).backward()
-        optimizer.step()
-        losses.append({name: loss.item() for name, loss in found.items()})
+    optimizer, count = torch.optim.SGD(learning, lr=1e-3), len(records) // world_size
+    batches = [records[rank * count : (rank + 1) * count]] * steps
+    counts_parts = cfg.SOLVER.GLOBAL_LOSS_STATISTICS
+    trainer = StepTrainer(join_processes(model), batches, optimizer, parts, counts_parts)
+    losses = []
+    for trainer.iter in range(steps):
+        with EventStorage(trainer.iter) as storage:
+            trainer.run_step()
+            latest = storage.latest().items()  # in the first process alone, the mean over all
+            losses.append({name: value[0] for name, value in latest if "loss" in name})
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    torch.save((losses, weights), f"{path}.{rank}.{world_size}")
+    torch.save((losses, weights), f"{path}.{rank}.{world_size}.{parts}")
     if world_size > 1:
         dist.destroy_process_group()
 
 
-def assert_split_changes_nothing(cfg, records, folder, prepare=None, steps=5):
+def assert_same_training(path, split):
+    """Compare a training in one piece with that of ``split``, numbers of processes and parts."""
+    (whole, weights), (losses, others) = (
+        torch.load(f"{path}.0.{processes}.{parts}") for processes, parts in ((1, 1), split)
+    )
+    for expected, found in zip(whole, losses, strict=True):
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def assert_split_changes_nothing(cfg, records, folder, prepare=None, steps=5, parts=1):
     """Train on a batch in one process and in two: losses and weights have to be the same."""
     path = str(folder / "rendezvous")
-    torch.multiprocessing.spawn(train_split, (2, path, cfg, records, prepare, steps), nprocs=2)
-    train_split(0, 1, path, cfg, records, prepare, steps)
-    whole, weights = torch.load(f"{path}.0.1")
-    halves = [torch.load(f"{path}.{rank}.2") for rank in (0, 1)]
-    for expected, *found in zip(whole, *(losses for losses, _ in halves), strict=True):
-        mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}
-        assert mean == pytest.approx(expected, rel=1e-6, abs=1e-6)
-    for name, value in weights.items():
-        torch.testing.assert_close(halves[0][1][name], value, rtol=0, atol=1e-5, msg=name)
-    return weights
+    torch.multiprocessing.spawn(
+        train_split, (2, path, cfg, records, parts, prepare, steps), nprocs=2
+    )
+    train_split(0, 1, path, cfg, records, 1, prepare, steps)
+    assert_same_training(path, (2, parts))
+
+
+def assert_parts_change_nothing(cfg, records, folder, parts=2):
+    """Train on a batch at once and in parts: losses and weights have to be the same."""
+    path = str(folder / "rendezvous")
+    for number in (1, parts):
+        train_split(0, 1, path, cfg, records, number)
+    assert_same_training(path, (1, parts))
 
 
 DEGENERATE = {

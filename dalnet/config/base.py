@@ -182,7 +182,8 @@ def _add_solver(cfg: CN) -> None:
     solver.ACCUMULATION_STEPS = 1  # parts that a batch is cut into, one after the other [D]
     solver.MAX_ITER = 20000  # optimizer steps: VOC's [P]
     # Whether losses that divide by a number of pairs, pixels, views or images count those of all
-    # processes, so that the number of processes changes no loss; else of each process [D].
+    # processes and parts, so that their number changes no loss; else of each. To count over parts,
+    # each first runs without gradient [D].
     solver.GLOBAL_LOSS_STATISTICS = True
     # How many steps in a row may be left out because losses or gradients are not finite [D].
     solver.MAX_NONFINITE_STEPS = 5

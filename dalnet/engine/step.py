@@ -16,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from dalnet.errors import UsageError
+from dalnet.modeling.losses.counts import Parts
 
+from .generators import generator_states, preserved_generators, set_generator_states
 from .interruption import largest
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,9 @@ logger = logging.getLogger(__name__)
 class StepTrainer(SimpleTrainer):
     """Detectron2's ``SimpleTrainer`` with accumulation and mixed precision.
 
-    The gradient is the mean of those of the parts, as if each were a batch of its own. A step whose
-    losses or gradients are not finite is left out.
+    The gradient is the mean of those of the parts; losses that divide by a number of pairs, pixels
+    or views divide by that of the whole batch, where ``counts_parts`` says so. A step whose losses
+    or gradients are not finite is left out.
 
     Attributes:
         is_updating: whether the optimizer is changing the weights; after a failure they are then
@@ -41,6 +44,7 @@ class StepTrainer(SimpleTrainer):
         data_loader: DataLoader,
         optimizer: torch.optim.Optimizer,
         parts: int = 1,
+        counts_parts: bool = True,
         amp_dtype: torch.dtype | None = None,
         max_nonfinite: int = 0,
     ) -> None:
@@ -50,11 +54,14 @@ class StepTrainer(SimpleTrainer):
             data_loader: yields lists of images.
             optimizer: takes one step for each list.
             parts: how many parts a list is cut into, one after the other.
+            counts_parts: whether several parts first run without gradient, to count over all of
+                them; else each of them counts for itself.
             amp_dtype: of mixed precision on CUDA; None for none.
             max_nonfinite: how many steps in a row may be left out.
         """
         super().__init__(model, data_loader, optimizer)
         self.parts = parts
+        self.counts_parts = counts_parts
         self.amp_dtype = amp_dtype
         self.max_nonfinite = max_nonfinite
         self.left_out = 0  # steps in a row
@@ -74,14 +81,16 @@ class StepTrainer(SimpleTrainer):
         torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
         size = len(images) // self.parts
-        totals: dict[str, Tensor] = {}
-        for number in range(self.parts):
-            is_last = number == self.parts - 1
-            with self._sums_gradients_locally(not is_last):
-                losses = self._losses(images[number * size : (number + 1) * size])
-                self.scaler.scale(torch.stack([*losses.values()]).sum()).backward()
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + loss.detach()
+        pieces = [images[start : start + size] for start in range(0, len(images), size)]
+        parts = Parts(self.parts)
+        if self.parts > 1 and self.counts_parts:
+            states = generator_states()
+            self._count(pieces, parts)
+            with preserved_generators():
+                set_generator_states(states)  # the same random numbers once more
+                totals = self._sum_gradients(pieces, parts)
+        else:
+            totals = self._sum_gradients(pieces, parts)
         wrong = self._nonfinite(totals)
         if largest(len(wrong)):
             self._leave_out(wrong, images)
@@ -104,6 +113,28 @@ class StepTrainer(SimpleTrainer):
         self.left_out = state_dict["left_out"]
         if state_dict.get("grad_scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _count(self, pieces: Sequence[list[dict]], parts: Parts) -> None:
+        """Let the parts count, without a change to buffers such as a BatchNorm's statistics."""
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        for number, piece in enumerate(pieces):
+            with parts.counting(number):
+                self._losses(piece)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        parts.add_up()
+
+    def _sum_gradients(self, pieces: Sequence[list[dict]], parts: Parts) -> dict[str, Tensor]:
+        """Sum the gradients of all parts, and return the losses of the whole batch."""
+        totals: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces):
+            is_last = number == self.parts - 1
+            with parts.training(number), self._sums_gradients_locally(not is_last):
+                losses = self._losses(piece)
+                self.scaler.scale(torch.stack([*losses.values()]).sum()).backward()
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) + loss.detach()
+        return totals
 
     def _losses(self, images: list[dict]) -> dict[str, Tensor]:
         """Return the losses of a part, each divided by the number of parts."""

@@ -65,6 +65,7 @@ class Trainer(DefaultTrainer):
             self.build_train_loader(cfg),
             optimizer,
             parts=cfg.SOLVER.ACCUMULATION_STEPS,
+            counts_parts=cfg.SOLVER.GLOBAL_LOSS_STATISTICS,
             amp_dtype=amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None,
             max_nonfinite=cfg.SOLVER.MAX_NONFINITE_STEPS,
         )

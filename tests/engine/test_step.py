@@ -24,12 +24,12 @@ class Model(nn.Module):
         return {"loss_a": (values @ self.weight).square().mean(), "loss_b": self.weight.sum()}
 
 
-def step(parts):
+def step(parts, counts_parts=True):
     generator = torch.Generator().manual_seed(0)
     images = [{"x": torch.randn(2, generator=generator)} for _ in range(6)]
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trainer = StepTrainer(model, [images], optimizer, parts)
+    trainer = StepTrainer(model, [images], optimizer, parts, counts_parts)
     with EventStorage() as storage:
         trainer.iter = 0
         trainer.run_step()
@@ -37,10 +37,11 @@ def step(parts):
     return model, losses
 
 
+@pytest.mark.parametrize("counts_parts", [True, False])
 @pytest.mark.parametrize("parts", [2, 3, 6])
-def test_parts_give_the_step_of_the_whole(parts):
-    (whole, expected), (model, losses) = step(1), step(parts)
-    assert model.sizes == [6 // parts] * parts
+def test_parts_give_the_step_of_the_whole(parts, counts_parts):
+    (whole, expected), (model, losses) = step(1), step(parts, counts_parts)
+    assert model.sizes == [6 // parts] * parts * (2 if counts_parts else 1)
     torch.testing.assert_close(model.weight, whole.weight)
     assert losses == pytest.approx(expected)
 

@@ -161,5 +161,5 @@ def _batch_mean(per_image: Tensor, sample_weight: Tensor | None, across_processe
     # A batch may have no local view, or no image with a class: the mean of nothing would be NaN.
     if sample_weight is None:
         return per_image.sum() / max(len(per_image), 1)
-    total, processes = total_count(sample_weight.sum(), across_processes)
-    return (per_image * sample_weight).sum() / (total.clamp(min=1) / processes)
+    total, shares = total_count(sample_weight.sum(), across_processes)
+    return (per_image * sample_weight).sum() / (total.clamp(min=1) / shares)

@@ -29,6 +29,6 @@ def image_classification(
         return F.multilabel_soft_margin_loss(logits, labels)
     # The loss divides by all pairs: the factor makes it the mean over the known ones.
     weight = known.to(logits.dtype)
-    total, processes = total_count(weight.sum(), across_processes)
-    weight = weight * (weight.numel() / (total.clamp(min=1) / processes))
+    total, shares = total_count(weight.sum(), across_processes)
+    weight = weight * (weight.numel() / (total.clamp(min=1) / shares))
     return F.multilabel_soft_margin_loss(logits, labels, weight=weight)

@@ -44,8 +44,8 @@ def patch_token_contrast(
     num_positive = num_alike - valid.sum()
     num_negative = valid.sum(dim=1).square().sum() - num_alike
     pairs = torch.stack([num_positive, num_negative])
-    total, processes = total_count(pairs, across_processes)
-    num_positive, num_negative = (total + 1) / processes
+    total, shares = total_count(pairs, across_processes)
+    num_positive, num_negative = (total + 1) / shares
     attract = -0.5 / num_positive.to(vectors.dtype)
     repel = 0.5 / num_negative.to(vectors.dtype)
     return 0.5 + _PairwiseCosines.apply(unit_vectors(vectors), flat, attract, repel)

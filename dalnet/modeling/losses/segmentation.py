@@ -43,8 +43,8 @@ def balanced_cross_entropy(
     foreground = ~background & (labels != ignore)
 
     def mean(region: Tensor) -> Tensor:
-        total, processes = total_count(region.sum(), across_processes)
-        return (per_pixel * region).sum() / (total.clamp(min=1) / processes)
+        total, shares = total_count(region.sum(), across_processes)
+        return (per_pixel * region).sum() / (total.clamp(min=1) / shares)
 
     return 0.5 * mean(background) + 0.5 * mean(foreground)
 

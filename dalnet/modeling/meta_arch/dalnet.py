@@ -17,6 +17,7 @@ from dalnet.modeling.boxes import token_grid_boxes
 from dalnet.modeling.cam import cam_to_label, object_mask
 from dalnet.modeling.clip import build_text_embeddings
 from dalnet.modeling.heads import AlignmentProjections, CAMClassifier
+from dalnet.modeling.losses.counts import made_once
 from dalnet.modeling.losses.criterion import DALNetCriterion
 from dalnet.modeling.multi_scale import Features
 from dalnet.modeling.pseudo_labels import local_view_labels
@@ -167,8 +168,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         """
         features = self.encode(self.normalize(batch.images))  # class, patch, intermediate tokens
         outputs = self.heads(features)  # image logits, segmentation logits
-        cams = self.multi_scale_cams(batch, features)  # no gradient; two thirds of the time
-        targets = self.make_targets(batch, outputs, cams)
+        targets = made_once(lambda: self.targets_of(batch, features, outputs))  # no gradient
         outputs |= self.align(batch, features)  # tokens and texts in the common space
         return self.criterion(outputs, targets)  # Eq. 7 and 8
 
@@ -182,6 +182,12 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             "inter_tokens": inter_tokens,  # [N, D, h, w]
             "seg_logits": self.sem_seg_head(features),  # [N, C + 1, h, w]
         }
+
+    def targets_of(
+        self, batch: MultiCropBatch, features: Features, outputs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the targets of the losses; two thirds of a step's time go into their CAMs."""
+        return self.make_targets(batch, outputs, self.multi_scale_cams(batch, features))
 
     @torch.no_grad()
     def multi_scale_cams(self, batch: MultiCropBatch, features: Features) -> CAMs | None:

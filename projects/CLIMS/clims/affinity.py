@@ -152,8 +152,8 @@ def pair_losses(
     positive, negative = -(affinity + 1e-5).log(), -(1 + 1e-5 - affinity).log()
 
     def mean(values: Tensor, chosen: Tensor) -> Tensor:
-        total, processes = total_count(chosen.sum(), across_processes)
-        return (values * chosen).sum() / (total / processes + 1e-5)
+        total, shares = total_count(chosen.sum(), across_processes)
+        return (values * chosen).sum() / (total / shares + 1e-5)
 
     background = mean(positive, alike & (source == 0))
     objects = mean(positive, alike & (source > 0))

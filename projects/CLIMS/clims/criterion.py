@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.utils import comm
 from torch import Tensor, nn
+
+from dalnet.modeling.losses.counts import shares
 
 from . import losses
 
@@ -76,8 +77,8 @@ class CLIMSCriterion(nn.Module):
             loss = losses.background_suppression(objects, phrases, self.threshold)
         if self.reference_batch:
             return self.reference_batch / len(outputs["maps"]) * loss
-        # DistributedDataParallel takes the mean over the processes.
-        return comm.get_world_size() * loss if self.across_processes else loss
+        # The gradients' mean is taken over the shares.
+        return shares() * loss if self.across_processes else loss
 
 
 def cosines(features: Tensor, texts: Tensor) -> Tensor:

@@ -109,8 +109,8 @@ def area(maps: Tensor) -> Tensor:
 def _mean(values: Tensor, weights: Tensor | None, across_processes: bool) -> Tensor:
     weighted = values if weights is None else values * weights
     count = torch.tensor(len(values), device=values.device)
-    total, processes = total_count(count, across_processes)
-    return weighted.sum() / (total.clamp(min=1) / processes)
+    total, shares = total_count(count, across_processes)
+    return weighted.sum() / (total.clamp(min=1) / shares)
 
 
 def _cosines(a: Tensor, b: Tensor) -> Tensor:

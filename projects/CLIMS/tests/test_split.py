@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes train as one that has the images of both, whatever pairs each of them has."""
+"""Processes and parts train as one that has all images, whatever pairs each of them has."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_split_changes_nothing
+from helpers import assert_parts_change_nothing, assert_split_changes_nothing
 
 IMAGES = 4
 LABELS = ((1, 4), (2,), (0, 5, 9), (3, 4, 7))
@@ -39,6 +39,15 @@ def test_clims(clims_cfg, images, tmp_path, reference):
         [*FIXED, "MODEL.CLIMS.CBS_THRESHOLD", 0.0, "MODEL.CLIMS.CBS_REFERENCE_BATCH", reference]
     )
     assert_split_changes_nothing(clims_cfg, records(images), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", [0, 16])
+def test_clims_in_parts(clims_cfg, images, tmp_path, reference):
+    clims_cfg.merge_from_list(
+        [*FIXED, "MODEL.CLIMS.CBS_THRESHOLD", 0.0, "MODEL.CLIMS.CBS_REFERENCE_BATCH", reference]
+    )
+    assert_parts_change_nothing(clims_cfg, records(images), tmp_path)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dalnet.modeling.losses.counts import total_count
+from dalnet.modeling.losses.counts import is_first_pass, total_count
 from dalnet.modeling.precision import full_precision
 
 _WEIGHT_STD = 0.02
@@ -47,7 +47,7 @@ class ProjectionHead(nn.Module):
 class ClassTokenContrast(nn.Module):
     """Projects class tokens by a student and by its moving average, the teacher.
 
-    The teacher has the student's layers, gets no gradient, and moves before each use.
+    The teacher has the student's layers, gets no gradient, and moves once before each step.
     """
 
     def __init__(self, head: ProjectionHead, momentum: float) -> None:
@@ -73,12 +73,14 @@ class ClassTokenContrast(nn.Module):
             global and local views, ``[N, G + L, K]``.
         """
         with torch.no_grad():
-            for kept, current in zip(
-                self.teacher.parameters(), self.student.parameters(), strict=True
-            ):
-                kept.lerp_(current, 1 - self.momentum)
+            if is_first_pass():
+                self._move_teacher()
             targets = self.teacher(global_tokens)
         return targets, self.student(torch.cat([global_tokens, local_tokens], dim=1))
+
+    def _move_teacher(self) -> None:
+        for kept, current in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            kept.lerp_(current, 1 - self.momentum)
 
 
 @full_precision
@@ -117,5 +119,5 @@ def class_token_contrast(
     num_positive = positive.to(products.dtype).sum(dim=1)
     per_image = (attract + F.softplus(rest)).mean(dim=1) / (num_positive + _EPS)
     weight = torch.ones_like(per_image) if sample_weight is None else sample_weight
-    total, processes = total_count(weight.sum(), across_processes)
-    return (per_image * weight).sum() / (total.clamp(min=1) / processes)
+    total, shares = total_count(weight.sum(), across_processes)
+    return (per_image * weight).sum() / (total.clamp(min=1) / shares)

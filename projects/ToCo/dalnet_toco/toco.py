@@ -10,8 +10,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from dalnet.modeling.batch import TrainingBatch
+from dalnet.modeling.losses.counts import made_once
 from dalnet.modeling.losses.criterion import DALNetCriterion, Loss, Tensors
 from dalnet.modeling.meta_arch import DALNet
+from dalnet.modeling.multi_scale import Features
 
 from .class_token_contrast import ClassTokenContrast, ProjectionHead, class_token_contrast
 from .uncertain_crops import UncertainCrops
@@ -107,14 +109,22 @@ class ToCo(DALNet):
         """Return the losses of a training step, from top to bottom."""
         features = self.encode(self.normalize(batch.images))
         outputs = self.heads(features)
-        cams = self.multi_scale_cams(batch, features)
-        targets = self.make_targets(batch, outputs, cams)
-        valid = batch.image_classes.valid
-        views, positive = self.crops(batch.local_source, cams.intermediate, valid)
+        targets, views = made_once(lambda: self.targets_and_views(batch, features, outputs))
         global_tokens = self.global_tokens(batch, features["cls_token"])  # [N, G, D]
         local_tokens = self.cls_tokens(views)  # [N, L, D]
         projected = self.class_contrast(global_tokens, local_tokens)
         outputs["teacher_views"], outputs["student_views"] = projected
-        # A global view shows the image's objects.
-        targets["positive_views"] = F.pad(positive, (global_tokens.shape[1], 0), value=True)
         return self.criterion(outputs, targets)
+
+    def targets_and_views(
+        self, batch: ToCoBatch, features: Features, outputs: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the targets of the losses, and the local views ``[N, L, 3, S, S]``."""
+        cams = self.multi_scale_cams(batch, features)
+        targets = self.make_targets(batch, outputs, cams)
+        valid = batch.image_classes.valid
+        views, positive = self.crops(batch.local_source, cams.intermediate, valid)
+        # A global view shows the image's objects.
+        num_global = 1 + batch.global_views.shape[1]
+        targets["positive_views"] = F.pad(positive, (num_global, 0), value=True)
+        return targets, views

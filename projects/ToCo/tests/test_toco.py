@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from helpers import (
     DEGENERATE,
     assert_finite_in_half_precision,
+    assert_parts_change_nothing,
     forward_on_fake_tensors,
     learning_passes,
     losses_of,
@@ -133,3 +134,8 @@ def test_every_key_reaches_its_part(tiny_cfg):
     assert model.crops == UncertainCrops(number=3, size=16, low=0.21, high=0.81, max_background=0.3)
     shapes = [tuple(p.shape) for p in model.class_contrast.student.parameters() if p.dim() > 1]
     assert shapes == [(12, 8), (16, 24), (16, 16), (8, 16)]
+
+
+def test_parts_train_as_the_whole_batch(tiny_cfg, tmp_path):
+    records = [with_source(make_item(seed, labels=(seed, seed + 5))) for seed in range(4)]
+    assert_parts_change_nothing(tiny_cfg, records, tmp_path)

@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from helpers import (
     DEGENERATE,
     assert_finite_in_half_precision,
+    assert_parts_change_nothing,
     assert_split_changes_nothing,
     learning_passes,
     losses_of,
@@ -386,3 +387,17 @@ def test_corrected_masks_take_the_place_of_pseudo_labels(tiny_cfg):
 def test_two_processes_train_as_one_that_has_their_images(tiny_cfg, tmp_path):
     records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
     assert_split_changes_nothing(tiny_cfg, records, tmp_path, steps=20)
+
+
+@pytest.mark.slow
+def test_two_processes_with_two_parts_each_train_as_one(tiny_cfg, tmp_path):
+    records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
+    assert_split_changes_nothing(tiny_cfg, records, tmp_path, parts=2)
+
+
+def test_parts_train_as_the_whole_batch(tiny_cfg, tmp_path):
+    records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
+    assert_parts_change_nothing(tiny_cfg, records, tmp_path)
+    tiny_cfg.SOLVER.GLOBAL_LOSS_STATISTICS = False
+    with pytest.raises(AssertionError):
+        assert_parts_change_nothing(tiny_cfg, records, tmp_path)
