@@ -19,6 +19,9 @@ def add_dalnet_config(cfg: CN) -> None:
     # How texts are projected into the common space: "orthogonal", fixed, keeps the angles between
     # them; "linear", learned, can satisfy Eq. 3 by sending all classes to one direction [D].
     dalnet.TEXT_PROJECTION = "orthogonal"
+    # First weights of the two image classifiers: "uniform", PyTorch's, or "zeros", with which their
+    # first CAMs come from the images and not from chance [D].
+    dalnet.CLASSIFIER_INIT = "uniform"
     dalnet.OBJECT_MASK_THRESHOLD = 0.5  # beta of M_obj, of CAMs in 0..1 [P]
 
     # Alignment losses, Eq. 3 to 6. The three switches make the six cells of Table 4.
@@ -67,6 +70,7 @@ DALNET_RULES: tuple[Rule, ...] = (
     above_zero("MODEL.DALNET.LEA_TEMPERATURE", *_REG),
     fraction("MODEL.DALNET.OBJECT_MASK_THRESHOLD", "MODEL.DALNET.LOCAL_MIN_COVERAGE"),
     one_of(("affine", "clamp"), "MODEL.DALNET.GIA_SIMILARITY"),
+    one_of(("uniform", "zeros"), "MODEL.DALNET.CLASSIFIER_INIT"),
     one_of(("all", "region"), "MODEL.DALNET.LEA_NORMALIZE"),
     one_of(("lattice", "exact"), "MODEL.DALNET.REG.METHOD"),
     one_of(("orthogonal", "linear"), "MODEL.DALNET.TEXT_PROJECTION"),

@@ -12,17 +12,27 @@ class CAMClassifier(nn.Module):
     convolution is the raw CAM.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, pooling: str = "max") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        pooling: str = "max",
+        zero_weight: bool = False,
+    ) -> None:
         """
         Args:
             in_channels: width D of the tokens.
             num_classes: number C of foreground classes.
             pooling: "max" (ToCo, CVPR 2023; the DALNet paper says max pooling) or "mean" (CAM,
                 CVPR 2016).
+            zero_weight: start from a weight of zeros instead of PyTorch's random one. A random
+                weight points somewhere, so that chance has a part in where the first CAMs are.
         """
         super().__init__()
         self.pooling = pooling
         self.linear = nn.Linear(in_channels, num_classes, bias=False)
+        if zero_weight:
+            nn.init.zeros_(self.linear.weight)
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Classify patch tokens ``[N, D, h, w]``; returns logits ``[N, C]``."""

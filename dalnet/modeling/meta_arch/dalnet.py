@@ -74,6 +74,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         criterion: DALNetCriterion,
         object_mask_threshold: float,
         local_min_coverage: float,
+        zero_classifiers: bool,
         seg_start_iter: int,
         vis_period: int = 0,
         **shared: Any,
@@ -89,14 +90,16 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             criterion: the weighted losses.
             object_mask_threshold: beta of M_obj.
             local_min_coverage: fraction of a local view that a class must cover to be its label.
+            zero_classifiers: whether the weights of the image classifiers start from zeros.
             seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
             vis_period: iterations between pictures of the training; 0 for none.
             shared: see :class:`WeakSegmentor`.
         """
         super().__init__(**shared)
         self.backbone = backbone
-        self.classifier = CAMClassifier(backbone.embed_dim, self.num_classes)
-        self.inter_classifier = CAMClassifier(backbone.embed_dim, self.num_classes)
+        sizes = backbone.embed_dim, self.num_classes
+        self.classifier = CAMClassifier(*sizes, zero_weight=zero_classifiers)
+        self.inter_classifier = CAMClassifier(*sizes, zero_weight=zero_classifiers)
         self.sem_seg_head = sem_seg_head
         self.projections = projections
         self.criterion = criterion
@@ -133,6 +136,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             "criterion": criterion,
             "object_mask_threshold": method.OBJECT_MASK_THRESHOLD,
             "local_min_coverage": method.LOCAL_MIN_COVERAGE,
+            "zero_classifiers": method.CLASSIFIER_INIT == "zeros",
             "seg_start_iter": method.SEG_START_ITER,
             "vis_period": cfg.VIS_PERIOD,
         }

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The meta-architecture: Eq. 7 and 8 put together, views, degenerate batches, inference."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -401,3 +403,16 @@ def test_parts_train_as_the_whole_batch(tiny_cfg, tmp_path):
     tiny_cfg.SOLVER.GLOBAL_LOSS_STATISTICS = False
     with pytest.raises(AssertionError):
         assert_parts_change_nothing(tiny_cfg, records, tmp_path)
+
+
+def test_classifiers_may_start_from_zeros(tiny_cfg):
+    drawn = make_model(tiny_cfg)
+    zero = make_model(tiny_cfg, "MODEL.DALNET.CLASSIFIER_INIT", "zeros")
+    for name, value in zero.named_parameters():
+        if "classifier" in name:
+            assert not value.any() and drawn.get_parameter(name).any()
+    losses = losses_of(zero, [make_item(0), make_item(1)])
+    assert losses["loss_cls"].item() == pytest.approx(math.log(2))
+    sum(losses.values()).backward()
+    assert zero.classifier.linear.weight.grad.any()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in zero.parameters())
