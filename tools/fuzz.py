@@ -4,7 +4,8 @@
     python tools/fuzz.py tags.json --minutes 10
 
 Anything but a result or a UsageError is a find: its input goes into the folder of finds, and its
-traceback is printed once. It needs atheris (pip install atheris), which is in no other list.
+traceback is printed once. It needs atheris (pip install atheris), which is in no other list, and
+dalnet[cluster].
 """
 
 import argparse
@@ -48,13 +49,18 @@ with atheris.instrument_imports(include=["dalnet", "codeseg", "clims", "yaml", "
     from dalnet.errors import UsageError
     from dalnet.evaluation.results import read_results
     from dalnet.io import read_lines
+    from dalnet.labeling.cluster_input import find_list, find_shards
     from dalnet.labeling.manifest import Manifest
     from dalnet.labeling.mask_values import read_mask_values
     from dalnet.labeling.tagged_training import read_class_words
+    from dalnet.modeling.backbone.weights import load_vit_weights
     from dalnet.modeling.clip.embedding_files import read_class_embeddings
     from dalnet.report.run import read_metrics
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save
@@ -85,6 +91,12 @@ def read_segmentation(path: Path) -> object:
 
 def read_header(path: Path) -> object:
     return keep_readable([{"file_name": str(path)}], strict=True)
+
+
+def read_vit(path: Path) -> None:
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 4, "depth": 1, "num_heads": 1}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes)
+    load_vit_weights(vit, "vit_tiny_patch16_224", str(path))
 
 
 def read_manifest(path: Path) -> object:
@@ -136,6 +148,21 @@ def bundle() -> bytes:
     about = {"system": "DALNet", "class_names": ["background", "cat"], "prompt_names": ["cat"]}
     about |= {"config": "MODEL: {}", "versions": {}}
     return save({"a": torch.ones(1)}, {INFO: json.dumps(about)})
+
+
+def parquet() -> bytes:
+    table = pa.table({"file": ["a.jpg", "b.jpg"], "tags": [["cat"], []]})
+    return written(lambda stream: pa.parquet.write_table(table, stream))
+
+
+def vit_arrays() -> bytes:
+    arrays = {
+        "embedding/kernel": np.zeros((4, 4, 3, 4), np.float32),
+        "embedding/bias": np.zeros(4, np.float32),
+        "cls": np.zeros((1, 1, 4), np.float32),
+        "Transformer/posembed_input/pos_embedding": np.zeros((1, 5, 4), np.float32),
+    }
+    return written(lambda stream: np.savez(stream, **arrays))
 
 
 def weights() -> bytes:
@@ -207,6 +234,9 @@ PARSERS: dict[str, tuple[Read, list[bytes | str]]] = {
     "manifest.jsonl": (read_manifest, [f'{{"settings": "{{}}"}}\n{json.dumps(DONE)}\n']),
     "captions.jsonl": (codeseg.caption_files.read_captions, [LINE]),
     "shard.tar": (lambda path: [*codeseg.caption_files.read_shard(path)], [shard()]),
+    "list.parquet": (lambda path: find_list(str(path), ["background", "cat"]), [parquet()]),
+    "shards.tar": (lambda path: find_shards(str(path)), [shard()]),
+    "vit.npz": (read_vit, [vit_arrays()]),
     "mask.mat": (read_context_mask, [written(lambda s: savemat(s, {"LabelMap": np.ones((2, 2))}))]),
 }
 

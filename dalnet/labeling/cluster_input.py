@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.fs
+import pyarrow.parquet
 
 from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.data.labels import LabelIndex
@@ -28,6 +29,8 @@ from .cluster_workers import TAG_MEMBERS
 LIST_COLUMNS = ("file", "tags")
 _MAX_MEMBER = 256 << 20  # bytes of a file in a shard
 _MAX_DIGITS = 9  # of the number of a class
+# What a byte of a Parquet list may stand for: names that all differ need more than that.
+_MOST_VALUES = 20
 _EXPECTED = 'each sample needs an image and NAME.json with {"tags": [...]} or NAME.cls'
 
 
@@ -60,10 +63,13 @@ def find_list(place: str, class_names: Sequence[str]) -> ClusterInput:
     """
     found = _find_files(place, ".parquet", is_list=True)
     try:
+        for file in found.files:
+            _refuse_unfolding(found.filesystem, file)
         table = pa.dataset.dataset(found.files, filesystem=found.filesystem, format="parquet")
         _check_columns(table.schema, place)
         content = table.to_table(columns=list(LIST_COLUMNS))
-    except (pa.ArrowException, OSError) as error:
+        content.validate(full=True)  # names of bytes that are no text, among others
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = f"it is not readable as Parquet ({error})"
         raise UsageError(what, place, "write it anew") from error
     if not len(content):
@@ -239,6 +245,23 @@ def _find_files(place: str, suffix: str, is_list: bool) -> ClusterInput:
     parts = [(one.path, one.size, one.mtime_ns) for one in infos]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     return ClusterInput([one.path for one in infos], filesystem, is_list, digest)
+
+
+def _refuse_unfolding(filesystem: pa.fs.FileSystem, file: str) -> None:
+    """Refuse a list that claims more rows or values than its bytes can hold.
+
+    Memory is given to what it claims before any of it is read.
+    """
+    with filesystem.open_input_file(file) as stream:
+        size, about = stream.size(), pa.parquet.ParquetFile(stream).metadata
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    rows = sum(group.num_rows for group in groups)
+    values = max((column.num_values for column in columns), default=0)
+    most = max(rows, about.num_rows, values, *(group.num_rows for group in groups), 0)
+    if most > _MOST_VALUES * size or rows != about.num_rows:
+        what = f"it claims {most:,} rows or values in {size:,} bytes"
+        raise UsageError(what, file, "write it anew")
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -123,8 +123,8 @@ def refuse_unfolding(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unfolded = sum(member.file_size for member in archive.infolist())
-    except (OSError, zipfile.BadZipFile):  # left to the reader of such files
-        return
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # left to the reader of such files
     if unfolded > max(_HARMLESS, _MOST_UNFOLDING * Path(path).stat().st_size):
         what = f"it has {Path(path).stat().st_size:,} bytes, which unfold to {unfolded:,}"
         raise UsageError(what, path, "name a file of weights as PyTorch or NumPy saves it")

@@ -12,9 +12,10 @@ from dalnet.errors import UsageError
 from .case import HARMLESS, REFUSED
 from .hostile_documents import DOCUMENTS
 from .hostile_images import IMAGES
-from .hostile_weights import ARCHIVES, WEIGHTS
+from .hostile_shards import SHARDS
+from .hostile_weights import WEIGHTS
 
-CASES = [*IMAGES, *DOCUMENTS, *WEIGHTS, *ARCHIVES]
+CASES = [*IMAGES, *DOCUMENTS, *WEIGHTS, *SHARDS]
 MAX_SECONDS = 10  # of the processor; a file that is waited for takes none
 MAX_WAIT = 120
 MAX_MEMORY = 2 << 30  # bytes

@@ -187,6 +187,46 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path, rows, word):
 
 
 @pytest.mark.extra
+@pytest.mark.parametrize("field", ["row group", "file"])
+def test_a_list_that_claims_more_than_it_holds_is_refused_before_it_is_read(tmp_path, field):
+    pytest.importorskip("ray")
+    from dalnet.labeling.cluster_input import find_list
+
+    path = write_list(tmp_path / "list.parquet", [("a.png", ["cat"])] * 7)
+    content = path.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little")
+    head, about = content[: -8 - footer], content[-8 - footer : -8]
+    # Compact Thrift: field 2 of a row group (total_byte_size) and field 3, its rows; or the file's.
+    seven = b"\x16\x0e"  # an i64 of 7
+    at = about.rindex(seven) if field == "row group" else about.index(seven)
+    about = about[:at] + b"\x16" + varint(7 << 40) + about[at + 2 :]
+    path.write_bytes(head + about + len(about).to_bytes(4, "little") + b"PAR1")
+    with refused(path, "claims"):
+        find_list(str(path), ("background", "cat", "dog"))
+
+
+def varint(number):
+    """Return a number as compact Thrift writes it."""
+    number, parts = 2 * number, []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("old", [b"a.png", b"cat"])
+def test_a_list_with_bytes_that_are_no_text_is_refused(tmp_path, old):
+    pytest.importorskip("ray")
+    from dalnet.labeling.cluster_input import find_list
+
+    path = write_list(tmp_path / "list.parquet", [("a.png", ["cat"])])
+    path.write_bytes(path.read_bytes().replace(old, b"\x9f" + old[1:]))
+    with refused(path, "Parquet"):
+        find_list(str(path), ("background", "cat", "dog"))
+
+
+@pytest.mark.extra
 def test_a_list_without_tags_is_refused(tmp_path):
     pytest.importorskip("ray")
     from dalnet.labeling.cluster_input import find_list
