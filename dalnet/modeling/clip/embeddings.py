@@ -31,6 +31,8 @@ from .weights import find_weights
 
 logger = logging.getLogger(__name__)
 
+_SAME = 1e-5  # cosines closer to 1 are those of one text, to rounding
+
 
 def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
     """Return the embeddings of the classes and of the background.
@@ -47,7 +49,8 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
 
     Raises:
         UsageError: weights that are missing, unreadable, without one of the classes or of another
-            width, a template without "{}", or more classes than ``EMBED_DIM`` has room for codes.
+            width, a template without "{}", two classes with the same text, or more classes than
+            ``EMBED_DIM`` has room for codes.
         ValueError: an unknown source.
     """
     # Before the first product, so that the first model of a process has the texts of all others.
@@ -77,12 +80,29 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
             where="MODEL.CLIP.EMBED_DIM",
             hint="set it to that",
         )
+    if clip.SOURCE != "checkpoint":
+        _refuse_equal_rows(embeddings, [*cfg.MODEL.CLASS_NAMES[1:], *background])
     fg, bg = embeddings.split([len(words) - len(background), len(background)])
     if len(background) > 1:
         bg = unit_vectors(bg.mean(dim=0, keepdim=True))  # [B, d] -> [1, d]
     if clip.CENTER:
         fg, bg = center(torch.cat([fg, bg])).split([len(fg), 1])
     return fg, bg
+
+
+def _refuse_equal_rows(embeddings: Tensor, names: Sequence[str]) -> None:
+    """Refuse two classes, or a class and the background, with one direction ``[K, d]``."""
+    rows = unit_vectors(embeddings)
+    cosines = (rows @ rows.T).fill_diagonal_(0.0)
+    if not len(rows) or cosines.amax() < 1 - _SAME:
+        return
+    first, second = (int(i) for i in (cosines == cosines.amax()).nonzero()[0])
+    raise UsageError(
+        f"{names[first]!r} and {names[second]!r} have the same text, which could not tell them "
+        "apart",
+        where="MODEL.PROMPT_NAMES",
+        hint="give each class a word of its own",
+    )
 
 
 def background_words(value: str) -> list[str]:

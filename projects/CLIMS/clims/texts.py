@@ -40,8 +40,8 @@ def read_texts(name: str, class_names: Sequence[str]) -> Texts:
         class_names: every one of which needs a word; words of other classes are not used.
 
     Raises:
-        UsageError: the file is unreadable or not of this form, a class has no word, or a phrase is
-            also a class or listed twice.
+        UsageError: the file is unreadable or not of this form, a class has no word or another's, or
+            a phrase is also a class or listed twice.
     """
     path = _SHIPPED / f"{name}.yaml"
     if not path.is_file():
@@ -54,6 +54,7 @@ def read_texts(name: str, class_names: Sequence[str]) -> Texts:
                 where=path,
                 hint=f"add it below 'words', as in {class_name}: {class_name}",
             )
+    _refuse_shared_words(path, texts, class_names)
     _refuse_classes_as_phrases(path, texts, class_names)
     _refuse_repeated_phrases(path, texts)
     return texts
@@ -105,6 +106,19 @@ def _check_types(path: Path, content: dict[str, Any]) -> None:
             where=path,
             hint="write it as in the files in clims/texts",
         )
+
+
+def _refuse_shared_words(path: Path, texts: Texts, class_names: Sequence[str]) -> None:
+    """CLIP could not tell apart two classes that have one word."""
+    classes: dict[str, str] = {}
+    for name in class_names:
+        other = classes.setdefault(as_clip_reads(texts.words[name]), name)
+        if other != name:
+            raise UsageError(
+                f"the classes {other!r} and {name!r} have the same word, {texts.words[name]!r}",
+                where=path,
+                hint="give each a word of its own",
+            )
 
 
 def _refuse_classes_as_phrases(path: Path, texts: Texts, class_names: Sequence[str]) -> None:

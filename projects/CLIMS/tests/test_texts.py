@@ -61,6 +61,7 @@ def test_a_file_of_ones_own(write):
     ("text", "words"),
     [
         ("words: {cat: cat}", ["'dog'", "no word"]),
+        ("words: {cat: pet, dog: ' Pet'}", ["'cat'", "'dog'", "the same word"]),
         ("words: {cat: cat, dog: hound}\nbackground: [sofa, Hound]", ["'Hound'", "also a class"]),
         ("words: {cat: cat, dog: hound}\nbackground: [dog]", ["'dog'", "also a class"]),
         ("words: {cat: cat, dog: hound}\nrelated: {cat: [cat]}", ["'cat'", "also a class"]),

@@ -203,6 +203,19 @@ def test_background_words_that_say_nothing(cfg, words):
         build(cfg)
 
 
+@pytest.mark.parametrize("source", ["tower", "untrained"])
+@pytest.mark.parametrize("word", ["Cat", " background"])
+def test_two_classes_with_one_text_are_refused(cfg, source, word):
+    cfg.MODEL.CLIP.SOURCE = source
+    cfg.MODEL.PROMPT_NAMES = (*WORDS[:2], "cat")
+    build(cfg)
+    cfg.MODEL.PROMPT_NAMES = (WORDS[0], word, "cat")
+    with refused("MODEL.PROMPT_NAMES", cfg.MODEL.CLASS_NAMES[2], "the same text"):
+        build(cfg)
+    cfg.MODEL.CLIP.SOURCE = "codes"  # which do not depend on words
+    build(cfg)
+
+
 def test_untrained_codes(cfg, tmp_path):
     cfg.MODEL.CLIP.SOURCE = "untrained"
     codes = build(cfg)
