@@ -74,13 +74,7 @@ def write_report(
         title=f"{Path(config_name or run.resolve().name).stem} on {split}",
         split=split,
         records=records,
-        facts={
-            "config": config_name or "in the checkpoint",
-            "weights": cfg.MODEL.WEIGHTS,
-            "weights sha256": weights,
-            "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
-            "dalnet": dalnet.__version__,
-        },
+        facts=_facts(config_name, cfg.MODEL.WEIGHTS, weights),
         results=found,
         usual_results=usual,
         measured=model_measurements(cfg, model.sources),
@@ -92,6 +86,17 @@ def write_report(
     with atomic_write(output) as unfinished:
         # Names of files need not be valid text.
         unfinished.write_text(page, encoding="utf-8", errors="replace")
+
+
+def _facts(config_name: str | None, file: str, weights: str) -> dict[str, str]:
+    """Return what the report says about itself, by heading."""
+    return {
+        "config": config_name or "in the checkpoint",
+        "weights": file,
+        "weights sha256": weights,
+        "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
+        "dalnet": dalnet.__version__,
+    }
 
 
 def _check_request(split: str, records: Sequence[Record], run: Path | None, images: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meta-architecture: Eq. 7 and 8 put together, views, degenerate batches, inference."""
+"""The meta-architecture: Eq. 7 and 8 put together, views, degenerate batches."""
 
 import math
 
@@ -10,8 +10,6 @@ from detectron2.utils.events import EventStorage
 from helpers import (
     DEGENERATE,
     assert_finite_in_half_precision,
-    assert_parts_change_nothing,
-    assert_split_changes_nothing,
     learning_passes,
     losses_of,
     make_item,
@@ -168,50 +166,6 @@ def test_degenerate_batches_stay_finite(tiny_cfg, items, similarity):
 def test_degenerate_batches_stay_finite_in_mixed_precision(tiny_cfg, items, name):
     model = make_model(tiny_cfg, "SOLVER.AMP.DTYPE", name)
     assert_finite_in_half_precision(model, items, getattr(torch, name))
-
-
-def test_inference_sizes_and_scores(tiny_cfg):
-    model = make_model(tiny_cfg).eval()
-    item = {**make_item(0), "height": 50, "width": 41}
-    result = model([item])[0]
-    assert result["sem_seg"].shape == (11, 50, 41)
-    torch.testing.assert_close(result["sem_seg"].sum(0), torch.ones(50, 41))
-    for key in ("cam", "cam_inter"):
-        assert result[key].shape == (10, 50, 41)
-        assert result[key].min() >= 0
-        assert result[key].max() <= 1
-        absent = item["image_labels"] == 0
-        assert not result[key][absent].any()
-        assert result[key][~absent].any()
-    assert result["pseudo_label"].shape == (50, 41)
-    assert set(result["pseudo_label"].unique().tolist()) <= {0, 2, 5, 255}
-    without_labels = {key: item[key] for key in ("image", "height", "width")}
-    assert set(model([without_labels])[0]) == {"sem_seg"}
-
-
-def test_inference_does_not_depend_on_the_batch(tiny_cfg):
-    model = make_model(tiny_cfg).eval()
-    items = [make_item(seed, labels=(seed,)) for seed in range(3)]
-    together = model(items)
-    for item, result in zip(reversed(items), reversed(together), strict=True):
-        for key, value in model([item])[0].items():
-            assert torch.equal(value, result[key])
-
-
-def test_mirror_and_scales_make_inference_symmetric(tiny_cfg):
-    model = make_model(tiny_cfg, "TEST.MULTI_SCALE.ENABLED", True).eval()
-    item = make_item(0)
-    mirrored = {**item, "image": item["image"].flip(-1)}
-    plain, other = model([item, mirrored])
-    for key in ("sem_seg", "cam", "cam_inter"):
-        torch.testing.assert_close(plain[key], other[key].flip(-1), rtol=1e-4, atol=1e-5)
-
-
-def test_crf_in_inference_keeps_a_distribution(tiny_cfg):
-    model = make_model(tiny_cfg, "TEST.CRF.ENABLED", True).eval()
-    scores = model([make_item(0)])[0]["sem_seg"]
-    torch.testing.assert_close(scores.sum(0), torch.ones(32, 32), rtol=1e-4, atol=1e-4)
-    assert not torch.equal(scores, make_model(tiny_cfg).eval()([make_item(0)])[0]["sem_seg"])
 
 
 def test_autocast_keeps_losses_close(tiny_cfg):
@@ -383,26 +337,6 @@ def test_corrected_masks_take_the_place_of_pseudo_labels(tiny_cfg):
     assert torch.equal(targets["with"][1], corrected.long())
     assert not torch.equal(targets["without"][1], corrected.long())
     assert model.batch_type.collate([make_item(0)], torch.device("cpu")).corrected is None
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_that_has_their_images(tiny_cfg, tmp_path):
-    records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
-    assert_split_changes_nothing(tiny_cfg, records, tmp_path, steps=20)
-
-
-@pytest.mark.slow
-def test_two_processes_with_two_parts_each_train_as_one(tiny_cfg, tmp_path):
-    records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
-    assert_split_changes_nothing(tiny_cfg, records, tmp_path, parts=2)
-
-
-def test_parts_train_as_the_whole_batch(tiny_cfg, tmp_path):
-    records = [make_item(seed, labels=(seed, seed + 5)) for seed in range(4)]
-    assert_parts_change_nothing(tiny_cfg, records, tmp_path)
-    tiny_cfg.SOLVER.GLOBAL_LOSS_STATISTICS = False
-    with pytest.raises(AssertionError):
-        assert_parts_change_nothing(tiny_cfg, records, tmp_path)
 
 
 def test_classifiers_may_start_from_zeros(tiny_cfg):
