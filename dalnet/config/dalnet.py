@@ -28,6 +28,9 @@ def add_dalnet_config(cfg: CN) -> None:
     dalnet.GIA = True
     dalnet.LEA = True
     dalnet.CROSS_CONTRASTIVE = True
+    # L_im and L_ex act from this iteration on: before they have learned, CAMs are no guide to what
+    # local views and patches show [D].
+    dalnet.ALIGN_START_ITER = 0
     # How a cosine becomes the argument of Eq. 3's logarithm, and of LEA's without cross-contrast:
     # "affine", (1 + cos) / 2, or "clamp" [D].
     dalnet.GIA_SIMILARITY = "affine"
@@ -65,7 +68,7 @@ SIZE_RULES: tuple[Rule, ...] = (
 DALNET_RULES: tuple[Rule, ...] = (
     *SIZE_RULES,
     at_least(1, "MODEL.DALNET.PROJECTION_DIM"),
-    at_least(0, "MODEL.DALNET.SEG_START_ITER"),
+    at_least(0, "MODEL.DALNET.SEG_START_ITER", "MODEL.DALNET.ALIGN_START_ITER"),
     at_least(0, *(f"MODEL.DALNET.{loss}_WEIGHT" for loss in (*_LOSSES, "LEA_BACKGROUND"))),
     above_zero("MODEL.DALNET.LEA_TEMPERATURE", *_REG),
     fraction("MODEL.DALNET.OBJECT_MASK_THRESHOLD", "MODEL.DALNET.LOCAL_MIN_COVERAGE"),
@@ -81,9 +84,14 @@ SEGMENTATION_HEAD = LatePart(
     name="the segmentation head",
     weights=("MODEL.DALNET.SEG_WEIGHT", "MODEL.DALNET.REG_WEIGHT"),
 )
+ALIGNMENT = LatePart(
+    key="MODEL.DALNET.ALIGN_START_ITER",
+    name="the alignment with texts",
+    weights=("MODEL.DALNET.GIA", "MODEL.DALNET.LEA"),
+)
 
 register_system(
-    System("DALNet", lambda cfg: None, DALNET_RULES, late_parts=(SEGMENTATION_HEAD,)),
+    System("DALNet", lambda cfg: None, DALNET_RULES, late_parts=(SEGMENTATION_HEAD, ALIGNMENT)),
 )
 
 # What keys and nodes of version 0.1 are called now, and further advice.

@@ -75,6 +75,7 @@ def test_any_value_of_any_key_is_taken_or_refused(tiny_cfg, data):
     ("recipe", "key", "weights"),
     [
         ("configs/toy_dalnet.yaml", "MODEL.DALNET.SEG_START_ITER", "SEG REG"),
+        ("configs/toy_dalnet.yaml", "MODEL.DALNET.ALIGN_START_ITER", ""),
         ("projects/ToCo/configs/toy_toco.yaml", "MODEL.DALNET.SEG_START_ITER", "SEG REG"),
         ("projects/CoDe/configs/toy_code.yaml", "MODEL.CODE.UNFREEZE_ITER", ""),
     ],
@@ -83,10 +84,10 @@ def test_parts_that_a_training_would_never_reach_are_named(caplog, recipe, key, 
     cfg = load_config(str(ROOT / recipe))
     warn_of_untrained_parts(cfg)
     assert not caplog.records
-    merge_options(cfg, ["SOLVER.MAX_ITER", "50", key, "49"])
+    merge_options(cfg, ["SOLVER.MAX_ITER", "100", key, "99"])
     warn_of_untrained_parts(cfg)
     assert not caplog.records
-    merge_options(cfg, [key, "50"])
+    merge_options(cfg, [key, "100"])
     warn_of_untrained_parts(cfg)
     assert key in caplog.text and "SOLVER.MAX_ITER" in caplog.text
     caplog.clear()

@@ -76,6 +76,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         local_min_coverage: float,
         zero_classifiers: bool,
         seg_start_iter: int,
+        align_start_iter: int,
         vis_period: int = 0,
         **shared: Any,
     ) -> None:
@@ -92,6 +93,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             local_min_coverage: fraction of a local view that a class must cover to be its label.
             zero_classifiers: whether the weights of the image classifiers start from zeros.
             seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
+            align_start_iter: the same of L_im and L_ex.
             vis_period: iterations between pictures of the training; 0 for none.
             shared: see :class:`WeakSegmentor`.
         """
@@ -106,6 +108,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         self.object_mask_threshold = object_mask_threshold
         self.local_min_coverage = local_min_coverage
         self.seg_start_iter = seg_start_iter
+        self.align_start_iter = align_start_iter
         self.vis_period = vis_period
         text_fg, text_bg = text_embeddings or (None, None)
         self.register_buffer("text_fg", text_fg)
@@ -138,6 +141,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             "local_min_coverage": method.LOCAL_MIN_COVERAGE,
             "zero_classifiers": method.CLASSIFIER_INIT == "zeros",
             "seg_start_iter": method.SEG_START_ITER,
+            "align_start_iter": method.ALIGN_START_ITER,
             "vis_period": cfg.VIS_PERIOD,
         }
 
@@ -174,7 +178,10 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         outputs = self.heads(features)  # image logits, segmentation logits
         targets = made_once(lambda: self.targets_of(batch, features, outputs))  # no gradient
         outputs |= self.align(batch, features)  # tokens and texts in the common space
-        return self.criterion(outputs, targets)  # Eq. 7 and 8
+        losses = self.criterion(outputs, targets)  # Eq. 7 and 8
+        if self.projections is not None and not self.aligns("gia", "lea"):
+            losses |= self._idle_alignment(features)
+        return losses
 
     def heads(self, features: Features) -> dict[str, Tensor]:
         """Return the tokens, the classifiers' logits and the segmentation logits."""
@@ -221,13 +228,13 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             "known_labels": batch.known_labels,
             "image_weights": batch.shows_class,  # [N], 0 for images that L_ex leaves out
         }
-        if self.criterion.acts("lea"):
+        if self.aligns("lea"):
             raw = self.inter_classifier.cam(outputs["inter_tokens"].detach())  # [N, C, h, w]
             mask = object_mask(raw, batch.image_labels, self.object_mask_threshold)
             targets["object_mask"] = mask.flatten(1)  # [N, P]
         if cams is None:
             return targets
-        if self.criterion.acts("gia"):
+        if self.aligns("gia"):
             targets["view_labels"], targets["view_weights"] = self.view_labels(batch, cams.final)
         if self.criterion.acts("ptc"):
             grid = outputs["patch_tokens"].shape[-2:]
@@ -238,9 +245,12 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         return targets
 
     def align(self, batch: MultiCropBatch, features: Features) -> dict[str, Tensor]:
-        """Return texts, class tokens of all views and patch tokens in the common space."""
+        """Return texts, class tokens of all views and patch tokens in the common space.
+
+        Nothing before ``align_start_iter``, when no loss reads them.
+        """
         outputs: dict[str, Tensor] = {}
-        if self.projections is None:
+        if self.projections is None or not self.aligns("gia", "lea"):
             return outputs
         outputs["text_fg"] = self.projections.text(self.text_fg)  # [C, d]
         outputs["text_bg"] = self.projections.text(self.text_bg)  # [1, d]
@@ -253,6 +263,21 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             patches = features["patch_tokens"].flatten(2).transpose(1, 2)  # [N, P, D]
             outputs["aligned_patches"] = self.projections.visual(patches)  # [N, P, d]
         return outputs
+
+    def aligns(self, *names: str) -> bool:
+        """Return whether any of the alignment losses, by name, acts in this iteration."""
+        acts = self.criterion.acts(*names)
+        return acts and get_event_storage().iter >= self.align_start_iter
+
+    def _idle_alignment(self, features: Features) -> dict[str, Tensor]:
+        """Return losses of 0 with a gradient of zeros.
+
+        DistributedDataParallel expects a gradient of every parameter.
+        """
+        assert self.projections is not None
+        texts, tokens = self.projections.text(self.text_fg), features["cls_token"]
+        zero = 0.0 * (self.projections.visual(tokens).sum() + texts.sum())
+        return {f"loss_{name}": zero for name in ("gia", "lea") if self.criterion.acts(name)}
 
     def view_tokens(self, batch: MultiCropBatch, main: Tensor) -> Tensor:
         """Return class tokens ``[V, D]`` of all views of the batch.

@@ -110,9 +110,10 @@ def test_losses_are_equations_7_and_8(tiny_cfg):
 
 @pytest.mark.parametrize("projection", ["orthogonal", "linear"])
 def test_every_parameter_learns(tiny_cfg, projection):
-    """All parameters are reached once the segmentation losses act, none is left out before."""
+    """All parameters are reached once all losses act, none is left out before."""
     for iteration, start in ((0, 0), (4, 5)):
         options = ("MODEL.DALNET.TEXT_PROJECTION", projection)
+        options += ("MODEL.DALNET.ALIGN_START_ITER", start)
         model = make_model(tiny_cfg, "MODEL.DALNET.SEG_START_ITER", start, *options)
         losses = losses_of(model, [make_item(0), make_item(1)], iteration)
         sum(losses.values()).backward()
@@ -120,6 +121,21 @@ def test_every_parameter_learns(tiny_cfg, projection):
         assert missing == ({"projections.text.weight"} if projection == "orthogonal" else set())
     assert losses["loss_seg"] == 0
     assert "loss_reg" not in losses
+
+
+@pytest.mark.parametrize("projection", ["orthogonal", "linear"])
+def test_the_alignment_may_begin_later(tiny_cfg, projection):
+    options = ("MODEL.DALNET.TEXT_PROJECTION", projection)
+    items = [make_item(0), make_item(1)]
+    at_once = losses_of(make_model(tiny_cfg, *options), items, 5)
+    model = make_model(tiny_cfg, "MODEL.DALNET.ALIGN_START_ITER", 5, *options)
+    before, after = losses_of(model, items, 4), losses_of(model, items, 5)
+    assert before.keys() == after.keys() == at_once.keys()
+    assert before["loss_gia"] == before["loss_lea"] == 0 < after["loss_lea"]
+    for name in at_once:
+        torch.testing.assert_close(after[name], at_once[name])
+    sum(before.values()).backward()
+    assert not any(p.grad.any() for p in model.projections.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("gia", [True, False])
@@ -220,7 +236,8 @@ def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
         *("MODEL.DALNET.REG.SIGMA_RGB", 14.0, "MODEL.DALNET.REG.SIGMA_XY", 90.0),
         *("MODEL.DALNET.REG.SCALE", 0.6, "MODEL.DALNET.REG.METHOD", "exact"),
         *("MODEL.PAR.NUM_ITERS", 3, "MODEL.PAR.DILATIONS", (1, 3)),
-        *("MODEL.DALNET.SEG_START_ITER", 7, "MODEL.CAM.BACKGROUND_THRESHOLD", 0.3),
+        *("MODEL.DALNET.SEG_START_ITER", 7, "MODEL.DALNET.ALIGN_START_ITER", 3),
+        *("MODEL.CAM.BACKGROUND_THRESHOLD", 0.3),
         *("MODEL.CAM.FLIP", "sum", "MODEL.CAM.NORMALIZE", "max"),
     )
     assert (model.object_mask_threshold, model.local_min_coverage) == (0.41, 0.31)
@@ -247,7 +264,7 @@ def test_every_key_of_the_method_reaches_its_part(tiny_cfg):
     }
     assert criterion.ignore_value == 99
     assert (model.par.num_iters, model.par.dilations) == (3, (1, 3))
-    assert model.seg_start_iter == 7
+    assert (model.seg_start_iter, model.align_start_iter) == (7, 3)
 
 
 def test_labels_that_are_all_known_change_nothing(tiny_cfg):
