@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> None:
         opts = [*recipe.opts]
         if args.weights:
             print(
-                "- the segmentation head learns from the first iteration on, as the weights are "
-                "taken to be a training's; MODEL.DALNET.SEG_START_ITER changes it"
+                "- all losses act from the first iteration on, as the weights are taken to be a "
+                "training's; MODEL.DALNET.SEG_START_ITER and ALIGN_START_ITER change it"
             )
-            opts += ["MODEL.DALNET.SEG_START_ITER", "0"]
+            opts += ["MODEL.DALNET.SEG_START_ITER", "0", "MODEL.DALNET.ALIGN_START_ITER", "0"]
         args.config, args.opts = args.config or recipe.config, [*opts, *args.opts]
     launch_training(training_arguments(args))
     # torchrun starts every process with this command, as a person does on every machine.

@@ -72,11 +72,14 @@ def choose_recipe(
     low, high = _CPU_ITERATIONS if _is_small(gpu_gib) else _GPU_ITERATIONS
     batch = _SMALL_BATCH if _is_small(gpu_gib) else _BATCH
     iterations = min(max(_PASSES * num_images // batch, low), high)
+    late = int(_SEG_START * iterations)
     opts |= {
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.WARMUP_ITERS": int(_WARMUP * iterations),
-        "MODEL.DALNET.SEG_START_ITER": int(_SEG_START * iterations),
+        "MODEL.DALNET.SEG_START_ITER": late,
     }
+    if align:
+        opts["MODEL.DALNET.ALIGN_START_ITER"] = late
     reasons.append(
         f"{iterations} iterations, {iterations * batch / num_images:.1f} passes over the images"
     )
@@ -84,7 +87,7 @@ def choose_recipe(
         # A crop has all labels of its image, so it has to show a good part of it.
         opts["INPUT.MIN_SIZE_TRAIN"] = (375,)
         reasons.append("images are brought to 375 px on the short side before they are cropped")
-    method = "dalnet_toco_weights" if align else "baseline_ptc"
+    method = "dalnet_plus" if align else "baseline_ptc"
     reasons.append("DALNet" if align else "the plain ViT with L_ptc, without texts")
     if align and num_classes < _USUAL_CLASSES:
         weight = num_classes / _USUAL_CLASSES

@@ -16,6 +16,9 @@ def test_recipe_exists_and_its_keys_fit(memory, align, count):
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
     assert cfg.MODEL.DALNET.GIA is align and cfg.MODEL.DALNET.LEA is align
     assert cfg.MODEL.DALNET.SEG_START_ITER < cfg.SOLVER.MAX_ITER / 2
+    if align:
+        assert cfg.MODEL.DALNET.ALIGN_START_ITER == cfg.MODEL.DALNET.SEG_START_ITER
+    assert cfg.MODEL.DALNET.CLASSIFIER_INIT == "zeros"
     assert 600 <= cfg.SOLVER.MAX_ITER <= 20_000
     assert all(side % 16 == 0 for side in cfg.INPUT.CROP.SIZE)
     assert str(cfg.SOLVER.MAX_ITER) in " ".join(recipe.reasons)

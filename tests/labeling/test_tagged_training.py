@@ -218,6 +218,7 @@ def test_from_tags_to_label_maps_by_two_commands(folder, capsys):
     # Else two iterations would end before the head, and with it the corrections, come in.
     config = yaml.safe_load((folder / "b/config.yaml").read_text())
     assert config["MODEL"]["DALNET"]["SEG_START_ITER"] == 0
+    assert config["MODEL"]["DALNET"]["ALIGN_START_ITER"] == 0
     assert (folder / "b/model_final.pth").exists()
     assert "tagged_train" in (folder / "b/report.html").read_text()
 
