@@ -22,9 +22,6 @@ ENCODERS = {
     "dinov2-small": "vit_small_patch14_dinov2.lvd142m",
 }
 _PATCH = 16  # pixels, of an encoder whose name does not say it
-# With fewer classes than VOC's twenty, the mean over them in L_cls and L_inter gives each of them a
-# larger part of the whole loss. A smaller weight gives it the part that it has there.
-_USUAL_CLASSES = 20
 # Where the heads start and the warm-up ends, as a fraction of the training.
 _SEG_START, _WARMUP = 0.25, 0.1
 
@@ -89,13 +86,6 @@ def choose_recipe(
         reasons.append("images are brought to 375 px on the short side before they are cropped")
     method = "dalnet_plus" if align else "baseline_ptc"
     reasons.append("DALNet" if align else "the plain ViT with L_ptc, without texts")
-    if align and num_classes < _USUAL_CLASSES:
-        weight = num_classes / _USUAL_CLASSES
-        opts |= {"MODEL.DALNET.CLS_WEIGHT": weight, "MODEL.DALNET.INTER_WEIGHT": weight}
-        reasons.append(
-            f"{num_classes} classes: weight {weight:g} of the classification losses, whose mean "
-            "over few classes would outweigh the alignment with texts"
-        )
     pairs = [str(part) for pair in opts.items() for part in pair]
     return Recipe(f"deit_tiny/{method}", tuple(pairs), tuple(reasons))
 

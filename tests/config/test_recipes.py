@@ -33,17 +33,6 @@ def test_larger_hardware_gets_larger_networks():
     assert names == [f"deit_{size}_patch16_224" for size in sizes]
 
 
-@pytest.mark.parametrize(
-    ("classes", "align", "weight"),
-    [(6, True, 0.3), (20, True, 1.0), (80, True, 1.0), (6, False, 1.0)],
-)
-def test_few_classes_do_not_outweigh_the_alignment(classes, align, weight):
-    recipe = choose_recipe(1_200, classes, 375, None, align)
-    dalnet = load_config(recipe.config, recipe.opts).MODEL.DALNET
-    assert dalnet.CLS_WEIGHT == dalnet.INTER_WEIGHT == weight
-    assert ("outweigh" in " ".join(recipe.reasons)) is (weight < 1)
-
-
 def test_large_images_are_brought_to_the_size_of_the_recipe():
     assert "INPUT.MIN_SIZE_TRAIN" in choose_recipe(1_000, 3, 3_000, None).opts
     assert "INPUT.MIN_SIZE_TRAIN" not in choose_recipe(1_000, 3, 375, None).opts
