@@ -132,7 +132,7 @@ def zip_bomb(path):
 
 
 def changed_zip(changes):
-    """An archive of arrays in whose directory some bytes are others."""
+    """Write an .npz file in which some bytes of the zip directory are replaced."""
 
     def make(path):
         stream = io.BytesIO()

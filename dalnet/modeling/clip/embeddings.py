@@ -91,7 +91,7 @@ def build_text_embeddings(cfg: CfgNode) -> tuple[Tensor, Tensor]:
 
 
 def _refuse_equal_rows(embeddings: Tensor, names: Sequence[str]) -> None:
-    """Refuse two classes, or a class and the background, with one direction ``[K, d]``."""
+    """Refuse text embeddings ``[K, d]`` of which two point in the same direction."""
     rows = unit_vectors(embeddings)
     cosines = (rows @ rows.T).fill_diagonal_(0.0)
     if not len(rows) or cosines.amax() < 1 - _SAME:

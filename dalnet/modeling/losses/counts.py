@@ -54,13 +54,13 @@ def made_once(make: Callable[[], T]) -> T:
 
 
 def is_first_pass() -> bool:
-    """Return whether the model runs for the first time in this step of the optimizer."""
+    """Return whether the model runs for the first time in this optimizer step."""
     parts = _current.get()
     return parts is None or parts.is_first_pass
 
 
 class Parts:
-    """The parts of a batch that a process takes one after the other, and their common counts.
+    """Counts over a batch that is taken in parts, so that each part can divide by those of all.
 
     A part's loss S / n needs the n of the whole batch. So every part first runs without gradient,
     inside :meth:`counting`, then :meth:`add_up` sums the counts over parts and processes, and
@@ -137,7 +137,7 @@ class Parts:
         return total, shares()
 
     def made_once(self, make: Callable[[], T]) -> T:
-        """See :func:`made_once`."""
+        """Return what ``make`` returns, or what it returned when this part ran before."""
         made = self._made[self._part]
         if self._next_made == len(made):
             made.append(make())

@@ -33,21 +33,13 @@ def records(images):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("assert_same", [assert_split_changes_nothing, assert_parts_change_nothing])
 @pytest.mark.parametrize("reference", [0, 16])
-def test_clims(clims_cfg, images, tmp_path, reference):
+def test_clims(clims_cfg, images, tmp_path, reference, assert_same):
     clims_cfg.merge_from_list(
         [*FIXED, "MODEL.CLIMS.CBS_THRESHOLD", 0.0, "MODEL.CLIMS.CBS_REFERENCE_BATCH", reference]
     )
-    assert_split_changes_nothing(clims_cfg, records(images), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reference", [0, 16])
-def test_clims_in_parts(clims_cfg, images, tmp_path, reference):
-    clims_cfg.merge_from_list(
-        [*FIXED, "MODEL.CLIMS.CBS_THRESHOLD", 0.0, "MODEL.CLIMS.CBS_REFERENCE_BATCH", reference]
-    )
-    assert_parts_change_nothing(clims_cfg, records(images), tmp_path)
+    assert_same(clims_cfg, records(images), tmp_path)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dalnet.modeling.losses.counts import Parts, is_first_pass, made_once, share
 
 
 def mean_of(values, across_processes=True):
-    """A loss of one part: its mean, divided by the count of all."""
+    """Return the sum of a part's values, divided by the count of all parts."""
     total, number = total_count(torch.tensor(len(values)), across_processes)
     return values.sum() / (total / number)
 
