@@ -64,7 +64,7 @@ def find_list(place: str, class_names: Sequence[str]) -> ClusterInput:
     found = _find_files(place, ".parquet", is_list=True)
     try:
         for file in found.files:
-            _refuse_unfolding(found.filesystem, file)
+            _refuse_false_counts(found.filesystem, file)
         table = pa.dataset.dataset(found.files, filesystem=found.filesystem, format="parquet")
         _check_columns(table.schema, place)
         content = table.to_table(columns=list(LIST_COLUMNS))
@@ -247,7 +247,7 @@ def _find_files(place: str, suffix: str, is_list: bool) -> ClusterInput:
     return ClusterInput([one.path for one in infos], filesystem, is_list, digest)
 
 
-def _refuse_unfolding(filesystem: pa.fs.FileSystem, file: str) -> None:
+def _refuse_false_counts(filesystem: pa.fs.FileSystem, file: str) -> None:
     """Refuse a list that claims more rows or values than its bytes can hold.
 
     Memory is given to what it claims before any of it is read.
@@ -256,10 +256,10 @@ def _refuse_unfolding(filesystem: pa.fs.FileSystem, file: str) -> None:
         size, about = stream.size(), pa.parquet.ParquetFile(stream).metadata
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    rows = sum(group.num_rows for group in groups)
-    values = max((column.num_values for column in columns), default=0)
-    most = max(rows, about.num_rows, values, *(group.num_rows for group in groups), 0)
-    if most > _MOST_VALUES * size or rows != about.num_rows:
+    read = [one for one in columns if one.path_in_schema.split(".")[0] in LIST_COLUMNS]
+    rows = [group.num_rows for group in groups]
+    most = max(about.num_rows, *rows, *(column.num_values for column in read), 0)
+    if most > _MOST_VALUES * size or sum(rows) != about.num_rows:
         what = f"it claims {most:,} rows or values in {size:,} bytes"
         raise UsageError(what, file, "write it anew")
 
