@@ -80,6 +80,7 @@ def setup(
         if overwrite and comm.is_main_process():
             remove_training(Path(cfg.OUTPUT_DIR))
     cfg.freeze()
+    _end_earlier_logs()
     default_setup(cfg, argparse.Namespace(eval_only=eval_only, command=sys.argv))
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="dalnet")
     if no_cuda:
@@ -89,6 +90,14 @@ def setup(
     if not eval_only and comm.is_main_process():
         add_start(cfg, processes)
     return cfg
+
+
+def _end_earlier_logs() -> None:
+    """Take away the logs of an earlier set-up in this process, or each line would appear twice."""
+    for name in ("detectron2", "fvcore", "dalnet"):
+        log = logging.getLogger(name)
+        log.handlers = [h for h in log.handlers if type(h) is not logging.StreamHandler]
+    setup_logger.cache_clear()  # of functools: it adds a log of the same folder once only
 
 
 def _choose_seed(cfg: CfgNode, resume: bool) -> None:
