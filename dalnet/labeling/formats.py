@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import cv2
@@ -226,7 +227,7 @@ def _write_label_studio(
             }
             for number, (value, shape) in enumerate(regions(image))
         ]
-        address = f"/data/local-files/?d=images/{image.file}"
+        address = f"/data/local-files/?d=images/{quote(image.file)}"
         predictions = [{"model_version": "dalnet", "result": result}]
         tasks.append({"data": {"image": address}, "predictions": predictions})
     _write_json(path.with_suffix(".json"), tasks)
@@ -290,9 +291,13 @@ def require_text(images: Iterable[LabeledImage]) -> Iterator[LabeledImage]:
 
 def mask_names(files: Sequence[str]) -> dict[str, str]:
     """Return the name of each image's PNG: without its suffix, unless another is called alike."""
-    bare = {file: str(PurePosixPath(file).with_suffix("")) for file in files}
-    counts = Counter(name.casefold() for name in bare.values())
-    return {f: f"{f if counts[n.casefold()] > 1 else n}.png" for f, n in bare.items()}
+    names = {file: str(PurePosixPath(file).with_suffix("")) for file in files}
+    while True:
+        counts = Counter(name.casefold() for name in names.values())
+        longer = {f: f if counts[n.casefold()] > 1 else n for f, n in names.items()}
+        if longer == names:
+            return {file: f"{name}.png" for file, name in names.items()}
+        names = longer  # a.jpg of a.jpg may be that of a.jpg.png too
 
 
 def _categories(class_names: Sequence[str]) -> list[dict[str, Any]]:

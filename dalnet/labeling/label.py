@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write label maps of tagged images: the network may choose only among an image's own tags."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -111,13 +112,17 @@ def label_images(
     _require_known_tags(predictor.class_names, images)
     manifest = Manifest(output, {**settings, "source": source}, overwrite)
     names = mask_names([image.file for image in images])
+    _remove_outdated(output, manifest, names)
+    unfinished = _unfinished(manifest, images, names, output, overlays)
     failed, done = [], 0
     try:
-        for image, key in tqdm(_unfinished(manifest, images, output), unit="image", disable=None):
+        for image, key in tqdm(unfinished, unit="image", disable=None):
             try:
                 prediction = predictor.label(image.path, image.tags, source)
             except UsageError as error:
                 failed.append(f"{image.file}: {error}")
+                manifest.leave_out(image.file)
+                _remove_results(output, names[image.file])
                 continue
             entry = _write_result(output, image, names[image.file], key, prediction, overlays)
             manifest.add(entry)
@@ -161,7 +166,9 @@ def _read_labeled(
         if path.is_file():
             with Image.open(path) as mask:
                 size = mask.height, mask.width
-            yield LabeledImage(file, read_mask(str(path), size, num_classes, 255))
+            label_map = read_mask(str(path), size, num_classes, 255)
+            label_map[label_map == 255] = 0  # a correction may leave pixels out, which have no form
+            yield LabeledImage(file, label_map)
 
 
 def _require_known_tags(class_names: Sequence[str], images: Sequence[TaggedImage]) -> None:
@@ -172,10 +179,50 @@ def _require_known_tags(class_names: Sequence[str], images: Sequence[TaggedImage
 
 
 def _unfinished(
-    manifest: Manifest, images: Sequence[TaggedImage], output: Path
+    manifest: Manifest,
+    images: Sequence[TaggedImage],
+    names: Mapping[str, str],
+    output: Path,
+    overlays: bool,
 ) -> list[tuple[TaggedImage, str]]:
-    keys = [(image, manifest.key(image.path, image.tags)) for image in images]
-    return [(i, k) for i, k in keys if not manifest.is_finished(i.file, k, output / MASKS)]
+    """Return the images that have no label map of this name, tags and file, with their keys."""
+    unfinished = []
+    for image in images:
+        try:
+            key = manifest.key(image.path, image.tags)
+        except OSError:
+            key = ""  # of no finished image: the predictor says why it cannot be read
+        name = names[image.file]
+        written = [output / MASKS / name, output / IMAGES / image.file]
+        written += [_overlay(output, name)] if overlays else []
+        is_finished = manifest.is_finished(image.file, key, name)
+        if not (is_finished and all(path.is_file() for path in written)):
+            unfinished.append((image, key))
+    return unfinished
+
+
+def _remove_outdated(output: Path, manifest: Manifest, names: Mapping[str, str]) -> None:
+    """Remove the label maps of other settings, and of images whose label map is now called else.
+
+    ``a.png`` is the label map of ``a.jpg`` until there is another image ``a.png``.
+    """
+    entries = (manifest.finished.get(file) for file in names)
+    renamed = [e.mask for e in entries if e is not None and e.mask != names[e.file]]
+    for mask_name in (*manifest.replaced, *renamed):
+        _remove_results(output, mask_name)
+
+
+def _remove_results(output: Path, mask_name: str) -> None:
+    for path in (
+        output / MASKS / mask_name,
+        output / CONFIDENCE / mask_name,
+        _overlay(output, mask_name),
+    ):
+        path.unlink(missing_ok=True)
+
+
+def _overlay(output: Path, mask_name: str) -> Path:
+    return output / OVERLAYS / f"{mask_name[:-4]}.jpg"
 
 
 def _write_result(
@@ -189,7 +236,7 @@ def _write_result(
     confidence = prediction.scores.max(axis=0)
     _link(image.path, output / IMAGES / image.file)
     if overlays:
-        with atomic_write(output / OVERLAYS / f"{mask_name[:-4]}.jpg") as unfinished:
+        with atomic_write(_overlay(output, mask_name)) as unfinished:
             Image.fromarray(prediction.overlay()).save(unfinished, "JPEG", quality=90)
     with atomic_write(output / CONFIDENCE / mask_name) as unfinished:
         intensities = np.round(255 * confidence).astype(np.uint8)
@@ -266,10 +313,12 @@ def meta_content(class_names: Sequence[str]) -> str:
 
 def _link(source: Path, target: Path) -> None:
     """Hard-link a file to another path, or copy it where the disk has no such links."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copy2(source, target)
+    with contextlib.suppress(FileNotFoundError):
+        there, wanted = target.stat(), source.stat()
+        if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+            return
+    with atomic_write(target) as unfinished:
+        try:
+            os.link(source.resolve(), unfinished)
+        except OSError:
+            shutil.copy2(source, unfinished)

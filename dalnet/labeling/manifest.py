@@ -38,6 +38,7 @@ class Manifest:
 
     Attributes:
         finished: by image.
+        replaced: the label maps of other settings, which ``overwrite`` gives up.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -54,6 +55,8 @@ class Manifest:
         self._settings = json.dumps(settings, sort_keys=True)
         self._path = output / FILE
         self.finished: dict[str, Finished] = {}
+        self.replaced: list[str] = []
+        self._owners: dict[str, str] = {}  # image of each label map
         if self._path.is_file():
             self._read(overwrite)
         elif output.is_dir() and any(output.iterdir()) and not overwrite:
@@ -64,20 +67,37 @@ class Manifest:
             self._write({"settings": self._settings})
 
     def key(self, image: Path, tags: list[str]) -> str:
-        """Return a hash of the settings, of an image's tags, and of its file's size and time."""
+        """Return a hash of the settings, of an image's tags, and of its file's size and time.
+
+        Raises:
+            OSError: there is no such file, as where a link points to nothing.
+        """
         stat = image.stat()
         parts = [self._settings, sorted(tags), stat.st_size, stat.st_mtime_ns]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
-    def is_finished(self, file: str, key: str, masks: Path) -> bool:
-        """Return whether an image has a label map that was made from the same."""
+    def is_finished(self, file: str, key: str, mask: str) -> bool:
+        """Return whether an image has a label map of this name that was made from the same."""
         entry = self.finished.get(file)
-        return entry is not None and entry.key == key and (masks / entry.mask).is_file()
+        return entry is not None and (entry.key, entry.mask) == (key, mask)
 
     def add(self, entry: Finished) -> None:
         """Write down a finished image."""
-        self.finished[entry.file] = entry
         self._write(asdict(entry))
+        self._take(entry)
+
+    def leave_out(self, file: str) -> None:
+        """Write down that an image has no label map any more."""
+        self._write({"left_out": file})
+        self.finished.pop(file, None)
+
+    def _take(self, entry: Finished) -> None:
+        """Note a finished image; one that had a label map of this name before has it no more."""
+        owner = self._owners.setdefault(entry.mask, entry.file)
+        if owner != entry.file:
+            self.finished.pop(owner, None)
+            self._owners[entry.mask] = entry.file
+        self.finished[entry.file] = entry
 
     def close(self) -> None:
         """Close the file."""
@@ -88,25 +108,32 @@ class Manifest:
         self._stream.flush()
 
     def _read(self, overwrite: bool) -> None:
-        lines = read_text(self._path, "remove the folder, or overwrite it").splitlines()
+        hint, is_other = "remove the folder, or overwrite it", False
+        lines = read_text(self._path, hint).splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 content = json.loads(line)
-                if "settings" not in content:
-                    self.finished[content["file"]] = Finished(**content)
-                elif content["settings"] != self._settings:
-                    if not overwrite:
-                        hint = "name another folder, or overwrite it"
+                if "settings" in content:
+                    is_other = content["settings"] != self._settings
+                    if is_other and not overwrite:
                         raise UsageError("label maps of other settings", self._path.parent, hint)
-                    self.finished.clear()
-                    self._path.unlink()
-                    return
+                elif "left_out" in content:
+                    self.finished.pop(content["left_out"], None)
+                else:
+                    self._take(Finished(**content))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number == len(lines):
                     break  # cut off when the command was killed; that image is done again
-                where = f"{self._path}, line {number}"
-                hint = "remove the folder, or overwrite it"
-                raise UsageError("it is damaged", where, hint) from error
+                if not overwrite:
+                    where = f"{self._path}, line {number}"
+                    raise UsageError("it is damaged", where, hint) from error
+                is_other = True
+        if is_other:
+            self.replaced = [entry.mask for entry in self.finished.values()]
+            self.finished.clear()
+            self._owners.clear()
+            self._path.unlink()
+            return
         if lines and not self._path.read_bytes().endswith(b"\n"):
             # The next line must not be appended to half of one.
             kept = "".join(f"{line}\n" for line in lines[:-1])

@@ -2,6 +2,7 @@
 """Label maps written for other tools, read back."""
 
 import json
+from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
 import cv2
@@ -94,6 +95,17 @@ def test_label_studio_tasks_have_polygons_in_percent(images, tmp_path):
     assert [node.get("value") for node in view.iter("Label")] == list(NAMES[1:])
 
 
+@pytest.mark.parametrize(
+    "file", ["sub/a b.jpg", "a+b.jpg", "a&b.jpg", "a#1.jpg", "50%.jpg", "ä.jpg"]
+)
+def test_label_studio_finds_images_of_any_name(images, tmp_path, file):
+    one = LabeledImage(file, images[0].label_map)
+    WRITERS["label-studio"]([one], NAMES, tmp_path)
+    (task,) = json.loads((tmp_path / "label_studio.json").read_text())
+    query = parse_qs(urlsplit(task["data"]["image"]).query)
+    assert query == {"d": [f"images/{file}"]}
+
+
 def test_cvat_is_read_as_tags(images, tmp_path):
     WRITERS["cvat"](images, NAMES, tmp_path)
     table = read_tags(tmp_path / "cvat.xml")
@@ -108,4 +120,9 @@ def test_images_of_one_stem_get_masks_of_their_own():
         "b.png": "b.png.png",
         "C.jpg": "C.jpg.png",
         "c.png": "c.png.png",
+    }
+    assert mask_names(["a.jpg", "a.png", "a.jpg.png"]) == {
+        "a.jpg": "a.jpg.png",
+        "a.png": "a.png.png",
+        "a.jpg.png": "a.jpg.png.png",
     }

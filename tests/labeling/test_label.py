@@ -85,6 +85,68 @@ def test_finished_images_are_not_labeled_again(images, tmp_path):
     assert (np.array(Image.open(output / "masks/a.png"))[:, :20] == 2).all()
 
 
+def test_an_image_of_the_same_stem_that_comes_later_has_a_label_map_of_its_own(images, tmp_path):
+    output, image = tmp_path / "out", images[0]
+    label(images, output)
+    other = TaggedImage(image.path.with_suffix(".png"), "a.png", ["dog"])
+    Image.fromarray(np.full((10, 20, 3), 90, np.uint8)).save(other.path)
+    assert label([*images, other], output) == ["a.jpg", "a.png"]
+    assert not (output / "masks/a.png").exists()
+    sizes = [Image.open(output / f"masks/a.{kind}.png").size for kind in ("jpg", "png")]
+    assert sizes == [(40, 20), (20, 10)]
+    assert label([*images, other], output) == []
+    assert label(images, output) == ["a.jpg"]  # a.png again, as in the beginning
+
+
+def test_what_an_image_lacks_is_written_later(images, tmp_path):
+    output = tmp_path / "out"
+    label(images, output)
+    (output / "masks/a.png").unlink()
+    (output / "images/c.png").unlink()
+    assert label(images, output) == ["a.jpg", "c.png"]
+    assert len(label(images, output, overlays=True)) == 3
+    assert label(images, output, overlays=True) == []
+
+
+def test_a_replaced_image_is_linked_anew(images, tmp_path):
+    output, path = tmp_path / "out", images[0].path
+    label(images, output)
+    Image.fromarray(np.full((30, 60, 3), 90, np.uint8)).save(tmp_path / "new.jpg")
+    (tmp_path / "new.jpg").replace(path)
+    assert label(images, output) == ["a.jpg"]
+    assert (output / "images/a.jpg").samefile(path)
+    assert Image.open(output / "masks/a.png").size == (60, 30)
+
+
+@pytest.mark.parametrize("settings", ["abc", "other"])
+def test_nothing_is_left_of_an_image_that_cannot_be_read_any_more(images, tmp_path, settings):
+    output = tmp_path / "out"
+    label(images, output, overlays=True)
+    images[0].path.unlink()
+    images[0].path.symlink_to(tmp_path / "nothing")
+    broken = TaggedImage(images[0].path.rename(tmp_path / "broken.jpg"), "a.jpg", ["cat"])
+    label_images(
+        KnownPredictor(), [broken, *images[1:]], output, {"weights": settings}, overwrite=True
+    )
+    for name in ("masks/a.png", "confidence/a.png", "overlays/a.jpg"):
+        assert not (output / name).exists()
+    write_formats(output, [broken, *images[1:]], NAMES, ["coco"])
+    content = json.loads((output / "annotations/instances_default.json").read_text())
+    assert [one["file_name"] for one in content["images"]] == ["sub/b.jpg", "c.png"]
+
+
+def test_pixels_that_a_correction_leaves_out_are_exported_as_background(images, tmp_path):
+    output = tmp_path / "out"
+    label(images, output)
+    mask = np.array(Image.open(output / "masks/a.png"))
+    mask[:10] = 255
+    Image.fromarray(mask).save(output / "masks/a.png")
+    write_formats(output, images, NAMES, ["coco", "yolo", "cvat", "label-studio"])
+    content = json.loads((output / "annotations/instances_default.json").read_text())
+    assert [one["category_id"] for one in content["annotations"]] == [1, 2]
+    assert content["annotations"][0]["area"] == 200
+
+
 def test_images_that_cannot_be_read_are_left_out(images, tmp_path, caplog):
     broken = TaggedImage(tmp_path / "images/broken.jpg", "broken.jpg", ["cat"])
     broken.path.touch()

@@ -26,33 +26,48 @@ def output(tmp_path):
 def finish(output, image, settings=SETTINGS, **options):
     """Open the manifest and finish one image, if it is not finished."""
     manifest = Manifest(output, settings, **options)
-    masks = output / "masks"
-    masks.mkdir(exist_ok=True)
     key = manifest.key(image, ["cat"])
-    was_finished = manifest.is_finished("a.jpg", key, masks)
+    was_finished = manifest.is_finished("a.jpg", key, "a.png")
     if not was_finished:
-        (masks / "a.png").touch()
         manifest.add(Finished("a.jpg", key, "a.png", 0.5, "reason"))
     manifest.close()
     return was_finished
 
 
-def test_image_is_finished_until_it_its_tags_or_its_mask_change(output, image):
+def test_image_is_finished_until_it_its_tags_or_the_name_of_its_mask_change(output, image):
     assert [finish(output, image) for _ in range(2)] == [False, True]
     manifest = Manifest(output, SETTINGS)
     assert manifest.finished["a.jpg"].reason == "reason"
-    assert not manifest.is_finished("a.jpg", manifest.key(image, ["dog"]), output / "masks")
+    assert not manifest.is_finished("a.jpg", manifest.key(image, ["dog"]), "a.png")
+    assert not manifest.is_finished("a.jpg", manifest.key(image, ["cat"]), "a.jpg.png")
     manifest.close()
     os.utime(image, ns=(1, 1))
     assert [finish(output, image) for _ in range(2)] == [False, True]
-    (output / "masks/a.png").unlink()
-    assert not finish(output, image)
+
+
+def test_an_image_that_is_left_out_is_no_longer_finished(output, image):
+    finish(output, image)
+    manifest = Manifest(output, SETTINGS)
+    manifest.leave_out("a.jpg")
+    manifest.close()
+    assert not Manifest(output, SETTINGS).finished
+
+
+def test_a_label_map_is_that_of_the_last_image_that_wrote_it(output, image):
+    finish(output, image)
+    manifest = Manifest(output, SETTINGS)
+    manifest.add(Finished("a.png", "key", "a.png", 0.5, ""))
+    manifest.close()
+    for one in (manifest, Manifest(output, SETTINGS)):
+        assert [*one.finished] == ["a.png"]
 
 
 def test_other_settings_are_refused_or_overwrite(output, image):
     finish(output, image)
     with refused(output):
         Manifest(output, {"weights": "other"})
+    assert Manifest(output, SETTINGS, overwrite=True).replaced == []
+    assert Manifest(output, {"weights": "third"}, overwrite=True).replaced == ["a.png"]
     assert not finish(output, image, {"weights": "other"}, overwrite=True)
     assert finish(output, image, {"weights": "other"})
 
@@ -80,3 +95,5 @@ def test_damaged_line_is_named(output, image):
         stream.write("nothing\n{}\n")
     with refused("line 3"):
         Manifest(output, SETTINGS)
+    assert Manifest(output, SETTINGS, overwrite=True).replaced == ["a.png"]
+    assert not Manifest(output, SETTINGS).finished
