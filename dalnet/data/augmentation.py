@@ -112,7 +112,12 @@ def photometric_chain(
 
 
 def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
-    """Resize an image, uint8 [H, W, 3], by Detectron2's ``ResizeShortestEdge``.
+    """Resize an image, uint8 [H, W, 3], see :func:`get_resize`."""
+    return get_resize(image, resize).apply_image(image)
+
+
+def get_resize(image: np.ndarray, resize: T.Augmentation) -> T.Transform:
+    """Draw how Detectron2's ``ResizeShortestEdge`` resizes an image, uint8 [H, W, 3].
 
     Raises:
         UsageError: it is so narrow that nothing would be left of its short side.
@@ -125,9 +130,4 @@ def resize_image(image: np.ndarray, resize: T.Augmentation) -> np.ndarray:
             where="image",
             hint="crop it",
         )
-    return transform.apply_image(image)
-
-
-def resize_mask(mask: np.ndarray, resize: T.Augmentation) -> np.ndarray:
-    """Resize a mask of class indices, uint8 [H, W], as :func:`resize_image` resizes its image."""
-    return resize.get_transform(mask).apply_segmentation(mask)
+    return transform

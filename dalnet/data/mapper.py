@@ -15,7 +15,7 @@ from torch import Tensor
 from dalnet.config.checks import check_rules, one_of
 from dalnet.errors import UsageError
 
-from .augmentation import resize_image, resize_mask
+from .augmentation import get_resize
 from .datasets.tagged import CORRECTED_MASK
 from .image_io import read_image, read_mask
 from .labels import has_labels
@@ -82,9 +82,11 @@ class ImageLabelMapper(metaclass=ABCMeta):
         """Return the inputs for one record of a data set, which itself stays as it is."""
         image = read_image(record["file_name"])
         try:
-            resized = image if self.resize is None else resize_image(image, self.resize)
+            # Drawn once for an image and its mask: the size may be one of several.
+            resize = T.NoOpTransform() if self.resize is None else get_resize(image, self.resize)
         except UsageError as error:
             raise UsageError(error.what, record["file_name"], error.hint) from error
+        resized = resize.apply_image(image)
         inputs = {key: record[key] for key in _PASSED_ON if key in record}
         inputs["height"], inputs["width"] = image.shape[:2]
         # At test time, zeros would say that an image of which nothing is known shows no class.
@@ -94,13 +96,15 @@ class ImageLabelMapper(metaclass=ABCMeta):
             inputs["known_labels"] = torch.ones(self.num_classes, dtype=torch.bool)
             inputs["known_labels"][record.get("unknown_labels", [])] = False
         if self.views is not None:
-            return {**inputs, **self.views(resized, *self._corrected_mask(record, image))}
+            return {**inputs, **self.views(resized, *self._corrected_mask(record, image, resize))}
         # Only evaluation may know where the masks are.
         inputs |= {key: record[key] for key in _MASK_KEYS if key in record}
         inputs["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return inputs
 
-    def _corrected_mask(self, record: dict[str, Any], image: np.ndarray) -> list[np.ndarray]:
+    def _corrected_mask(
+        self, record: dict[str, Any], image: np.ndarray, resize: T.Transform
+    ) -> list[np.ndarray]:
         """Return a list of the mask that a person has corrected, resized as the image; else empty.
 
         It is the only mask that training opens, and only where the user names such masks.
@@ -108,7 +112,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
         if CORRECTED_MASK not in record:
             return []
         mask = read_mask(record[CORRECTED_MASK], image.shape[:2], self.num_classes + 1)
-        return [mask if self.resize is None else resize_mask(mask, self.resize)]
+        return [resize.apply_segmentation(mask)]
 
 
 @DATASET_MAPPER_REGISTRY.register()

@@ -188,6 +188,20 @@ def test_corrected_mask_is_opened_in_training_only(noise, tmp_path):
     assert "label_map" not in build_mapper(cfg, False)(record)
 
 
+def test_a_corrected_mask_has_the_size_that_was_drawn_for_its_image(noise, tmp_path):
+    with Image.open(noise) as image:
+        mask = 1 + np.array(image)[..., 0] // 128  # follows the image
+    Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "corrected.png")
+    record = {**record_of(noise), "corrected_mask": str(tmp_path / "corrected.png")}
+    keys = ("INPUT.MIN_SIZE_TRAIN", (48, 160), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range")
+    mapper = build_mapper(make_cfg(*keys, "INPUT.PHOTOMETRIC", False), True)
+    for _ in range(10):
+        out = mapper(record)
+        y0, y1, x0, x1 = out["image_box"].tolist()
+        expected = 1 + out["image"][0, y0:y1, x0:x1] // 128
+        assert (out["label_map"][y0:y1, x0:x1] == expected).float().mean() > 0.85
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     height=st.integers(1, 130),
