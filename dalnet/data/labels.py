@@ -48,6 +48,11 @@ def has_labels(record: Mapping[str, Any]) -> bool:
     return bool(record["image_labels"]) or not record.get("unknown_labels")
 
 
+def is_known(record: Mapping[str, Any], num_classes: int) -> bool:
+    """Return whether anything is known of an image: without it, training leaves the image out."""
+    return len(record.get("unknown_labels", ())) < num_classes
+
+
 def read_image_labels(
     root: Path, files: Sequence[str], listed: Sequence[str], classes: Sequence[str]
 ) -> dict[str, ImageLabels]:
@@ -124,7 +129,9 @@ class LabelIndex:
         """
         if names is None:
             return ImageLabels([], sorted(self.numbers.values()))
-        return ImageLabels(self._find(names, where), self._find(unknown, where))
+        shown = self._find(names, where)
+        # A synonym may be unknown where its class is shown.
+        return ImageLabels(shown, [n for n in self._find(unknown, where) if n not in shown])
 
     def labels_in_table(self, table: TagTable, name: str | None) -> ImageLabels:
         """Return the labels of the image that a table lists as ``name``.
@@ -214,17 +221,14 @@ def filter_unlabeled(dicts: list[Record], num_classes: int, policy: str) -> list
             a class.
     """
 
-    def is_known(record: Record) -> bool:
-        return len(record.get("unknown_labels", ())) < num_classes
-
-    unlabeled = [str(record["image_id"]) for record in dicts if not is_known(record)]
+    unlabeled = [str(record["image_id"]) for record in dicts if not is_known(record, num_classes)]
     rest = len(unlabeled) - _NAMED_IN_LOG
     names = ", ".join(unlabeled[:_NAMED_IN_LOG]) + (f" and {rest} more" if rest > 0 else "")
     what = f"{len(unlabeled)} of {len(dicts)} training images without a label"
     if unlabeled and policy == "refuse":
         hint = 'label them, take them off the list, or let this key "skip" them'
         raise UsageError(f"{what}: {names}", "DATASETS.UNLABELED_IMAGES", hint)
-    labeled = [record for record in dicts if is_known(record)]
+    labeled = [record for record in dicts if is_known(record, num_classes)]
     if not any(record["image_labels"] for record in labeled):
         hint = "train on a split with image-level labels"
         raise UsageError(f"no image shows a class; {what}", "DATASETS.TRAIN", hint)

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from dalnet.data.datasets.voc_layout import load_voc_layout
 from dalnet.data.labels import (
+    LabelIndex,
     filter_unlabeled,
     has_labels,
     read_image_labels,
     warn_of_unlabeled,
     warn_of_unlearnable,
 )
+from dalnet.data.tags import read_tags
 
 CLASSES = ("cat", "dog", "owl")
 NOTHING_KNOWN = ([], [0, 1, 2])
@@ -117,6 +119,17 @@ def test_classes_are_known_in_any_unicode_form(tmp_path, write_tree):
     root = write_tree(tmp_path / "t", {"a": [decomposed]})
     assert states(load_voc_layout(root, "train", [composed], None))[0] == ([0], None)
     assert states(load_voc_layout(root, "train", [decomposed], None))[0] == ([0], None)
+
+
+def test_a_synonym_without_a_value_does_not_hide_the_class_that_is_shown(tmp_path):
+    path = tmp_path / "tags.csv"
+    path.write_text("file,dog,puppy\na.jpg,1,\nb.jpg,,\nc.jpg,0,\n")
+    index, table = LabelIndex(["dog"], {"puppy": "dog"}), read_tags(path)
+    assert [index.labels_in_table(table, name) for name in ("a.jpg", "b.jpg", "c.jpg")] == [
+        ([0], []),
+        ([], [0]),
+        ([], [0]),
+    ]
 
 
 def test_images_that_show_none_stay_and_those_of_which_nothing_is_known_are_left_out(caplog):
