@@ -2,6 +2,7 @@
 """Finds what is wrong with tagged images before a training starts."""
 
 import difflib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,8 +110,9 @@ def check_images(
     if not files:
         raise UsageError("there is no image in it", images, "name the folder of the images")
     table = read_tag_table(images, tags, files)
-    findings = Findings(files, {}, list(classes or classes_of(table)))
-    _match_tags(findings, table, synonyms or {})
+    findings = Findings(files, {}, list(map(_plain, classes or classes_of(table))))
+    meant = {_plain(tag): _plain(name) for tag, name in (synonyms or {}).items()}
+    _match_tags(findings, table, meant)
     _check_tags(findings)
     _look_at_images(findings, images, thumbnails)
     if masks:
@@ -118,6 +120,11 @@ def check_images(
     order = ("error", "warning", "note")
     findings.notes.sort(key=lambda note: order.index(note.level))
     return findings
+
+
+def _plain(name: str) -> str:
+    """Return a name in the Unicode form that training compares names in."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]) -> None:
@@ -136,7 +143,7 @@ def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]
     for name, file in found.items():
         shown = table.shown[name]
         if shown is not None:
-            shown = list(dict.fromkeys(synonyms.get(tag, tag) for tag in shown))
+            shown = list(dict.fromkeys(synonyms.get(tag, tag) for tag in map(_plain, shown)))
             unknown.update(tag for tag in shown if tag not in findings.classes)
             shown = [tag for tag in shown if tag in findings.classes]
         findings.tags[file] = shown

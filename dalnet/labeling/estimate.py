@@ -20,11 +20,11 @@ _STEPS = 2
 
 
 def estimate_training(findings: Findings) -> str:
-    """Return a sentence on the recipe that would be chosen and on its time; empty without images.
+    """Return a sentence on the recipe that would be chosen and its time; empty without classes.
 
     The steps have random weights and images, and all losses; reading images is not in the time.
     """
-    if not findings.sizes:
+    if not (findings.sizes and findings.classes):
         return ""
     known = sum(tags is not None for tags in findings.tags.values())
     side = int(statistics.median(min(size) for size in findings.sizes.values()))

@@ -43,6 +43,9 @@ def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | N
         lines = [_plain(line) for line in read_lines(names, "write one class a line")]
         first = 1 if _BACKGROUND not in lines else -lines.index(_BACKGROUND)
         path, known = names, dict(enumerate(lines, start=first))
+        if max(known) >= IGNORE:
+            what = f"it lists {len(lines)} classes, more than a mask has values for"
+            raise UsageError(what, names, f"list {IGNORE - 1} at most, in the order of the values")
     else:
         return None
     classes = [_plain(name) for name in classes]
@@ -66,13 +69,15 @@ def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: 
     Args:
         masks: by name, with suffix, below ``folder``.
         values: the new value of each value, as :func:`read_mask_values` returns it.
-        folder: where the new masks go.
+        folder: where the new masks go; PNGs in it that are none of them are removed.
 
     Raises:
         UsageError: a mask that cannot be read, or a value that the map does not have.
     """
     for name, path in masks.items():
         write_mask(folder / name, convert_mask(path, values))
+    for path in {*folder.rglob("*.png")} - {folder / name for name in masks}:
+        path.unlink(missing_ok=True)  # of an earlier run; another process may have removed it
 
 
 def convert_mask(path: Path, values: Mapping[int, int]) -> np.ndarray:

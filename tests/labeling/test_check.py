@@ -2,6 +2,7 @@
 """What a check of tagged images finds, and its page."""
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -89,6 +90,21 @@ def test_given_classes(folder):
     assert "owl (2)" in texts["error"] and "no image shows fox" in texts["error"]
     _, texts = find(folder, classes=["cat", "dog"], synonyms={"owl": "cat"})
     assert not texts["error"]
+
+
+def test_tags_and_classes_are_compared_in_one_unicode_form(folder):
+    name = "K\u00e4tzchen"
+    text = (folder / "tags.csv").read_text().replace("cat", unicodedata.normalize("NFD", name))
+    (folder / "tags.csv").write_text(text)
+    findings, texts = find(folder, classes=[name, "dog"], synonyms={"owl": name})
+    assert not texts["error"] and findings.counts == {name: 23, "dog": 10}
+
+
+def test_without_any_tag_a_training_cannot_start(folder, capsys):
+    (folder / "tags.csv").write_text("file,tags\n0.png,\n1.png,\n")
+    with pytest.raises(SystemExit):
+        main(["check", "--images", str(folder / "images"), "--tags", str(folder / "tags.csv")])
+    assert "no image has a tag" in capsys.readouterr().out
 
 
 def test_classes_that_cannot_be_told_apart(folder):

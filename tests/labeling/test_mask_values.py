@@ -47,6 +47,15 @@ def test_file_of_another_form_is_refused(tmp_path, text):
         read_mask_values(tmp_path, ["cat"])
 
 
+def test_more_classes_than_a_mask_can_tell_apart_are_refused(tmp_path):
+    names = [f"class {number}" for number in range(255)]
+    (tmp_path / "classes.txt").write_text("\n".join(names[:254]))
+    assert read_mask_values(tmp_path, ["class 253"])[254] == 1
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    with refused("classes.txt", "255"):
+        read_mask_values(tmp_path, ["class 253"])
+
+
 def test_masks_are_written_with_the_values_of_the_classes(tmp_path):
     mask = np.array([[0, 4], [9, 255]], np.uint8)
     Image.fromarray(mask).save(tmp_path / "a.png")
