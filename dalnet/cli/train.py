@@ -85,16 +85,17 @@ def run(args: argparse.Namespace) -> None:
             # Before the description of the images is written into it.
             require_unused(args.output, args.resume, args.overwrite)
         options = {name: getattr(args, name) for name in _OWN}
-        recipe = prepare_run(args.images, args.output, align=not args.no_alignment, **options)
-        # The user's own config and keys go before the recipe's.
-        opts = [*recipe.opts]
+        run = prepare_run(args.images, args.output, align=not args.no_alignment, **options)
+        args.prepare = run.write
+        opts = [*run.recipe.opts]
         if args.weights:
             print(
                 "- all losses act from the first iteration on, as the weights are taken to be a "
                 "training's; MODEL.DALNET.SEG_START_ITER and ALIGN_START_ITER change it"
             )
             opts += ["MODEL.DALNET.SEG_START_ITER", "0", "MODEL.DALNET.ALIGN_START_ITER", "0"]
-        args.config, args.opts = args.config or recipe.config, [*opts, *args.opts]
+        # The user's own config and keys go before the recipe's.
+        args.config, args.opts = args.config or run.recipe.config, [*opts, *args.opts]
     launch_training(training_arguments(args))
     # torchrun starts every process with this command, as a person does on every machine.
     if args.images and os.environ.get("RANK", "0") == "0" and args.machine_rank == 0:

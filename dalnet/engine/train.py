@@ -2,6 +2,7 @@
 """Train or evaluate what a config describes."""
 
 import argparse
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from detectron2.config import CfgNode
@@ -11,7 +12,7 @@ from detectron2.utils import comm
 from dalnet.config import load_config
 
 from .launch import run
-from .run_folder import locked
+from .run_folder import locked, require_unused
 from .setup import setup
 from .trainer import Trainer, evaluate
 
@@ -29,14 +30,23 @@ def main(args: argparse.Namespace) -> dict | None:
     if args.eval_only:
         setup(cfg, eval_only=True, resume=args.resume)
         return evaluate(cfg, args.resume)
-    return run_training(cfg, resume=args.resume, overwrite=args.overwrite).results
+    modes = {"resume": args.resume, "overwrite": args.overwrite}
+    return run_training(cfg, **modes, prepare=getattr(args, "prepare", None)).results
 
 
-def run_training(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False) -> Trainer:
+def run_training(
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    prepare: Callable[[], None] | None = None,
+) -> Trainer:
     """Set up a training and run it to its end, in one of its processes.
 
     Args:
         cfg, resume, overwrite: see :func:`dalnet.engine.setup`.
+        prepare: writes into the output folder what the config names there; called in one process
+            of each machine when no other training can use the folder.
 
     Returns:
         The trainer, with the model and the results of the last evaluation.
@@ -47,6 +57,12 @@ def run_training(cfg: CfgNode, *, resume: bool = False, overwrite: bool = False)
         SystemExit: a signal has ended it, see :mod:`dalnet.engine.interruption`.
     """
     with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
+        if prepare is not None:
+            require_unused(cfg.OUTPUT_DIR, resume, overwrite)
+            comm.synchronize()  # nothing is written before the folder is locked
+            if comm.get_local_rank() == 0:
+                prepare()
+            comm.synchronize()
         setup(cfg, resume=resume, overwrite=overwrite)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=resume)

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from dalnet.data.datasets.tagged import (
 )
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import open_image
+from dalnet.data.labels import is_known
 from dalnet.data.tags import match_names
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
@@ -110,6 +111,8 @@ def describe_images(
     for name, folder in (("images", images), ("masks", masks), ("corrections", corrections)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is no folder", where=name, hint="name an existing one")
+        if folder is not None and name != "images":
+            require_outside(folder, images, name)
     files = find_images(images)
     words = words or ClassWords({n: n for n in classes_of(read_tag_table(images, tags, files))})
     whole = TaggedImages(
@@ -139,6 +142,17 @@ def describe_images(
             )
     held_out = tuple(_choose_held_out(records, val))
     return TaggedImages(**{**vars(whole), "held_out": held_out})
+
+
+def require_outside(folder: Path, images: Path, parameter: str) -> None:
+    """Refuse a folder within that of the images, whose PNGs would be taken for images.
+
+    Raises:
+        UsageError: it lies there, or is the same; ``parameter`` says which one it is.
+    """
+    if folder.resolve().is_relative_to(images.resolve()):
+        what = f"{folder} lies in the folder of the images, and what it holds would be images too"
+        raise UsageError(what, parameter, "choose a folder beside it")
 
 
 def _warn_of_unused(parameter: str, folder: Path, files: Sequence[str]) -> None:
@@ -189,6 +203,29 @@ def _leave_some(held_out: list[str], names: Sequence[str]) -> list[str]:
     return held_out
 
 
+@dataclass(frozen=True)
+class PreparedRun:
+    """A training on one's own images, of which nothing is written yet.
+
+    Attributes:
+        recipe: with the keys that name the data set.
+        images: what it trains on.
+        output: the folder of the run, absolute.
+    """
+
+    recipe: Recipe
+    images: TaggedImages
+    output: Path
+
+    def write(self) -> None:
+        """Write ``dataset.yaml`` into the folder of the run, and masks of other values anew.
+
+        Raises:
+            UsageError: a mask cannot be read, or the folder cannot be written to.
+        """
+        _convert_masks(self.images, self.output).save(self.output / DESCRIPTION)
+
+
 def prepare_run(
     images: Path,
     output: str | None,
@@ -203,11 +240,11 @@ def prepare_run(
     texts: str = "",
     align: bool = True,
     resume: bool = False,
-) -> Recipe:
-    """Describe one's own images in the folder of the run, and choose the recipe for them.
+) -> PreparedRun:
+    """Describe one's own images, and choose the recipe for them.
 
     Args:
-        output: folder of the run; gets ``dataset.yaml``.
+        output: folder of the run.
         images, tags, masks, corrections, val, untagged: see :func:`describe_images`.
         classes: see :func:`read_class_words`.
         encoder: a name in :data:`ENCODERS`, a model of timm, or a file of its weights that is
@@ -216,14 +253,12 @@ def prepare_run(
         align: whether to align with texts at all.
         resume: the run may exist; its images must then be described as now.
 
-    Returns:
-        The recipe, with the keys that name the data set.
-
     Raises:
         UsageError: something that cannot be used, or no folder.
     """
     if not output:
         raise UsageError("the run needs a folder", where="output", hint="name one")
+    run = Path(output).absolute()
     words = read_class_words(classes) if classes else ClassWords()
     described = describe_images(
         images,
@@ -234,18 +269,18 @@ def prepare_run(
         val=val,
         untagged=untagged,
     )
-    path = Path(output).absolute() / DESCRIPTION
-    if resume and path.is_file() and not _is_same(TaggedImages.load(path), described, path.parent):
+    require_outside(run, images, "output")
+    path = run / DESCRIPTION
+    if resume and path.is_file() and not _is_same(TaggedImages.load(path), described, run):
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
     chosen = _choose_encoder(encoder)
     recipe = _recipe_for(described, align, chosen.name)
     opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
     opts += _text_options(texts, align, words.background)
-    _convert_masks(described, path.parent).save(path)
     last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
     print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
-    return replace(recipe, opts=tuple(opts))
+    return PreparedRun(replace(recipe, opts=tuple(opts)), described, run)
 
 
 def _text_options(texts: str, align: bool, background: str) -> list[str]:
@@ -259,8 +294,14 @@ def _text_options(texts: str, align: bool, background: str) -> list[str]:
 def _is_same(earlier: TaggedImages, now: TaggedImages, run: Path) -> bool:
     """Return whether two descriptions are of the same images, but for masks that were converted."""
     if now.corrections and earlier.corrections == run / _MASKS["corrections"][2]:
+        if _corrected(earlier) != _corrected(now):
+            return False
         earlier = replace(earlier, corrections=now.corrections)
     return replace(earlier, masks=None) == replace(now, masks=None)
+
+
+def _corrected(described: TaggedImages) -> set[str]:
+    return {str(r["image_id"]) for r in described.records("train") if CORRECTED_MASK in r}
 
 
 def _convert_masks(described: TaggedImages, run: Path) -> TaggedImages:
@@ -270,9 +311,10 @@ def _convert_masks(described: TaggedImages, run: Path) -> TaggedImages:
         given = getattr(described, kind)
         values = read_mask_values(given, list(described.classes)) if given else None
         if values is not None:
-            masks = {str(r["image_id"]): Path(r[key]) for r in described.records(part) if key in r}
-            files = {str(PurePosixPath(n).with_suffix(".png")): path for n, path in masks.items()}
-            convert_masks(files, values, run / name)
+            masks = {
+                f"{r['image_id']}.png": Path(r[key]) for r in described.records(part) if key in r
+            }
+            convert_masks(masks, values, run / name)
             converted[kind] = run / name
     return replace(described, **converted)
 
@@ -309,13 +351,14 @@ def _data_options(described: TaggedImages, path: Path) -> list[str]:
 
 def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:
     """Look at the images and the hardware, and choose."""
-    records = described.records("train")
+    names = list(described.classes)
+    records = [record for record in described.records("train") if is_known(record, len(names))]
     sides = [_short_side(str(r["file_name"])) for r in records[:: len(records) // _SAMPLES + 1]]
     memory = None
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     side = int(statistics.median(sides))
-    return choose_recipe(len(records), len(described.classes), side, memory, align, encoder)
+    return choose_recipe(len(records), len(names), side, memory, align, encoder)
 
 
 def _require_text_tower() -> None:

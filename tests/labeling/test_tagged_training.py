@@ -13,6 +13,7 @@ from PIL import Image
 from dalnet.checkpoint import config_for, load_model
 from dalnet.cli import main
 from dalnet.data.datasets.tagged import TaggedImages
+from dalnet.engine.run_folder import locked
 from dalnet.labeling.tagged_training import (
     ClassWords,
     describe_images,
@@ -80,6 +81,13 @@ def test_class_in_every_image_is_warned_of_and_one_in_none_refused(folder, caplo
         describe_images(folder / "images", folder / "tags.csv", words=words)
 
 
+@pytest.mark.parametrize("untagged, count", [("unknown", 7), ("none", 10)])
+def test_the_recipe_counts_the_images_that_are_trained_on(folder, capsys, untagged, count):
+    arguments = {"tags": folder / "tags.csv", "align": False, "untagged": untagged}
+    prepare_run(folder / "images", str(folder / "run"), **arguments)
+    assert f"- {count} images of 2 classes" in capsys.readouterr().out
+
+
 def test_words_of_classes(tmp_path):
     path = tmp_path / "classes.yaml"
     path.write_text("classes: {tv: tv monitor}\nsynonyms: {television: tv}\nbackground: room\n")
@@ -98,8 +106,10 @@ def test_words_of_classes(tmp_path):
 def test_run_that_goes_on_needs_the_same_images(folder):
     output = str(folder / "run")
     arguments = {"tags": folder / "tags.csv", "align": False}
-    recipe = prepare_run(folder / "images", output, **arguments)
-    assert recipe.config == "deit_tiny/baseline_ptc"
+    run = prepare_run(folder / "images", output, **arguments)
+    assert run.recipe.config == "deit_tiny/baseline_ptc"
+    assert not (folder / "run").exists()
+    run.write()
     assert TaggedImages.load(folder / "run/dataset.yaml").tags == folder / "tags.csv"
     prepare_run(folder / "images", output, resume=True, **arguments)
     with refused("dataset.yaml"):
@@ -114,7 +124,8 @@ def test_masks_of_other_values_are_converted_for_the_held_out_images(folder):
     (folder / "masks/classes.txt").write_text("red\nblue\n")
     arguments = {"tags": folder / "tags.csv", "masks": folder / "masks", "val": "0.5"}
     for resume in (False, True):
-        prepare_run(folder / "images", str(folder / "run"), align=False, resume=resume, **arguments)
+        output = str(folder / "run")
+        prepare_run(folder / "images", output, align=False, resume=resume, **arguments).write()
     described = TaggedImages.load(folder / "run/dataset.yaml")
     assert described.masks == folder / "run/val_masks" and len(described.held_out) == 5
     for record in described.records("val"):
@@ -127,7 +138,7 @@ def test_corrected_masks_of_other_values_are_converted(folder):
     (folder / "masks/classes.txt").write_text("red\nblue\n")
     arguments = {"tags": folder / "tags.csv", "corrections": folder / "masks", "align": False}
     for resume in (False, True):
-        prepare_run(folder / "images", str(folder / "run"), resume=resume, **arguments)
+        prepare_run(folder / "images", str(folder / "run"), resume=resume, **arguments).write()
     described = TaggedImages.load(folder / "run/dataset.yaml")
     assert described.corrections == folder / "run/corrected_masks"
     records = described.records("train")
@@ -137,9 +148,68 @@ def test_corrected_masks_of_other_values_are_converted(folder):
         new = np.array(Image.open(record["corrected_mask"]))
         assert np.array_equal(new, np.array([0, 2, 1])[old])
     (folder / "run/dataset.yaml").unlink()
-    prepare_run(folder / "images", str(folder / "run"), **arguments | {"corrections": None})
+    prepare_run(folder / "images", str(folder / "run"), **arguments | {"corrections": None}).write()
     with refused("dataset.yaml"):
         prepare_run(folder / "images", str(folder / "run"), resume=True, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["masks", "corrections"])
+def test_masks_of_an_earlier_run_are_not_used(folder, kind):
+    (folder / "masks/classes.txt").write_text("red\nblue\n")
+    arguments = {"tags": folder / "tags.csv", kind: folder / "masks", "val": "0.5", "align": False}
+    paths = folder / "images", str(folder / "run")
+    prepare_run(*paths, **arguments).write()
+    part, key = ("val", "sem_seg_file_name") if kind == "masks" else ("train", "corrected_mask")
+    first = TaggedImages.load(folder / "run/dataset.yaml").records(part)
+    gone = first[0]["image_id"]
+    (folder / "masks" / gone).unlink()
+    if kind == "corrections":
+        with refused("dataset.yaml"):
+            prepare_run(*paths, resume=True, **arguments)
+    (folder / "val.txt").write_text("\n".join(r["image_id"] for r in first if part == "val"))
+    if kind == "masks":
+        arguments["val"] = str(folder / "val.txt")
+    prepare_run(*paths, **arguments).write()
+    again = {r["image_id"]: r for r in TaggedImages.load(folder / "run/dataset.yaml").records(part)}
+    assert key not in again.pop(gone)
+    assert again and all(key in record for record in again.values())
+
+
+def test_images_of_one_stem_have_converted_masks_of_their_own(folder):
+    Image.open(folder / "images/0.png").resize((28, 20)).save(folder / "images/0.jpg")
+    lines = (folder / "tags.csv").read_text()
+    (folder / "tags.csv").write_text(f"{lines}\n0.jpg,red\n")
+    (folder / "masks/0.png").rename(folder / "masks/0.png.png")
+    Image.fromarray(np.full((20, 28), 1, np.uint8)).save(folder / "masks/0.jpg.png")
+    (folder / "masks/classes.txt").write_text("red\nblue\n")
+    arguments = {"tags": folder / "tags.csv", "corrections": folder / "masks", "align": False}
+    prepare_run(folder / "images", str(folder / "run"), **arguments).write()
+    records = TaggedImages.load(folder / "run/dataset.yaml").records("train")
+    sizes = {r["image_id"]: Image.open(r["corrected_mask"]).size for r in records}
+    assert sizes["0.jpg"] == (28, 20) and sizes["0.png"] == (56, 40)
+
+
+@pytest.mark.parametrize("kind", ["masks", "corrections", "output"])
+def test_folders_within_that_of_the_images_are_refused(folder, kind):
+    inner = folder / "images/inner"
+    (folder / "masks").rename(inner)
+    arguments = {"tags": folder / "tags.csv", "align": False, "output": str(folder / "run")}
+    with refused(kind, "folder of the images"):
+        prepare_run(
+            folder / "images", **arguments | {kind: str(inner) if kind == "output" else inner}
+        )
+
+
+def test_a_start_beside_a_running_training_changes_nothing(folder, capsys):
+    run = folder / "run"
+    words = ["train", "--images", folder / "images", "--tags", folder / "tags.csv"]
+    words += ["--output", run, "--no-alignment", *shlex.split(TINY)]
+    run.mkdir()
+    (run / "dataset.yaml").write_text("of the running training")
+    with locked(str(run)), pytest.raises(SystemExit):
+        main([str(word) for word in words])
+    assert "a training" in capsys.readouterr().err
+    assert (run / "dataset.yaml").read_text() == "of the running training"
 
 
 @pytest.mark.parametrize("fault", ["value", "size"])
@@ -269,7 +339,7 @@ def test_encoder_from_a_file_has_the_name_and_statistics_of_its_model(folder, na
     path = folder / f"{name}.safetensors"
     path.touch()
     arguments = {"tags": folder / "tags.csv", "align": False, "encoder": str(path)}
-    recipe = prepare_run(folder / "images", str(folder / "run"), **arguments)
+    recipe = prepare_run(folder / "images", str(folder / "run"), **arguments).recipe
     keys = dict(zip(recipe.opts[::2], recipe.opts[1::2], strict=True))
     assert keys["MODEL.VIT.NAME"] == name and keys["MODEL.VIT.WEIGHTS"] == str(path)
     # A name that timm does not know has those of the recipe.
