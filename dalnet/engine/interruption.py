@@ -30,13 +30,14 @@ class Interruption:
 
     Attributes:
         number: of the signal that has come; 0 for none.
+        is_over: whether the training is exiting, so that nothing new may begin.
     """
 
     def __init__(self) -> None:
         """No signal has come."""
         self.number = 0
         self._time = 0.0  # when it came
-        self._is_over = False
+        self.is_over = False
         self._is_immediate = False
         self._pid = os.getpid()
 
@@ -55,7 +56,15 @@ class Interruption:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """Exit at a signal in the block, as everything is saved before it."""
+        """Exit at a signal in the block, or at one before it, as everything is saved by then.
+
+        All processes enter it together.
+
+        Raises:
+            SystemExit: a signal has come.
+        """
+        if self.agreed():
+            self.exit()
         self._is_immediate = True
         try:
             yield
@@ -72,7 +81,7 @@ class Interruption:
         Raises:
             SystemExit: always.
         """
-        self._is_over = True
+        self.is_over = True
         # The end of one process would end the others, of which the first may still be writing.
         comm.synchronize()
         raise SystemExit(STATUS)
@@ -84,9 +93,10 @@ class Interruption:
             if number == signal.SIGTERM:
                 raise SystemExit(128 + number)
             return
-        if self._is_over:
+        if self.is_over:
             return
         if self._is_immediate:
+            self.is_over = True
             raise SystemExit(STATUS)
         if self.number:
             if time.monotonic() - self._time < _ONE_SIGNAL:

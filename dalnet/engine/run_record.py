@@ -56,11 +56,14 @@ def _is_start(value: object) -> bool:
     return type(seed) is int and -1 <= seed < SEEDS
 
 
-def add_start(cfg: CfgNode, num_processes: int) -> None:
-    """Add the start of a training to the record of its folder, ``OUTPUT_DIR``."""
+def add_start(cfg: CfgNode, num_processes: int, resume: bool) -> None:
+    """Add the start of a training to the record of its folder, ``OUTPUT_DIR``.
+
+    A training that begins anew has a record of its own, where an earlier one failed at its start.
+    """
     folder = Path(cfg.OUTPUT_DIR)
     lists = {name: list_hash(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)}
-    starts = read_record(folder)
+    starts = read_record(folder) if resume else []
     for name, before in (starts[-1].get("lists", {}) if starts else {}).items():
         if lists.get(name, before) != before:
             logger.warning("The images or labels of %s have changed since the last start.", name)

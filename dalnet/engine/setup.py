@@ -88,7 +88,7 @@ def setup(
     if not eval_only:
         warn_of_untrained_parts(cfg)
     if not eval_only and comm.is_main_process():
-        add_start(cfg, processes)
+        add_start(cfg, processes, resume)
     return cfg
 
 

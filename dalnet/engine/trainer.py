@@ -2,7 +2,8 @@
 """Train and evaluate by Detectron2's ``DefaultTrainer``, with DALNet's data and optimizer."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,9 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on with the run in ``OUTPUT_DIR``, or start a new one from ``MODEL.WEIGHTS``.
 
-        A resumed run goes on as if it had not been interrupted; its length is what its config now
-        states. A new run takes what fits of ``MODEL.WEIGHTS``; its texts are those of its own
-        classes, unless ``MODEL.CLIP.SOURCE`` is "checkpoint".
+        A resumed run goes on as if it had not been interrupted; its length, rates and decay are
+        what its config now states. A new run takes what fits of ``MODEL.WEIGHTS``; its texts are
+        those of its own classes, unless ``MODEL.CLIP.SOURCE`` is "checkpoint".
 
         Raises:
             UsageError: the weights are missing, unreadable, or of another encoder, or the run is
@@ -141,7 +142,6 @@ class Trainer(DefaultTrainer):
         is_last, batch_size = iteration + 1 == self.max_iter, self.cfg.SOLVER.IMS_PER_BATCH
         state = {
             "iteration": iteration,
-            "max_iter": self.max_iter,
             # Of all processes: where the order of the images stands.
             "samples": (self._start_batch + iteration + 1 - self.start_iter) * batch_size,
             "step": self._trainer.state_dict(),
@@ -156,32 +156,46 @@ class Trainer(DefaultTrainer):
     def _load_state(self, state: Any, path: str) -> None:
         """Restore what :meth:`_save` has written."""
         try:
-            start_iter, samples, max_iter = (
-                _read_count(state, key) for key in ("iteration", "samples", "max_iter")
+            start_iter, samples, seed = (
+                _read_count(state, key) for key in ("iteration", "samples", "seed")
             )
             start_iter += 1
             # Not start_iter: the batches may have had another size before.
             self._start_batch = samples // self.cfg.SOLVER.IMS_PER_BATCH
-            self._trainer.load_state_dict(state["step"])
-            self.scheduler.load_state_dict(state["schedule"])
+            with self._own_rates():
+                self._trainer.load_state_dict(state["step"])
+                self.scheduler.load_state_dict(state["schedule"])
             self._best = dict(state["best"])
             self._restore_generators(state["generators"], path)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             hint = "use the config it was trained with, or train anew in another OUTPUT_DIR"
             what = f"its training cannot be resumed with this config ({error!r})"
             raise UsageError(what, path, hint) from error
+        if seed != self.cfg.SEED:
+            what = f"it is {self.cfg.SEED}, but {path} was trained with {seed}"
+            raise UsageError(what, "SEED", f"set it to {seed}, which the order of images is from")
         if start_iter > self.max_iter:
             what = f"it is {self.max_iter}, but the run in OUTPUT_DIR has {start_iter} already"
             raise UsageError(what, "SOLVER.MAX_ITER", "raise it, or only evaluate the run")
         self.start_iter = self.iter = start_iter
         self._trainer.data_loader.start_at(self._start_batch)
-        if max_iter != self.max_iter:
-            # The state has the length of the interrupted run, and the rate that it ended with.
-            if hasattr(self.scheduler, "max_iters"):
-                self.scheduler.max_iters = self.max_iter
-            groups = self.scheduler.optimizer.param_groups
-            for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
-                group["lr"] = rate
+
+    @contextmanager
+    def _own_rates(self) -> Iterator[None]:
+        """Keep length, rates and decay of the config where the block loads an optimizer's state.
+
+        The state has those of the interrupted run. Where they are the same, nothing changes.
+        """
+        scheduler = self.scheduler
+        before = [{**group, "params": None} for group in scheduler.optimizer.param_groups]
+        rates = scheduler.base_lrs
+        yield
+        scheduler.base_lrs = rates
+        if hasattr(scheduler, "max_iters"):
+            scheduler.max_iters = self.max_iter
+        groups = scheduler.optimizer.param_groups
+        for group, own, rate in zip(groups, before, scheduler.get_lr(), strict=True):
+            group.update(own, params=group["params"], lr=rate)
 
     def _restore_generators(self, states: Sequence[Generators], path: str) -> None:
         """Restore this process's generators, if as many processes are at work as before."""
@@ -276,6 +290,8 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the model, without a change to the random numbers of the training."""
+        if self._interruption.is_over:
+            return {}  # Detectron2's hook asks for it also where the last iteration was interrupted
         with (
             preserved_generators(),
             self._interruption.immediate(),

@@ -35,6 +35,15 @@ def test_where_everything_is_saved_a_signal_exits(number):
     assert error.value.code == STATUS == 75
 
 
+def test_a_signal_that_came_while_everything_was_saved_exits_too():
+    interruption = Interruption()
+    with interruption.noted():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit) as error, interruption.immediate():
+            pytest.fail("the evaluation has begun")
+    assert error.value.code == STATUS and interruption.is_over
+
+
 def test_when_it_exits_further_signals_do_nothing():
     interruption = Interruption()
     with interruption.noted(), pytest.raises(SystemExit):

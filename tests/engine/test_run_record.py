@@ -21,19 +21,21 @@ def dataset():
 
 def test_a_list_that_has_changed_is_named(tiny_cfg, dataset, caplog):
     tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST = ("listed",), ()
-    add_start(tiny_cfg, 1)
-    add_start(tiny_cfg, 1)
+    add_start(tiny_cfg, 1, resume=False)
+    add_start(tiny_cfg, 1, resume=True)
     assert "listed" not in caplog.text
     dataset.pop()
-    add_start(tiny_cfg, 1)
+    add_start(tiny_cfg, 1, resume=True)
     assert "listed" in caplog.text
 
 
 def test_each_start_is_recorded(tiny_cfg, dataset):
-    tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST, tiny_cfg.SEED = ("listed",), (), 3
-    add_start(tiny_cfg, 1)
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST, tiny_cfg.SEED = ("listed",), (), -1
+    for seed in (9, 3):  # the first one failed before anything was saved
+        tiny_cfg.SEED = seed
+        add_start(tiny_cfg, 1, resume=False)
     tiny_cfg.SOLVER.MAX_ITER = 77
-    add_start(tiny_cfg, 2)
+    add_start(tiny_cfg, 2, resume=True)
     with open(f"{tiny_cfg.OUTPUT_DIR}/run.json") as stream:
         first, second = json.load(stream)["starts"]
     assert (first["seed"], first["processes"], second["processes"]) == (3, 1, 2)

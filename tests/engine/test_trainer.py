@@ -11,6 +11,7 @@ from helpers import refused
 
 from dalnet.config import load_config
 from dalnet.engine.train import run_training
+from dalnet.engine.trainer import Trainer
 from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch import DALNet
 
@@ -92,6 +93,41 @@ def test_a_signal_ends_the_step_and_saves(train, monkeypatch, number):
         assert_same_training(train("stopped", resume=True), train("whole"))
 
 
+@pytest.mark.faults("signals")
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("moment", ["step", "save"])
+def test_after_a_signal_no_evaluation_begins(train, monkeypatch, step, moment):
+    keys = ("DATASETS.TEST", ("voc_2012_sem_seg_val",), "TEST.EVAL_PERIOD", step + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "test", lambda *_: pytest.fail("an evaluation has begun"))
+        if moment == "step":
+            at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        else:
+            save = Trainer._save
+
+            def interrupted(self, iteration, generators):
+                save(self, iteration, generators)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+            patch.setattr(Trainer, "_save", interrupted)
+        with pytest.raises(SystemExit) as error:
+            train("stopped", *keys)
+    assert error.value.code == 75
+    assert same(train("stopped", *keys, resume=True)["model"], train("whole", *keys)["model"])
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+def test_a_resumed_run_has_the_rates_of_its_config(train, kind):
+    keys = ("SOLVER.OPTIMIZER", kind, "SOLVER.CHECKPOINT_PERIOD", 2)
+    train("run", *keys, "SOLVER.MAX_ITER", 2)
+    lower = ("SOLVER.BASE_LR", 1e-6, "SOLVER.WEIGHT_DECAY", 0.3)
+    group, *_ = train("run", *keys, *lower, resume=True)["trainer"]["step"]["optimizer"][
+        "param_groups"
+    ]
+    expected, *_ = train("new", *keys, *lower)["trainer"]["step"]["optimizer"]["param_groups"]
+    assert group == expected
+
+
 @pytest.mark.faults("damaged checkpoints")
 def test_a_damaged_last_checkpoint_is_left_out(train, monkeypatch, caplog):
     whole = train("whole", "SOLVER.CHECKPOINT_PERIOD", 1)
@@ -127,7 +163,7 @@ def test_a_malformed_state_is_refused(train):
     (path.parent / "checkpoints.json").unlink()  # it would tell that the file is another
     state = data["trainer"]
     faults = [{"step": {}}, {"step": state["step"] | {"optimizer": None}}, {"iteration": "x"}]
-    faults += [{"iteration": -5}, {"iteration": 0.5}, {"samples": -2}, {"max_iter": "1"}]
+    faults += [{"iteration": -5}, {"iteration": 0.5}, {"samples": -2}, {"seed": "1"}]
     faults += [{"generators": 3}, {"generators": [{}]}, {"schedule": None}, {"best": 3}]
     for odd in (None, [], *(state | fault for fault in faults)):
         torch.save(data | {"trainer": odd}, path)
@@ -171,6 +207,9 @@ def test_a_run_keeps_its_seed(train):
     assert second["trainer"]["seed"] == seed
     with refused("SEED", seed):
         train("drawn", "SEED", seed + 1, resume=True)
+    (train.output / "drawn/run.json").unlink()
+    with refused("SEED", seed):
+        train("drawn", "SEED", -1, "SOLVER.MAX_ITER", 3, resume=True)
 
 
 @pytest.mark.faults("unreadable images")
