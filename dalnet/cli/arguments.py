@@ -2,6 +2,9 @@
 """Arguments that several sub-commands share: one name for one thing."""
 
 import argparse
+from collections.abc import Sequence
+
+from dalnet.errors import UsageError
 
 
 def add_config(
@@ -49,3 +52,15 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="address of the first process, as tcp://HOST:PORT; auto: this machine",
     )
+
+
+def refuse_without_images(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse arguments that say something of the user's own images where ``images`` is not given.
+
+    Raises:
+        UsageError: one of ``names`` differs from its default.
+    """
+    for name in names:
+        if getattr(args, name) not in (None, "", False, "unknown"):
+            what = "it is of one's own images, whose folder is not named"
+            raise UsageError(what, name, "name it by --images, or leave this out")

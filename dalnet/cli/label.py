@@ -31,7 +31,7 @@ from dalnet.labeling.label import label_images, tagged_images, write_formats
 from dalnet.labeling.tagged_training import DESCRIPTION
 from dalnet.prediction import Predictor
 
-from .arguments import add_keys, add_weights
+from .arguments import add_keys, add_weights, refuse_without_images
 
 _PROTOCOL = "ms+flip+crf"
 
@@ -96,6 +96,7 @@ def _label_here(args: argparse.Namespace, weights: Path) -> None:
         tags = Path(args.tags) if args.tags else None
         described = TaggedImages(Path(args.images), tags, classes, untagged=args.untagged)
     else:
+        refuse_without_images(args, ("tags", "untagged"))
         described = TaggedImages.load(weights.parent / DESCRIPTION)
     images, unknown = tagged_images(described)
     if unknown:

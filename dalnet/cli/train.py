@@ -6,7 +6,8 @@
     dalnet train --config voc_dalnet --output output/voc --resume
     dalnet train --images pets/ --tags pets.csv --output output/pets
 
-With --images the recipe is chosen from the hardware and the data; --config and keys go before it.
+With --images the recipe is chosen from the hardware and the data; a --config takes its place, and
+keys at the end go before either.
 Tags are a .csv or .tsv file (columns file,tags with ";" between tags, or one column for each tag
 with 1, 0 or nothing), .json (image to list), .jsonl, or an export of COCO, Label Studio or CVAT.
 The folder of the run gets config.yaml, log.txt, metrics.json, checkpoints and evaluation/, and
@@ -19,10 +20,16 @@ from pathlib import Path
 
 from dalnet.errors import UsageError
 
-from .arguments import add_config, add_keys, add_processes, add_weights
+from .arguments import (
+    add_config,
+    add_keys,
+    add_processes,
+    add_weights,
+    refuse_without_images,
+)
 
 # Arguments that are passed on as they are.
-_OWN = ("tags", "classes", "untagged", "masks", "corrections", "val", "encoder", "texts", "resume")
+_OWN = ("tags", "classes", "untagged", "masks", "corrections", "val", "encoder", "texts")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,18 +91,23 @@ def run(args: argparse.Namespace) -> None:
         if args.output:
             # Before the description of the images is written into it.
             require_unused(args.output, args.resume, args.overwrite)
+        if args.config and args.no_alignment:
+            hint = "leave the flag out, and name a config without the alignment"
+            raise UsageError("it chooses a recipe, and a config is named", "no_alignment", hint)
         options = {name: getattr(args, name) for name in _OWN}
-        run = prepare_run(args.images, args.output, align=not args.no_alignment, **options)
+        options |= {"align": not args.no_alignment, "config": args.config or ""}
+        run = prepare_run(args.images, args.output, resume=args.resume, **options)
         args.prepare = run.write
         opts = [*run.recipe.opts]
-        if args.weights:
+        if args.weights and not args.config:
             print(
                 "- all losses act from the first iteration on, as the weights are taken to be a "
                 "training's; MODEL.DALNET.SEG_START_ITER and ALIGN_START_ITER change it"
             )
             opts += ["MODEL.DALNET.SEG_START_ITER", "0", "MODEL.DALNET.ALIGN_START_ITER", "0"]
-        # The user's own config and keys go before the recipe's.
-        args.config, args.opts = args.config or run.recipe.config, [*opts, *args.opts]
+        args.config, args.opts = run.recipe.config, [*opts, *args.opts]  # the user's own last
+    else:
+        refuse_without_images(args, (*_OWN, "no_alignment"))
     launch_training(training_arguments(args))
     # torchrun starts every process with this command, as a person does on every machine.
     if args.images and os.environ.get("RANK", "0") == "0" and args.machine_rank == 0:

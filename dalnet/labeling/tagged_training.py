@@ -239,6 +239,7 @@ def prepare_run(
     encoder: str = "",
     texts: str = "",
     align: bool = True,
+    config: str = "",
     resume: bool = False,
 ) -> PreparedRun:
     """Describe one's own images, and choose the recipe for them.
@@ -251,6 +252,8 @@ def prepare_run(
             called like it.
         texts: a file of text embeddings; by default CLIP's text tower, downloaded if need be.
         align: whether to align with texts at all.
+        config: the user's own; of it nothing is changed but the data set, its number of classes,
+            and what ``encoder``, ``texts`` and ``classes`` say.
         resume: the run may exist; its images must then be described as now.
 
     Raises:
@@ -275,19 +278,20 @@ def prepare_run(
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
     chosen = _choose_encoder(encoder)
-    recipe = _recipe_for(described, align, chosen.name)
+    recipe = _own_recipe(described, config, chosen.name) if config else None
+    recipe = recipe or _recipe_for(described, align, chosen.name)
     opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
-    opts += _text_options(texts, align, words.background)
+    opts += _text_options(texts, words.background)
+    if align and not (texts or config):
+        _require_text_tower()
     last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
     print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
     return PreparedRun(replace(recipe, opts=tuple(opts)), described, run)
 
 
-def _text_options(texts: str, align: bool, background: str) -> list[str]:
-    """Return the keys of the texts, which come from a file or, to align with, from CLIP's tower."""
+def _text_options(texts: str, background: str) -> list[str]:
+    """Return the keys of the texts: of the file that they come from, and of the background's."""
     opts = ["MODEL.CLIP.SOURCE", "embeddings", "MODEL.CLIP.WEIGHTS", texts] if texts else []
-    if align and not texts:
-        _require_text_tower()
     return opts + (["MODEL.CLIP.BACKGROUND", background] if background else [])
 
 
@@ -347,6 +351,13 @@ def _data_options(described: TaggedImages, path: Path) -> list[str]:
     tests = ("tagged_val",) if described.held_out else ()
     names = ["DATASETS.TRAIN", str(("tagged_train",)), "DATASETS.TEST", str(tests)]
     return [*names, "DATASETS.DESCRIPTION", str(path), "OUTPUT_DIR", str(path.parent)]
+
+
+def _own_recipe(described: TaggedImages, config: str, encoder: str) -> Recipe:
+    """Return the user's config as it is, but for the number of classes and a named encoder."""
+    opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(len(described.classes) + 1)]
+    opts += ["MODEL.VIT.NAME", encoder] if encoder else []
+    return Recipe(config, tuple(opts), (f"images of {len(described.classes)} classes",))
 
 
 def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:

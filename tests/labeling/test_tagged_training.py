@@ -12,6 +12,7 @@ from PIL import Image
 
 from dalnet.checkpoint import config_for, load_model
 from dalnet.cli import main
+from dalnet.config import load_config
 from dalnet.data.datasets.tagged import TaggedImages
 from dalnet.engine.run_folder import locked
 from dalnet.labeling.tagged_training import (
@@ -118,6 +119,32 @@ def test_run_that_goes_on_needs_the_same_images(folder):
         prepare_run(folder / "images", None, **arguments)
     with refused("images"):
         prepare_run(folder / "nowhere", output, **arguments)
+
+
+def test_a_config_of_ones_own_is_left_as_it_is(folder, capsys):
+    config = folder / "own.yaml"
+    config.write_text("_BASE_: dalnet://configs/deit_tiny/baseline_ptc.yaml\nSOLVER: {MAX_ITER: 77}\n")
+    arguments = {"tags": folder / "tags.csv", "config": str(config)}
+    run = prepare_run(folder / "images", str(folder / "run"), **arguments)
+    run.write()
+    cfg = load_config(run.recipe.config, run.recipe.opts)
+    assert cfg.SOLVER.MAX_ITER == 77 and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
+    base = load_config("deit_tiny/baseline_ptc")
+    assert cfg.SOLVER.IMS_PER_BATCH == base.SOLVER.IMS_PER_BATCH
+    assert cfg.MODEL.DALNET == base.MODEL.DALNET
+    assert str(folder / "run/dataset.yaml") == cfg.DATASETS.DESCRIPTION
+    assert "own.yaml" in capsys.readouterr().out
+    named = prepare_run(folder / "images", str(folder / "run"), encoder="deit-small", **arguments)
+    cfg = load_config(named.recipe.config, named.recipe.opts)
+    assert cfg.MODEL.VIT.NAME == "deit_small_patch16_224" and cfg.SOLVER.MAX_ITER == 77
+
+
+def test_a_config_of_ones_own_says_itself_whether_there_is_an_alignment(folder, capsys):
+    words = ["train", "--images", folder / "images", "--tags", folder / "tags.csv"]
+    words += ["--output", folder / "run", "--config", "deit_tiny/dalnet", "--no-alignment"]
+    with pytest.raises(SystemExit):
+        main([str(word) for word in words])
+    assert "--no-alignment" in capsys.readouterr().err and not (folder / "run").exists()
 
 
 def test_masks_of_other_values_are_converted_for_the_held_out_images(folder):

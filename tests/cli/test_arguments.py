@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that are of one's own images, where no images are named."""
+
+import pytest
+
+from dalnet.cli import main
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--tags", "tags.csv"),
+        ("--classes", "classes.yaml"),
+        ("--untagged", "none"),
+        ("--masks", "masks"),
+        ("--corrections", "masks"),
+        ("--val", "0.2"),
+        ("--encoder", "deit-small"),
+        ("--texts", "texts.npy"),
+        ("--no-alignment", None),
+    ],
+)
+def test_train_refuses_them(capsys, flag, value):
+    words = ["train", "--config", "toy_dalnet", flag, value]
+    with pytest.raises(SystemExit):
+        main([word for word in words if word is not None])
+    error = capsys.readouterr().err
+    assert flag in error and "--images" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag, value", [("--tags", "tags.csv"), ("--untagged", "none")])
+def test_label_refuses_them(toy_checkpoint, tmp_path, capsys, flag, value):
+    words = ["label", "--weights", str(toy_checkpoint), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*words, flag, value])
+    error = capsys.readouterr().err
+    assert flag in error and "--images" in error
+    assert not (tmp_path / "out").exists()
