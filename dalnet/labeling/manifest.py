@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 from dalnet.errors import UsageError
@@ -31,6 +31,20 @@ class Finished:
     mask: str
     confidence: float
     reason: str
+
+    def __post_init__(self) -> None:
+        """Refuse what no labeling writes.
+
+        Raises:
+            ValueError: a value of another type, or a label map that is not in the folder.
+        """
+        if not all(isinstance(text, str) for text in (self.file, self.key, self.mask, self.reason)):
+            raise ValueError("a name is no text")
+        if not isinstance(self.confidence, float | int):
+            raise ValueError("the confidence is no number")
+        path = PurePosixPath(self.mask)
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".png":
+            raise ValueError(f"the label map {self.mask!r} is not in the folder")
 
 
 class Manifest:

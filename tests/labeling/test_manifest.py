@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a labeling remembers of an earlier run."""
 
+import json
 import os
 
 import pytest
@@ -87,6 +88,16 @@ def test_line_that_was_cut_off_is_done_again(output, image):
     assert not finish(output, image)
     assert finish(output, image)
     assert len(path.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("mask", ["../a.png", "/a.png", "b/../../a.png", "a.jpg", 5, None])
+def test_no_label_map_lies_elsewhere(output, image, mask):
+    finish(output, image)
+    path = output / FILE
+    path.write_text(path.read_text().replace('"a.png"', json.dumps(mask)) + "{}\n{}\n")
+    with refused("line 2"):
+        Manifest(output, SETTINGS)
+    assert Manifest(output, {"weights": "other"}, overwrite=True).replaced == []
 
 
 def test_damaged_line_is_named(output, image):

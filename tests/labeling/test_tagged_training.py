@@ -123,7 +123,9 @@ def test_run_that_goes_on_needs_the_same_images(folder):
 
 def test_a_config_of_ones_own_is_left_as_it_is(folder, capsys):
     config = folder / "own.yaml"
-    config.write_text("_BASE_: dalnet://configs/deit_tiny/baseline_ptc.yaml\nSOLVER: {MAX_ITER: 77}\n")
+    config.write_text(
+        "_BASE_: dalnet://configs/deit_tiny/baseline_ptc.yaml\nSOLVER: {MAX_ITER: 77}\n"
+    )
     arguments = {"tags": folder / "tags.csv", "config": str(config)}
     run = prepare_run(folder / "images", str(folder / "run"), **arguments)
     run.write()
