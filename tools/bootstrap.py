@@ -21,11 +21,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from dalnet.data.datasets import ensure_registered
+from dalnet.data.datasets.custom import CLASSES_FILE
 from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.evaluation.bootstrap import paired_bootstrap
 from dalnet.evaluation.counts import confusion_matrix
 from dalnet.evaluation.dump import CAM_FOLDER, LABEL_FOLDER, image_name
+from dalnet.export.predictions import check_classes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def count(folder: Path, split: str, threshold: float) -> np.ndarray:
     """Return the confusion matrix of each image with a mask, [N, K, K + 1]."""
-    num_classes = len(MetadataCatalog.get(split).stuff_classes)
+    names = MetadataCatalog.get(split).stuff_classes
+    check_classes(folder / CLASSES_FILE, names[1:])
+    num_classes = len(names)
     matrices = []
     for record in tqdm(DatasetCatalog.get(split), desc=str(folder), unit="image"):
         if "sem_seg_file_name" not in record:

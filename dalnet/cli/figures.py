@@ -81,8 +81,8 @@ def _add_figure_arguments(parser: argparse.ArgumentParser, figure: str) -> None:
     text = "use colors that color-blind readers can tell apart"
     add("--colorblind", action="store_true", help=text)
     if figure == "segmentations":
-        text = "ss (one scale) or ms (several), then +flip and +crf as wanted; default: %(default)s"
-        add("--protocol", default="ss", help=text)
+        text = "ss (one scale) or ms (several), then +flip and +crf as wanted; default: ss"
+        add("--protocol", help=text)
     elif figure == "compare":
         text = "class whose CAMs are drawn (default: the maximum over each image's classes)"
         add("--class-name", help=text)
@@ -97,6 +97,9 @@ def _draw(args: argparse.Namespace) -> Figure:
     configs = _read_configs(args)
     models = {label: load_model(cfg) for label, cfg in configs.items()}
     needs_cams = args.figure != "segmentations"
+    if getattr(args, "protocol", None) and any("sem_seg" not in m.sources for m in models.values()):
+        hint = "leave it out: it is drawn by its CAMs, under MODEL.CAM.SCALES"
+        raise UsageError("the system has no segmentation head", "protocol", hint)
     # A system without segmentation head labels pixels by image-level labels.
     needs_labels = needs_cams or any("sem_seg" not in one.sources for one in models.values())
     records = choose_images(
@@ -137,7 +140,7 @@ def _read_config(args: argparse.Namespace, weights: str | None) -> CfgNode:
     cfg.DATASETS.TEST = (args.split,)
     cfg.TEST.EVAL_CAM = True
     if args.figure == "segmentations":
-        protocol = Protocol.parse(args.protocol)
+        protocol = Protocol.parse(args.protocol or "ss")
         cfg.TEST.MULTI_SCALE.ENABLED, cfg.TEST.MULTI_SCALE.FLIP = True, protocol.flip
         if not protocol.multi_scale:
             cfg.TEST.MULTI_SCALE.SCALES = (1.0,)

@@ -56,6 +56,9 @@ def check_datasets(
             ours = sorted(n for n in DatasetCatalog if MetadataCatalog.get(n).get("prompt_names"))
             hint = f"choose from {', '.join(ours)}, or add your own (docs/data.md)"
             raise UsageError(f"there is no data set {name!r}", where=key, hint=hint)
+        if not _class_names(name):
+            hint = "name one for semantic segmentation"
+            raise UsageError(f"{name} has no classes of pixels", where=key, hint=hint)
     classes = _class_names(names[0])
     for name in names[1:]:
         if _class_names(name) != classes:

@@ -43,17 +43,19 @@ def match_classes(names: Sequence[str], known: Sequence[str], where: object) -> 
 def number_as_model(cfg: CfgNode, split: str, records: list[Record]) -> list[Record]:
     """Return the records of a split with labels that are numbered as the classes of the model.
 
-    Where the numbers differ a record also gets ``mask_classes``, the model's number for each value
-    of its mask, for :func:`read_truth`.
+    Where the numbers differ, or the model knows more classes, a record also gets ``mask_classes``,
+    the model's number for each value of its mask, for :func:`read_truth`.
 
     Raises:
         UsageError: a class that the model does not know.
     """
     names = MetadataCatalog.get(split).stuff_classes
-    numbers = match_classes(names, with_class_names(cfg).MODEL.CLASS_NAMES or names, split)
-    if numbers == list(range(len(numbers))):
+    known = list(with_class_names(cfg).MODEL.CLASS_NAMES or names)
+    numbers = match_classes(names, known, split)
+    if numbers == list(range(len(known))):
         return records
-    logger.warning("%s numbers its classes otherwise than the model: matched by name.", split)
+    if numbers != list(range(len(numbers))):
+        logger.warning("%s numbers its classes otherwise than the model: matched by name.", split)
     return [
         record
         | {

@@ -2,7 +2,7 @@
 """Write predictions to disk: CAMs as arrays, label maps as palette PNGs in the layout of VOC."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from dalnet.data.datasets.custom import CLASSES_FILE
 from dalnet.data.image_io import write_mask
 from dalnet.data.labels import has_labels
-from dalnet.io import atomic_write, write_text
+from dalnet.io import atomic_write, read_text, write_text
 
 from .sources import Measurement
 
@@ -67,14 +67,18 @@ class Dump:
             write_text(self._list_file(one), text)
             classes = "".join(f"{name}\n" for name in self._class_names[1:])
             write_text(self.folder(one) / CLASSES_FILE, classes)
+            self._mark_file(one).unlink(missing_ok=True)
 
     def remove_lists(self) -> None:
         """Remove the lists, so that a tree whose files are being replaced is not read as one."""
         for one in self._measurements:
             self._list_file(one).unlink(missing_ok=True)
 
-    def lost(self, records: Sequence[dict[str, Any]]) -> set[str]:
-        """Return the names of the images of which a file is missing."""
+    def lost(self, records: Sequence[dict[str, Any]], settings: str) -> set[str]:
+        """Return the names of the images of which no file of these settings is there."""
+        marks = [self._mark_file(one) for one in self._measurements]
+        if any(not mark.is_file() or read_text(mark) != settings for mark in marks):
+            return set(map(image_name, records))
         return {
             image_name(record)
             for one in self._measurements
@@ -82,6 +86,14 @@ class Dump:
             if (has_labels(record) or not one.needs_labels)
             and not self._file(one, image_name(record)).is_file()
         }
+
+    def mark(self, settings: str) -> None:
+        """Note what the files that are now written are made with, until the lists are written."""
+        for one in self._measurements:
+            write_text(self._mark_file(one), settings)
+
+    def _mark_file(self, measurement: Measurement) -> Path:
+        return self.folder(measurement) / f".{self._split}.unfinished"
 
     def _file(self, measurement: Measurement, name: str) -> Path:
         kind, suffix = (CAM_FOLDER, "npz") if measurement.has_curve else (LABEL_FOLDER, "png")
@@ -96,5 +108,10 @@ class Dump:
 
 
 def image_name(record: dict[str, Any]) -> str:
-    """Return what an image is called in dumps and counts: its file's name without suffix."""
-    return Path(record["file_name"]).stem
+    """Return what an image is called in dumps and counts: its file's name without suffix.
+
+    Of an image whose id is its path below the folder of the images, as of tagged ones, that path.
+    """
+    path, image_id = Path(record["file_name"]), str(record.get("image_id"))
+    is_path = "/" in image_id and path.as_posix().endswith(f"/{image_id}")
+    return str(PurePosixPath(image_id).with_suffix("")) if is_path else path.stem

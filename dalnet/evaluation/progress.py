@@ -55,8 +55,8 @@ class Progress:
     def load(self, counts: Counts, lost: Iterable[str] = ()) -> Counts:
         """Return the sum of what all ranks have saved before; each has to call it.
 
-        A file that holds an image whose key has changed adds nothing, since its other counts cannot
-        be told apart; the log names it.
+        A file that holds an image whose key has changed, or that another file holds too, adds
+        nothing, since its other counts cannot be told apart; it is removed, and the log names it.
 
         Args:
             counts: of the same measurements; they stay as they are.
@@ -64,16 +64,22 @@ class Progress:
         """
         total, known = counts.empty_copy(), {*self.keys.values()}
         known -= {self.keys[name] for name in lost}
+        refused = []
         for path in sorted(self.folder.glob("*.safetensors")):
             one = counts.load(path)
-            if one is None or not known.issuperset(one.names):
-                reason = "cannot be read" if one is None else "is of files that have changed since"
-                logger.warning("%s %s: its images are done again.", path, reason)
-            else:
+            if one is not None and known.issuperset(one.names):
                 total.merge(one)
+                known.difference_update(one.names)
+                continue
+            reason = "is of images that have changed since or are counted twice"
+            reason = "cannot be read" if one is None else reason
+            logger.warning("%s %s: its images are done again.", path, reason)
+            refused.append(path)
         if total.names:
             logger.info("%d of %d images were done before.", len(total.names), len(self.keys))
         comm.synchronize()  # All ranks have to read the same files: none may save before.
+        for path in refused if comm.is_main_process() else ():
+            path.unlink(missing_ok=True)
         return total
 
     def save(self, counts: Counts) -> None:

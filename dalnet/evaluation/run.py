@@ -79,9 +79,12 @@ def evaluate(
     with inference_context(model), _crf_pool(cfg, measurements, workers) as pool:
         settings = split, measurements, dump, cfg.dump(), weights, names, pool and pool.backend
         progress = Progress(output, records, *settings)
-        earlier = progress.load(counts, dumped.lost(records) if dumped else ())
-        if dumped and not earlier.names:
-            dumped.remove_lists()  # Those of an earlier dump, whose files are now replaced.
+        made_with = progress.folder.name
+        earlier = progress.load(counts, dumped.lost(records, made_with) if dumped else ())
+        if dumped and comm.is_main_process():
+            if not earlier.names:
+                dumped.remove_lists()  # Those of an earlier dump, whose files are now replaced.
+            dumped.mark(made_with)
         done = {*earlier.names}
         remaining = [record for record in records if progress.keys[image_name(record)] not in done]
         evaluator = CountsEvaluator(counts, pool, dumped, progress)
@@ -89,6 +92,7 @@ def evaluate(
     if not total:
         return None
     total.merge(earlier)
+    assert len({*total.names}) == len(total.names) == len(records)
     result = summarize(cfg, split, model.class_names, total, weights)
     if dumped:
         dumped.write_lists(records)
@@ -131,10 +135,13 @@ def _check_split(split: str, records: Sequence[Record], measurements: list[Measu
     if times > 1:
         # Finished images and dumped files are told apart by this name.
         raise UsageError(
-            f"{times} images have files called {name}, whatever their suffix",
+            f"{times} images have files called {name}, whatever suffix they have",
             where=split,
             hint="rename all but one",
         )
+    if any("image_labels" not in record for record in records):
+        hint = "name a data set of this project, or register yours as docs/data.md says"
+        raise UsageError("its records have no image-level labels", split, hint)
     if without := sum("sem_seg_file_name" not in record for record in records):
         logging.getLogger(__name__).warning(
             f"{without} of the {len(records)} images of {split} have no mask: they are predicted, "

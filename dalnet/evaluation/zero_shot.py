@@ -63,7 +63,7 @@ _CITYSCAPES_SIDE = {"sclip": 560}
 
 
 def parse_preset(text: str, task: str = "") -> Preset:
-    """Return the preset of a name, with changes, as ``tcl:short_side=96,crop=96``.
+    """Return the preset of a name, with changes, as ``tcl:short_side=96,crop=96,stride=48``.
 
     Args:
         text: a name, then a colon and attributes.
@@ -89,7 +89,11 @@ def parse_preset(text: str, task: str = "") -> Preset:
             hint = f"write as {name}:short_side=96; there are {', '.join(kinds)}"
             raise UsageError(f"{change!r} changes nothing of it", "preset", hint) from error
         values[key.strip()] = _checked(key.strip(), number)
-    return dataclasses.replace(preset, name=text, **values)
+    preset = dataclasses.replace(preset, name=text, **values)
+    if preset.stride > preset.crop:
+        what = f"the stride {preset.stride} leaves gaps between windows of {preset.crop} pixels"
+        raise UsageError(what, "preset", f"write as {name}:crop={preset.crop},stride={preset.crop}")
+    return preset
 
 
 def _checked(key: str, number: float) -> float:
@@ -207,7 +211,7 @@ def resize_short_side(image: np.ndarray, short_side: int) -> np.ndarray:
     """
     height, width = image.shape[:2]
     factor = min(short_side / min(height, width), _LONGEST_SIDE / max(height, width))
-    size = (int(width * factor + 0.5), int(height * factor + 0.5))
+    size = (max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1))
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 

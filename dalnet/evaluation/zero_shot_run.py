@@ -67,10 +67,14 @@ def evaluate_zero_shot(
     task, name = _find(dataset)
     settings = parse_preset(preset, task)
     metadata = MetadataCatalog.get(name)
-    classes = list(metadata.stuff_classes)
-    records = DatasetCatalog.get(name)
+    classes = list(metadata.get("stuff_classes", ()))
+    records = DatasetCatalog.get(name) if classes else []
+    if not records or any("sem_seg_file_name" not in record for record in records):
+        what = "it has no images that all have masks" if classes else "it has no classes of pixels"
+        raise UsageError(what, dataset, "name a data set for semantic segmentation")
     if limit is not None:
-        records = records[:: max(len(records) // max(limit, 1), 1)][:limit]
+        count = min(max(limit, 1), len(records))
+        records = [records[number * len(records) // count] for number in range(count)]
     check_masks(records)
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     with inference_context(model):

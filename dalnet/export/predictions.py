@@ -36,13 +36,13 @@ def read_predictions(
             prediction, or one of another split, of another size than its image or with other
             values.
     """
-    _check_classes(folder / CLASSES_FILE, classes)
+    check_classes(folder / CLASSES_FILE, classes)
     folder = folder / LABEL_FOLDER
     if not folder.is_dir():
         hint = "name the folder of one measurement of a dump, as DUMP/sem_seg/ms+flip+crf"
         raise UsageError("there are no label maps", where=folder, hint=hint)
     by_name = {image_name(record): record for record in records}
-    found = {path.stem for path in folder.glob("*.png")}
+    found = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.png")}
     if by_name.keys() != found:
         missing, foreign = sorted(by_name.keys() - found), sorted(found - by_name.keys())
         raise UsageError(
@@ -56,12 +56,20 @@ def read_predictions(
         yield path, read_mask(str(path), size, len(classes) + 1, _NO_IGNORE), record
 
 
-def _check_classes(file: Path, classes: Sequence[str]) -> None:
-    """Refuse label maps of other classes than these, which their numbers alone would not tell."""
+def check_classes(file: Path, classes: Sequence[str]) -> None:
+    """Refuse label maps of other classes than these, which their numbers alone would not tell.
+
+    Args:
+        file: the list of the classes of a dump.
+        classes: without the background.
+
+    Raises:
+        UsageError: they differ.
+    """
     if not file.is_file():
         logger.warning("%s is missing: label maps are taken for those of these classes.", file)
         return
     found = read_lines(file, "evaluate again")
     if difference := class_difference(["background", *found], ["background", *classes]):
-        hint = "export label maps of a model that was trained on these classes in this order"
+        hint = "name label maps of a model that was trained on these classes in this order"
         raise UsageError(f"label maps of other classes: {difference}", file, hint)

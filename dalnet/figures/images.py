@@ -16,6 +16,7 @@ from detectron2.evaluation import inference_context
 from dalnet.data import build_test_loader
 from dalnet.data.image_io import read_image, read_mask
 from dalnet.errors import UsageError
+from dalnet.evaluation.dump import image_name
 from dalnet.evaluation.scorer import label_map_of
 from dalnet.modeling.cam import cam_scores
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -57,7 +58,8 @@ def choose_images(
 
     Args:
         split: a registered data set.
-        images: file names without suffix; if empty, images are chosen at random.
+        images: names, see :func:`dalnet.evaluation.dump.image_name`; if empty, images are chosen
+            at random.
         count: number of random images.
         seed: of the random choice.
         class_name: class that every image has to show.
@@ -71,7 +73,7 @@ def choose_images(
         hint = f"choose from {', '.join(classes)}"
         raise UsageError(f"{split} has no class {class_name!r}", "class_name", hint)
     wanted = {*range(len(classes))} if class_name is None else {classes.index(class_name)}
-    records = {Path(record["file_name"]).stem: record for record in DatasetCatalog.get(split)}
+    records = {image_name(record): record for record in DatasetCatalog.get(split)}
     suitable = {
         name: record
         for name, record in sorted(records.items())
@@ -79,6 +81,7 @@ def choose_images(
     }
     for name in images:
         if name not in records:
+            # Of a folder of images it is the path below it.
             hint = f"name files without suffix, as {min(records, default='none: it is empty')}"
             raise UsageError(f"{split} has no image {name!r}", "images", hint)
         if name not in suitable:

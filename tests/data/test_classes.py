@@ -37,6 +37,22 @@ def test_labels_and_masks_are_numbered_as_the_model(tiny_cfg, tmp_path):
     assert read_truth(record, len(KNOWN)).tolist() == [[3, 3], [3, 3]]
 
 
+def test_a_split_has_values_of_its_own_classes_alone(tiny_cfg, tmp_path, caplog):
+    name = f"split_{tmp_path.name}"
+    register(name, lambda: [], KNOWN[1:-1])  # in the model's order, without its last one
+    tiny_cfg.MODEL.CLASS_NAMES = KNOWN
+    path = tmp_path / "mask.png"
+    record = {"sem_seg_file_name": str(path), "height": 2, "width": 2, "image_labels": [0]}
+    (found,) = number_as_model(tiny_cfg, name, [record])
+    assert found["image_labels"] == [0] and not caplog.text
+    last = len(KNOWN) - 1
+    Image.fromarray(np.full((2, 2), last - 1, np.uint8)).save(path)
+    assert (read_truth(found, len(KNOWN)) == last - 1).all()
+    Image.fromarray(np.full((2, 2), last, np.uint8)).save(path)
+    with refused(path, last):
+        read_truth(found, len(KNOWN))
+
+
 @pytest.mark.parametrize("names", [(), ("background", "owl", "cat")])
 def test_records_of_the_same_classes_stay_as_they_are(tiny_cfg, tmp_path, names):
     name = f"split_{tmp_path.name}"

@@ -72,6 +72,10 @@ def test_tool_compares_two_dumps(checkpoint, split, tmp_path, capsys):
         folder = str(tmp_path / "dump" / source / "ss")
         tool.main([folder, folder, "--split", split.name])
         assert "mIoU +0.00" in capsys.readouterr().out
+    (tmp_path / "dump/cam/ss/classes.txt").write_text("dog\ncat\nowl\n")
+    with pytest.raises(SystemExit):
+        tool.main([folder, folder, "--split", split.name])
+    assert "classes.txt" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool.main([str(tmp_path), str(tmp_path), "--split", split.name])
     assert "no prediction" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dalnet.data.palette import voc_palette
-from dalnet.evaluation.dump import Dump
+from dalnet.evaluation.dump import Dump, image_name
 from dalnet.evaluation.sources import make_measurements
 from dalnet.modeling.meta_arch import DALNet
 
@@ -26,8 +26,12 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
     names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": []}
     records = [{"file_name": name, "image_labels": labels} for name, labels in names.items()]
     records[1]["unknown_labels"] = [2]
-    assert dump.lost(records) == {"8", "9"}
+    dump.mark("settings")
+    assert dump.lost(records, "settings") == {"8", "9"}
+    assert dump.lost(records, "other settings") == {"7", "8", "9"}
     dump.write_lists(records)
+    assert dump.lost(records, "settings") == {"7", "8", "9"}, "it is finished"
+    assert not list(tmp_path.rglob(".*"))
     listed = [dump.folder(m) / "ImageSets/Segmentation/val.txt" for m in measurements]
     assert [path.read_text() for path in listed] == ["7\n8\n9\n", "8\n9\n"]
     assert (dump.folder(head) / "classes.txt").read_text() == "cat\ndog\n"
@@ -35,6 +39,16 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
     assert picture.mode == "P"
     np.testing.assert_array_equal(np.asarray(picture), expected)
     assert np.reshape(picture.getpalette(), (-1, 3))[:21].tolist() == voc_palette(21)
+
+
+def test_tagged_images_are_called_by_their_path():
+    tagged = {"file_name": "/data/pets/cat/0.jpg", "image_id": "cat/0.jpg"}
+    assert image_name(tagged) == "cat/0"
+    voc = {"file_name": "/data/JPEGImages/2007_000033.jpg", "image_id": "2007_000033"}
+    assert image_name(voc) == "2007_000033"
+    coco = {"file_name": "/data/val2014/COCO_val2014_000000000042.jpg", "image_id": 42}
+    assert image_name(coco) == "COCO_val2014_000000000042"
+    assert image_name({"file_name": "/data/pets/0.jpg", "image_id": "0.jpg"}) == "0"
 
 
 def test_dumped_cams_are_small_arrays(tmp_path, measurements):
@@ -51,13 +65,14 @@ def test_what_is_missing_is_told_by_image(tmp_path, measurements):
     labeled, unlabeled = {"file_name": "a.jpg"}, {"file_name": "b.jpg"}
     labeled["image_labels"] = unlabeled["image_labels"] = []
     unlabeled["unknown_labels"] = [0]
+    dump.mark("x")
     dump.write_labels(measurements[0], "a", np.zeros((2, 2), np.uint8))
     dump.write_labels(measurements[0], "b", np.zeros((2, 2), np.uint8))
-    assert dump.lost([labeled, unlabeled]) == {"a"}, "of b there is no CAM"
+    assert dump.lost([labeled, unlabeled], "x") == {"a"}, "of b there is no CAM"
     dump.write_cams(measurements[1], "a", torch.rand(0, 2, 2), ())
-    assert dump.lost([labeled, unlabeled]) == set()
+    assert dump.lost([labeled, unlabeled], "x") == set()
     (dump.folder(measurements[0]) / "SegmentationClass/b.png").unlink()
-    assert dump.lost([labeled, unlabeled]) == {"b"}
+    assert dump.lost([labeled, unlabeled], "x") == {"b"}
 
 
 def test_lists_of_an_earlier_dump_are_removed(tmp_path, measurements):

@@ -39,6 +39,24 @@ def test_parts_of_all_processes_are_added_up(counts, split, tmp_path):
     assert not names_of(progress, counts) and not list(tmp_path.glob(".progress*"))
 
 
+def test_an_image_that_two_parts_hold_is_counted_once(counts, split, tmp_path, caplog):
+    for names in ("01", "12"):
+        save(Progress(tmp_path, split.records), counts, *names)
+    progress = Progress(tmp_path, split.records)
+    first = sorted(names_of(progress, counts))
+    assert first in (["0", "1"], ["1", "2"]) and "counted twice" in caplog.text
+    assert len([*progress.folder.glob("*.safetensors")]) == 1, "the other one is removed"
+    assert sorted(names_of(progress, counts)) == first
+
+
+def test_a_part_that_was_left_out_is_not_taken_later(counts, split, tmp_path):
+    save(Progress(tmp_path, split.records), counts, "0", "1")
+    progress = Progress(tmp_path, split.records)
+    assert not names_of(progress, counts, lost={"1"})
+    save(progress, counts, "0", "1", "2")
+    assert sorted(names_of(Progress(tmp_path, split.records), counts)) == ["0", "1", "2"]
+
+
 def test_a_part_with_an_image_that_has_changed_is_left_out(counts, split, tmp_path, caplog):
     for names in ("01", "2"):
         save(Progress(tmp_path, split.records), counts, *names)

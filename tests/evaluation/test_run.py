@@ -247,6 +247,26 @@ def test_what_has_been_taken_off_the_dump_is_done_again(measure, split, seen, tm
     assert len(list(dump.rglob("*.npz"))) == 4 and len(list(dump.rglob(f"{split.name}.txt"))) == 1
 
 
+def test_a_dump_is_of_one_evaluation(measure, split, seen, tmp_path):
+    dump = tmp_path / "dump"
+    run = partial(measure, sources=["cam"], protocols=["ss+crf"], dump=dump)
+    masks = dump / "cam/ss+crf/SegmentationClass"
+
+    def content():
+        return {path.name: path.read_bytes() for path in masks.iterdir()}
+
+    run("TEST.CRF.ITERS", 1)
+    expected = content()
+    seen.stop_at = 4 + 2
+    with refused("", "interrupted"):
+        run("TEST.CRF.ITERS", 1)
+    seen.stop_at = None
+    run("TEST.CRF.ITERS", 9, "TEST.CRF.BI_W", 30.0)
+    assert content() != expected
+    run("TEST.CRF.ITERS", 1)
+    assert content() == expected
+
+
 def test_a_split_without_masks_is_predicted_but_not_scored(measure, split, tmp_path, caplog):
     for record in split.records:
         del record["sem_seg_file_name"]
@@ -304,6 +324,10 @@ def test_splits_that_cannot_be_evaluated_are_refused(measure, split):
         record.update(image_labels=[], unknown_labels=[0, 1, 2])
     with refused(split.name, "cam, cam_inter, pseudo_label"):
         measure()
+    del split.records[0]["image_labels"]
+    with refused(split.name, "image-level labels"):
+        measure()
+    split.records[0]["image_labels"] = []
     split.records.append(split.records[0])
     with refused(split.name, "2 images"):
         measure()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from helpers import refused
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from dalnet.cli import main
 from dalnet.config import System, register_system
 from dalnet.config.systems import _systems
+from dalnet.evaluation import zero_shot_run
 from dalnet.evaluation.zero_shot import (
     PRESETS,
     Preset,
@@ -209,10 +211,10 @@ def test_presets():
     assert (sclip.short_side, sclip.crop, sclip.stride) == (336, 224, 112)
     assert (sclip.scale, sclip.threshold) == (40, 0.1)
     assert parse_preset("sclip", "cityscapes").short_side == 560
-    changed = parse_preset("tcl:short_side=96,crop=48,background=0.5")
-    assert (changed.short_side, changed.crop, changed.stride) == (96, 48, 224)
+    changed = parse_preset("tcl:short_side=96,crop=240,background=0.5")
+    assert (changed.short_side, changed.crop, changed.stride) == (96, 240, 224)
     assert changed.background == 0.5
-    assert changed.name == "tcl:short_side=96,crop=48,background=0.5"
+    assert changed.name == "tcl:short_side=96,crop=240,background=0.5"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_presets():
     [
         *("tlc", "", "tcl:side=3", "tcl:crop", "tcl:crop=x", "tcl:crop=0", "tcl:name=x"),
         *("tcl:background=nan", "tcl:background=1.5", "sclip:threshold=-0.1", "sclip:threshold=2"),
-        *("sclip:scale=inf", "sclip:scale=-1", "tcl:stride=-5"),
+        *("sclip:scale=inf", "sclip:scale=-1", "tcl:stride=-5", "tcl:crop=48", "sclip:crop=96"),
     ],
 )
 def test_unknown_presets(text):
@@ -296,6 +298,22 @@ def test_the_command(color_cfg, ade_of_colors, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, "voc22"])
     assert "voc21" in capsys.readouterr().err
+
+
+def test_some_images_are_spread_over_the_whole_data_set(model, ade_of_colors, monkeypatch):
+    name = f"{zero_shot_run.PREFIX}ade20k"
+    first, *_ = DatasetCatalog.get(name)
+    records = [{**first, "place": number} for number in range(10)]
+    monkeypatch.setitem(DatasetCatalog.data, name, lambda: records)
+    read = []
+    note = lambda some: read.extend(record["place"] for record in some)  # noqa: E731
+    monkeypatch.setattr(zero_shot_run, "check_masks", note)
+    preset = "tcl:short_side=20,crop=20,stride=10"
+    evaluate_zero_shot(model, "ade20k", preset, limit=6)
+    assert read == [0, 1, 3, 5, 6, 8]
+    del first["sem_seg_file_name"], records[3]["sem_seg_file_name"]
+    with refused("ade20k", "masks"):
+        evaluate_zero_shot(model, "ade20k", preset)
 
 
 def test_a_closed_system_is_refused(voc_model):

@@ -11,6 +11,7 @@ from helpers import refused
 from PIL import Image
 from torch import nn
 
+from dalnet.data.datasets.catalog import register
 from dalnet.engine.trainer import load_model
 from dalnet.figures.images import choose_images, predict_images
 from dalnet.modeling.multi_scale import CAMSettings
@@ -35,6 +36,17 @@ def test_draw_is_the_same_for_a_seed_and_keeps_to_what_suits(voc_tree):
     assert all(len(set(draw)) == 2 and draw == sorted(draw) for draw in draws)
     dogs = choose_images(SPLIT, (), 2, class_name="dog")
     assert names(dogs) == ["2007_000000", "2007_000002"]
+
+
+def test_images_of_one_name_in_two_folders_are_both_there():
+    paths = ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg"]
+    records = [{"file_name": f"/i/{p}", "image_id": p, "image_labels": [0]} for p in paths]
+    register("nested", lambda: records, ["cat"])
+    assert choose_images("nested", (), 4) == records
+    (one,) = choose_images("nested", ("dog/0",), 1)
+    assert one["image_id"] == "dog/0.jpg"
+    with refused("images", "as cat/0"):
+        choose_images("nested", ("0",), 1)
 
 
 @pytest.mark.parametrize(
