@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks whose colors stand for classes, as CVAT exports them, as masks of class indices."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ def convert_color_masks(
         UsageError: a class without a color or a color without a class, two masks that differ in
             their suffix alone, or masks that cannot be read or written.
     """
+    if target.resolve() == source.resolve():
+        raise UsageError("the new masks would replace those of colors", target, "name another")
     colors = read_label_map(label_map)
     labels = {name: label for label, name in enumerate(classes, start=1)} | {"background": 0}
     if missing := [name for name in labels if name not in colors.values()]:
@@ -45,7 +48,8 @@ def convert_color_masks(
             what = f"{files[new].name} and {name} would be one mask"
             raise UsageError(what, source, "keep one of them")
         files[new] = source / name
-    sources = {new: MaskSource(file, file.stat().st_mtime) for new, file in files.items()}
+    # Drawn in any case: a mask does not tell by which label map and classes it was drawn before.
+    sources = {new: MaskSource(file, math.inf) for new, file in files.items()}
     if not sources:
         raise UsageError("there is no image in it", source, "name the folder of the color masks")
     return write_masks(sources, partial(color_mask_to_labels, known), workers)

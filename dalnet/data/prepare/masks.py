@@ -84,6 +84,7 @@ def write_masks(
         raise UsageError(f"{workers} processes", where="workers", hint="give 1 or more")
     workers = min(workers or os.cpu_count() or 1, max(len(sources), 1))
     digests, written = {}, 0
+    root = os.path.commonpath([path.parent for path in sources]) if sources else ""
     try:
         # Ctrl-C reaches the workers too; this process ends them, and each would print a traceback.
         with ProcessPoolExecutor(
@@ -91,8 +92,8 @@ def write_masks(
         ) as pool:
             finished = pool.map(partial(_finish, render), sources, sources.values(), chunksize=8)
             try:
-                for name, digest, is_new in tqdm(finished, total=len(sources), unit="mask"):
-                    digests[name] = digest
+                for path, digest, is_new in tqdm(finished, total=len(sources), unit="mask"):
+                    digests[os.path.relpath(path, root)] = digest
                     written += is_new
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all masks
@@ -108,8 +109,8 @@ def write_masks(
 
 def _finish(
     render: Callable[[Any], np.ndarray], path: Path, source: MaskSource
-) -> tuple[str, str, bool]:
-    """Return the name of a mask, the checksum of its pixels and whether it is new."""
+) -> tuple[Path, str, bool]:
+    """Return a mask's path, the checksum of its pixels and whether it is new."""
     is_new = not path.exists() or path.stat().st_mtime < source.changed_at
     if not is_new:
         try:
@@ -120,4 +121,4 @@ def _finish(
         mask = render(source.content)
         write_mask(path, mask)
     digest = hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).hexdigest()
-    return path.name, digest, is_new
+    return path, digest, is_new

@@ -41,7 +41,27 @@ def test_colors_become_the_indices_of_their_classes(export):
     assert convert_color_masks(*arguments, CLASSES, workers=1).written == 2
     for name in ("a.png", "sub/b.png"):
         np.testing.assert_array_equal(read_mask(str(root / "new" / name), None, 4), labels)
-    assert convert_color_masks(*arguments, CLASSES, workers=1).kept == 2
+    summary = convert_color_masks(*arguments, CLASSES, workers=1)
+    assert (summary.written, summary.kept) == (2, 0)
+    assert convert_color_masks(*arguments, CLASSES[::-1], workers=1).checksum != summary.checksum
+    swapped = np.array([0, 3, 2, 1], np.uint8)[labels]
+    np.testing.assert_array_equal(read_mask(str(root / "new/a.png"), None, 4), swapped)
+
+
+def test_masks_of_one_name_in_two_folders_are_both_counted(export):
+    root, labels = export
+    Image.fromarray(COLORS[3 - labels]).save(root / "masks/sub/a.png")
+    arguments = (root / "masks", root / "labelmap.txt", root / "new", CLASSES)
+    first = convert_color_masks(*arguments, workers=1)
+    assert (first.written, first.kept) == (3, 0)
+    Image.fromarray(COLORS[labels]).save(root / "masks/sub/a.png")
+    assert convert_color_masks(*arguments, workers=1).checksum != first.checksum
+
+
+def test_the_masks_of_colors_are_not_written_over(export):
+    root, _ = export
+    with refused(root / "masks"):
+        convert_color_masks(root / "masks", root / "labelmap.txt", root / "masks", CLASSES)
 
 
 def test_masks_that_would_be_one_are_refused(export):
