@@ -20,23 +20,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.data import transforms as T
 from tabulate import tabulate
 from tqdm import tqdm
 
 from dalnet.checkpoint import config_for, find_checkpoint, load_model
+from dalnet.checkpoint.files import BUNDLE_FILE
 from dalnet.data.augmentation import resize_image
 from dalnet.data.datasets.tagged import match_masks
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import read_image, read_mask
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
-from dalnet.export.bundle import push_to_hub, write_bundle
+from dalnet.export.bundle import BUNDLE_FILES, push_to_hub, write_bundle
 from dalnet.io import atomic_write
 from dalnet.labeling.mask_values import convert_mask, read_mask_values
 
 from .arguments import add_weights
 
 _FORMATS = ("bundle", "onnx", "onnx-int8")
+_ONNX_FILES = ("model.onnx", "model_int8.onnx", "parity.json")
 _USUAL_IMAGES = 16
 # Heading and format of each number of the comparison.
 _COLUMNS = {
@@ -88,14 +91,39 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("there is no model to export", "weights", "name its checkpoint")
     if args.output.is_dir() and any(args.output.iterdir()) and not args.overwrite:
         raise UsageError("it is not empty", args.output, "name another folder, or overwrite it")
+    in_onnx = [name for name in formats if name != "bundle"]
+    _refuse_unread(args, bool(in_onnx))
     weights = find_checkpoint(args.weights)
+    _remove_earlier(args.output, weights)
+    written: list[str] = []
     if "bundle" in formats or args.push:
         write_bundle(weights, args.output)
-    if {"onnx", "onnx-int8"} & {*formats}:
+        written += BUNDLE_FILES
+    if in_onnx:
         _write_onnx(weights, args, "onnx-int8" in formats)
+        written += _ONNX_FILES
     if args.push:
-        print(push_to_hub(args.output, args.push))
+        print(push_to_hub(args.output, args.push, written))
     print(f"written: {args.output}")
+
+
+def _refuse_unread(args: argparse.Namespace, in_onnx: bool) -> None:
+    """Refuse arguments that nothing would read, and a number of images below 1."""
+    for name in ("images", "masks", "num_images"):
+        if getattr(args, name) is not None and not (in_onnx and args.images):
+            hint = "name them, and --format onnx" if in_onnx else "choose --format onnx"
+            raise UsageError("it is of the comparison of ONNX files on images", name, hint)
+    if args.num_images is not None and args.num_images < 1:
+        raise UsageError(f"it is {args.num_images}", "num_images", "use 1 or more")
+
+
+def _remove_earlier(folder: Path, weights: Path) -> None:
+    """Remove what an earlier export of another model has left, but for the file to be exported."""
+    names = [*_ONNX_FILES]
+    if (folder / BUNDLE_FILE).is_file() and weights.resolve() != (folder / BUNDLE_FILE).resolve():
+        names += BUNDLE_FILES
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> None:
@@ -109,24 +137,18 @@ def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> Non
     model = load_model(cfg).eval()
     # Before the export, which takes longer.
     pairs = _choose_images(args) if args.images else []
-    files = {"onnx": args.output / "model.onnx"}
+    files = {"onnx": args.output / _ONNX_FILES[0]}
     export_onnx(model, files["onnx"], cfg.INPUT.MIN_SIZE_TEST)
     if in_8_bits:
-        files["onnx-int8"] = args.output / "model_int8.onnx"
+        files["onnx-int8"] = args.output / _ONNX_FILES[1]
         quantize(files["onnx"], files["onnx-int8"])
     if pairs:
         resize = build_resize(cfg, is_train=False)
         values = read_mask_values(args.masks, model.class_names[1:]) if args.masks else None
         bar = tqdm(pairs, unit="image", disable=None)
-        loaded = (
-            (
-                resize_image(read_image(str(image)), resize),
-                None if mask is None else _read_truth(mask, values),
-            )
-            for image, mask in bar
-        )
+        loaded = (_load(image, mask, resize, values, len(model.class_names)) for image, mask in bar)
         result = compare(model, files, loaded)
-        _report(result, len(pairs), args.output / "parity.json")
+        _report(result, len(pairs), args.output / _ONNX_FILES[2])
 
 
 def _choose_images(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:
@@ -141,8 +163,21 @@ def _choose_images(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:
     return [(args.images / name, masks.get(name)) for name in chosen[:count]]
 
 
-def _read_truth(path: Path, values: Mapping[int, int] | None) -> np.ndarray:
-    return read_mask(str(path)) if values is None else convert_mask(path, values)
+def _load(
+    path: Path,
+    mask: Path | None,
+    resize: T.Augmentation,
+    values: Mapping[int, int] | None,
+    num_classes: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return an image, resized, and its label map at the image's own size, if it has one."""
+    image = read_image(str(path))
+    truth = None
+    if mask is not None:
+        known = num_classes if values is None else None
+        truth = read_mask(str(mask), image.shape[:2], known)
+        truth = truth if values is None else convert_mask(mask, values)
+    return resize_image(image, resize), truth
 
 
 def _report(result: Mapping[str, Mapping[str, float]], num_images: int, path: Path) -> None:

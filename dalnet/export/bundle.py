@@ -2,17 +2,30 @@
 """Write a bundle: weights, classes and config in one safetensors file, with a model card."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
 
 from dalnet.checkpoint import checkpoint_hash
 from dalnet.checkpoint.files import BUNDLE_FILE, INFO, read_file
 from dalnet.checkpoint.info import read_info
 from dalnet.documents import parse_yaml
+from dalnet.errors import UsageError
 from dalnet.io import atomic_write
+
+BUNDLE_FILES = (BUNDLE_FILE, "config.yaml", "README.md")
+
+# The hub's own error is one of the library that it talks by, which depends on its version.
+_HUB_ERRORS: tuple[type[Exception], ...] = (
+    HfHubHTTPError,
+    HfHubHTTPError.__bases__[0],
+    HFValidationError,
+    OSError,
+)
 
 _CARD = """\
 # {name}
@@ -62,7 +75,7 @@ def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
     state = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / BUNDLE_FILE) as unfinished:
         save_file(state, unfinished, {INFO: json.dumps(asdict(info)), "format": "pt"})
-    with atomic_write(folder / "config.yaml") as unfinished:
+    with atomic_write(folder / BUNDLE_FILES[1]) as unfinished:
         unfinished.write_text(info.config, encoding="utf-8")
     config = parse_yaml(info.config, weights)
     text = _CARD.format(
@@ -76,19 +89,27 @@ def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
         results=f"\n## Results\n\n{results}\n" if results else "",
     )
     about = ModelCardData(library_name="dalnet", pipeline_tag="image-segmentation")
-    with atomic_write(folder / "README.md") as unfinished:
+    with atomic_write(folder / BUNDLE_FILES[2]) as unfinished:
         unfinished.write_text(str(ModelCard(f"---\n{about}\n---\n\n{text}")), encoding="utf-8")
     return folder
 
 
-def push_to_hub(folder: Path, name: str) -> str:
+def push_to_hub(folder: Path, name: str, files: Sequence[str] = BUNDLE_FILES) -> str:
     """Publish a bundle on the Hugging Face hub; return its address.
 
     Args:
         folder: what :func:`write_bundle` wrote.
         name: ``OWNER/NAME``; made if it does not exist. The user has to be logged in there.
+        files: those of the folder that are published.
+
+    Raises:
+        UsageError: the hub cannot be reached, or refuses the name or the user.
     """
     api = HfApi()
-    api.create_repo(name, exist_ok=True)
-    commit = api.upload_folder(repo_id=name, folder_path=folder)
+    try:
+        api.create_repo(name, exist_ok=True)
+        commit = api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*files])
+    except _HUB_ERRORS as error:
+        what = f"it cannot be published on the Hugging Face hub ({type(error).__name__})"
+        raise UsageError(what, name, "check name, login (hf auth login) and connection") from error
     return str(commit.repo_url)

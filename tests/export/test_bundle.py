@@ -56,6 +56,39 @@ def test_damaged_metadata_is_refused(bundle, tmp_path):
         Predictor(tmp_path / "model.safetensors")
 
 
+def test_overwrite_leaves_nothing_of_another_model(bundle, voc_model):
+    for name in ("model.onnx", "model_int8.onnx", "parity.json", "notes.txt"):
+        (bundle / name).write_text("of another model")
+    words = ["export", "--weights", str(voc_model.weights), "--output", str(bundle), "--overwrite"]
+    main(words)
+    names = {path.name for path in bundle.iterdir()}
+    assert names == {"model.safetensors", "config.yaml", "README.md", "notes.txt"}
+
+
+def test_a_bundle_is_not_removed_before_it_is_exported_again(bundle):
+    before = (bundle / "model.safetensors").read_bytes()
+    main(["export", "--weights", str(bundle), "--output", str(bundle), "--overwrite"])
+    assert len((bundle / "model.safetensors").read_bytes()) == len(before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--images", "there"),
+        ("--masks", "there"),
+        ("--num-images", "3"),
+        ("--format", "onnx", "--masks", "there"),
+        ("--format", "onnx", "--images", "there", "--num-images", "-4"),
+    ],
+)
+def test_arguments_that_nothing_reads_are_refused(voc_model, tmp_path, capsys, words):
+    out = tmp_path / "exported"
+    with pytest.raises(SystemExit):
+        main(["export", "--weights", str(voc_model.weights), "--output", str(out), *words])
+    error = capsys.readouterr().err
+    assert any(word in error for word in words if word.startswith("--")) and not out.exists()
+
+
 def test_hub(bundle, monkeypatch):
     calls = []
 
@@ -66,9 +99,19 @@ def test_hub(bundle, monkeypatch):
     monkeypatch.setattr(
         HfApi,
         "upload_folder",
-        lambda api, repo_id, folder_path: calls.append(folder_path) or Commit,
+        lambda api, repo_id, folder_path, allow_patterns: (
+            calls.append((folder_path, allow_patterns)) or Commit
+        ),
     )
-    assert push_to_hub(bundle, "a/b") == Commit.repo_url and calls == ["a/b", bundle]
+    assert push_to_hub(bundle, "a/b") == Commit.repo_url
+    assert calls == ["a/b", (bundle, ["model.safetensors", "config.yaml", "README.md"])]
+
+    def refuse(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    with refused("a/b", "ConnectionError"):
+        push_to_hub(bundle, "a/b")
 
     def download(name, file):
         assert (name, file) == ("a/b", "model.safetensors")
