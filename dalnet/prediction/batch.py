@@ -42,6 +42,14 @@ class _LoadedImage:
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """An input that could not be predicted, and why."""
+
+    entry: PredictionInput
+    reason: str
+
+
+@dataclass(frozen=True)
 class PredictOptions:
     """What to keep of predictions.
 
@@ -55,6 +63,13 @@ class PredictOptions:
     save: Sequence[str] | None = None
     classes: Sequence[str] | None = None
     image_classes: Sequence[str] | None = None
+
+    def kinds(self, is_video: bool) -> set[str]:
+        """Return what is saved of an image or a video."""
+        if self.save:
+            return {*self.save} | ({"cam"} if self.image_classes and not is_video else set())
+        usual = {"overlay"} if is_video else {"overlay", "mask"}
+        return usual | ({"cam"} if self.image_classes and not is_video else set())
 
 
 def predict_files(
@@ -91,7 +106,7 @@ def predict_files(
     label_values(predictor.class_names, options.classes or (), "classes")
     label_values(predictor.class_names, options.image_classes or ())
     paths = ResultPaths(output, inputs, predictor.class_names)
-    failed: list[str] = []
+    failed: list[_Failure] = []
     bar = tqdm(inputs, unit="input", disable=len(inputs) == 1)
     try:
         for group in _group_by_size(bar, batch, failed):
@@ -103,11 +118,13 @@ def predict_files(
     except KeyboardInterrupt:
         what = f"interrupted; what is in {output} by now is complete, the rest is missing"
         raise UsageError(what) from None
-    for reason in failed:
-        logger.warning("left out: %s", reason)
+    for failure in failed:
+        logger.warning("left out: %s", failure.reason)
+        with contextlib.suppress(UsageError):  # paths that are not its own
+            _remove_earlier(failure.entry, paths, options)
     done = len(inputs) - len(failed)
     if not done:
-        raise UsageError(f"none of {len(inputs)} input(s) could be predicted: {failed[0]}")
+        raise UsageError(f"none of {len(inputs)} input(s) could be predicted: {failed[0].reason}")
     logger.info("%d of %d input(s) predicted; the results are in %s", done, len(inputs), output)
     return done
 
@@ -118,18 +135,18 @@ def _reason(entry: PredictionInput, error: UsageError) -> str:
 
 
 @contextlib.contextmanager
-def _left_out(entry: PredictionInput, failed: list[str]) -> Iterator[None]:
+def _left_out(entry: PredictionInput, failed: list[_Failure]) -> Iterator[None]:
     """Note why an input cannot be predicted; raise only where the next one would fail alike."""
     try:
         yield
     except UsageError as error:
         if getattr(error.__cause__, "errno", None) in _DISK_ERRORS:
             raise
-        failed.append(_reason(entry, error))
+        failed.append(_Failure(entry, _reason(entry, error)))
 
 
 def _group_by_size(
-    inputs: Iterable[PredictionInput], batch: int, failed: list[str]
+    inputs: Iterable[PredictionInput], batch: int, failed: list[_Failure]
 ) -> Iterator[PredictionInput | list[_LoadedImage]]:
     """Yield each video, and the images in groups of one size, at most ``batch`` in a group.
 
@@ -144,7 +161,7 @@ def _group_by_size(
         try:
             pixels = _read(entry.source)
         except UsageError as error:
-            failed.append(_reason(entry, error))
+            failed.append(_Failure(entry, _reason(entry, error)))
             continue
         waiting.setdefault(pixels.shape, []).append(_LoadedImage(entry, pixels))
         all_waiting = sum(map(len, waiting.values()))
@@ -168,7 +185,7 @@ def _predict_images(
     group: Sequence[_LoadedImage],
     paths: ResultPaths,
     options: PredictOptions,
-    failed: list[str],
+    failed: list[_Failure],
 ) -> None:
     """Predict images of one size and write the results; note those that cannot be predicted."""
     save = options.save or ("overlay", "mask")
@@ -185,7 +202,7 @@ def _predict_images(
                 _write_results(prediction, one.entry, paths, options, wants_cams)
         return
     if len(group) == 1:
-        failed.append(reason)
+        failed.append(_Failure(group[0].entry, reason))
         return
     # Together they may need too much memory; one alone may not.
     for one in group:
@@ -200,6 +217,7 @@ def _write_results(
     wants_cams: bool,
 ) -> None:
     save = options.save or ("overlay", "mask")
+    _remove_earlier(entry, paths, options)
     if "overlay" in save:
         _save_image(paths.overlay(entry), prediction.overlay(options.classes))
     if "mask" in save:
@@ -209,6 +227,15 @@ def _write_results(
     for name in prediction.cams if wants_cams else ():
         if name in shown:
             _save_image(paths.cam(entry, name), prediction.cam_overlay(name))
+
+
+def _remove_earlier(entry: PredictionInput, paths: ResultPaths, options: PredictOptions) -> None:
+    """Remove what an earlier run has saved of an input, of the kinds that are saved now.
+
+    It may be of classes that are no longer asked for, or of more frames.
+    """
+    for path in paths.existing(entry, options.kinds(entry.is_video)):
+        path.unlink(missing_ok=True)
 
 
 def _predict_video(
@@ -223,6 +250,7 @@ def _predict_video(
         raise UsageError("videos have no CAMs", "save", "save their overlay or mask")
     image_classes = options.image_classes if predictor.needs_image_classes else ()
     reader = VideoReader(entry.source)
+    _remove_earlier(entry, paths, options)
     with contextlib.ExitStack() as stack:
         write = None
         if "overlay" in save:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -110,6 +110,18 @@ class ResultPaths:
     def cam(self, entry: PredictionInput, class_name: str) -> Path:
         """Return the path of a CAM."""
         return self._path(entry, f"cam_{self._cam_names[class_name]}.png")
+
+    def existing(self, entry: PredictionInput, kinds: Collection[str]) -> list[Path]:
+        """Return what there is of "overlay", "mask" (of all frames) and "cam" (of all classes)."""
+        found = [self.overlay(entry)] if "overlay" in kinds else []
+        if "mask" in kinds and entry.is_video:
+            found += self.mask(entry).parent.glob("[0-9]*.png")
+        elif "mask" in kinds:
+            found.append(self.mask(entry))
+        if "cam" in kinds:
+            found += [self.cam(entry, name) for name in self._cam_names]
+        # Not by pathlib, which raises where a name is too long.
+        return [path for path in found if os.path.isfile(path)]
 
     def _path(self, entry: PredictionInput, ending: str) -> Path:
         path = self._output / entry.name.parent / f"{entry.name.name}_{ending}"

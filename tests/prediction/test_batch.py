@@ -74,11 +74,31 @@ def test_chosen_classes_only_in_overlays_and_cams(predict, image):
     assert {n for n in results() if "cam" in n} == {f"a_cam_{name.replace(' ', '_')}.png"}
 
 
-def test_video(predict, make_image):
+def test_results_of_an_earlier_run_do_not_stay(predict, image, make_image):
+    Image.fromarray(image).save("in/a.png")
+    Image.fromarray(image).save("in/b.png")
+    write_frames(make_image, 5)
+    predict("in/*", save=["mask", "cam"], image_classes=["water lily", "moon"])
+    others = {"b_mask.png", "b_cam_moon.png", "b_cam_water_lily.png"}
+    assert others <= results() and "walk_mask/000004.png" in results()
+    Path("in/b.png").write_bytes(b"no image")
+    write_frames(make_image, 3)
+    predict("in/*", save=["mask", "cam"], image_classes=["moon"])
+    masks = {f"walk_mask/{number:06d}.png" for number in range(3)}
+    assert results() == {"a_mask.png", "a_cam_moon.png", *masks}
+    predict("in/a.png", save=["overlay"])  # other kinds stay
+    assert results() == {"a_mask.png", "a_cam_moon.png", "a_overlay.png", *masks}
+
+
+def write_frames(make_image, number):
     writer = cv2.VideoWriter("in/walk.avi", cv2.VideoWriter_fourcc(*"MJPG"), 12.0, (64, 48))
-    for seed in range(5):
+    for seed in range(number):
         writer.write(make_image(48, 64, seed))
     writer.release()
+
+
+def test_video(predict, make_image):
+    write_frames(make_image, 5)
     assert predict("in/walk.avi", save=["overlay", "mask"]) == 1
     masks = {f"walk_mask/{number:06d}.png" for number in range(5)}
     assert results() == {"walk_overlay.mp4", *masks}
