@@ -209,8 +209,8 @@ def _read_results(folder: Path, cfg: CfgNode) -> list[dict[str, Any]] | None:
     for split in cfg.DATASETS.TEST:
         path = folder / "evaluation" / split / "results.json"
         result = read_json(path) if path.exists() else {}
-        # Results after fewer iterations come from TEST.EVAL_PERIOD; iterations count from 0.
-        if result.get("iteration", 0) < cfg.SOLVER.MAX_ITER - 1:
+        # Results after fewer iterations come from TEST.EVAL_PERIOD.
+        if result.get("iteration", 0) < cfg.SOLVER.MAX_ITER:
             return None
         measurements += [result | m for m in result["measurements"] if m["miou"] is not None]
     return measurements
