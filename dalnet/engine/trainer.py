@@ -160,6 +160,7 @@ class Trainer(DefaultTrainer):
                 _read_count(state, key) for key in ("iteration", "samples", "seed")
             )
             start_iter += 1
+            self._refuse_other(path, seed, start_iter)
             # Not start_iter: the batches may have had another size before.
             self._start_batch = samples // self.cfg.SOLVER.IMS_PER_BATCH
             with self._own_rates():
@@ -171,14 +172,17 @@ class Trainer(DefaultTrainer):
             hint = "use the config it was trained with, or train anew in another OUTPUT_DIR"
             what = f"its training cannot be resumed with this config ({error!r})"
             raise UsageError(what, path, hint) from error
+        self.start_iter = self.iter = start_iter
+        self._trainer.data_loader.start_at(self._start_batch)
+
+    def _refuse_other(self, path: str, seed: int, start_iter: int) -> None:
+        """Refuse a state of another order of images, or of more iterations than are wanted."""
         if seed != self.cfg.SEED:
             what = f"it is {self.cfg.SEED}, but {path} was trained with {seed}"
             raise UsageError(what, "SEED", f"set it to {seed}, which the order of images is from")
         if start_iter > self.max_iter:
             what = f"it is {self.max_iter}, but the run in OUTPUT_DIR has {start_iter} already"
             raise UsageError(what, "SOLVER.MAX_ITER", "raise it, or only evaluate the run")
-        self.start_iter = self.iter = start_iter
-        self._trainer.data_loader.start_at(self._start_batch)
 
     @contextmanager
     def _own_rates(self) -> Iterator[None]:
