@@ -6,19 +6,28 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from dalnet.errors import UsageError
+
 
 def fill_class_names(cfg: CfgNode) -> None:
     """Set empty ``MODEL.CLASS_NAMES`` and ``PROMPT_NAMES`` to those of the training data set.
 
     A data set that is not registered, or has no classes, leaves them empty.
+
+    Raises:
+        UsageError: prompt names that are not as many as the classes without the background.
     """
     name = next(iter(cfg.DATASETS.TRAIN), "")
-    if cfg.MODEL.CLASS_NAMES or name not in MetadataCatalog:
-        return
-    metadata = MetadataCatalog.get(name)
-    names = tuple(metadata.get("stuff_classes", ()))
-    cfg.MODEL.CLASS_NAMES = names
-    cfg.MODEL.PROMPT_NAMES = tuple(metadata.get("prompt_names", names[1:]))
+    if not cfg.MODEL.CLASS_NAMES and name in MetadataCatalog:
+        metadata = MetadataCatalog.get(name)
+        names = tuple(metadata.get("stuff_classes", ()))
+        cfg.MODEL.CLASS_NAMES = names
+        if not cfg.MODEL.PROMPT_NAMES:
+            cfg.MODEL.PROMPT_NAMES = tuple(metadata.get("prompt_names", names[1:]))
+    count, words = len(cfg.MODEL.CLASS_NAMES) - 1, len(cfg.MODEL.PROMPT_NAMES)
+    if words and count >= 0 and words != count:
+        what = f"it has {words} names for {count} classes without the background"
+        raise UsageError(what, "MODEL.PROMPT_NAMES", "give one for each, in their order")
 
 
 def with_class_names(cfg: CfgNode) -> CfgNode:

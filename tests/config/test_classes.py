@@ -2,6 +2,7 @@
 """The names of the classes in a config."""
 
 import pytest
+from helpers import refused
 
 from dalnet.config import class_difference, fill_class_names, new_config, with_class_names
 
@@ -23,6 +24,20 @@ def test_names_that_are_given_stay(voc_cfg):
     voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES = ("background", "x"), ("y",)
     fill_class_names(voc_cfg)
     assert (voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES) == (("background", "x"), ("y",))
+
+
+def test_prompt_names_that_are_given_stay_where_class_names_are_filled(voc_cfg):
+    words = tuple(f"word {number}" for number in range(20))
+    voc_cfg.MODEL.PROMPT_NAMES = words
+    fill_class_names(voc_cfg)
+    assert words == voc_cfg.MODEL.PROMPT_NAMES and len(voc_cfg.MODEL.CLASS_NAMES) == 21
+
+
+def test_as_many_prompt_names_as_classes(voc_cfg):
+    for classes in ((), ("background", "cat", "dog")):
+        voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES = classes, ("a cat",)
+        with refused("MODEL.PROMPT_NAMES"):
+            with_class_names(voc_cfg)
 
 
 def test_a_frozen_config_stays_as_it_is(voc_cfg):
