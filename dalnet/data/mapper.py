@@ -96,18 +96,24 @@ class ImageLabelMapper(metaclass=ABCMeta):
             inputs["known_labels"] = torch.ones(self.num_classes, dtype=torch.bool)
             inputs["known_labels"][record.get("unknown_labels", [])] = False
         if self.views is not None:
-            return {**inputs, **self.views(resized, *self._corrected_mask(record, image, resize))}
+            return {**inputs, **self.views(resized, *self.read_label_map(record, image, resize))}
         # Only evaluation may know where the masks are.
         inputs |= {key: record[key] for key in _MASK_KEYS if key in record}
         inputs["image"] = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return inputs
 
-    def _corrected_mask(
+    def read_label_map(
         self, record: dict[str, Any], image: np.ndarray, resize: T.Transform
     ) -> list[np.ndarray]:
         """Return a list of the mask that a person has corrected, resized as the image; else empty.
 
-        It is the only mask that training opens, and only where the user names such masks.
+        It is the only mask that training opens, and only where the user names such masks. A system
+        that learns from label maps of its own returns those.
+
+        Args:
+            record: of the data set.
+            image: uint8 ``[H, W, 3]``, before it is resized.
+            resize: what the image is resized by.
         """
         if CORRECTED_MASK not in record:
             return []

@@ -4,10 +4,21 @@
 Values are those of PASCAL VOC in the published code, in the variant that it recommends.
 """
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode as CN
 
 from dalnet.config import System
-from dalnet.config.checks import Rule, above_zero, are_counts, at_least, fraction, one_of
+from dalnet.config.checks import (
+    Rule,
+    above_zero,
+    are_counts,
+    are_finite,
+    are_positive,
+    at_least,
+    fraction,
+    one_of,
+)
 from dalnet.errors import UsageError
 
 _LOSSES = ("OTM_WEIGHT", "BTM_WEIGHT", "CBS_WEIGHT", "REG_WEIGHT")
@@ -77,10 +88,11 @@ def check_clims(cfg: CN) -> None:
     """
     check_backbone(cfg)
     clims = cfg.MODEL.CLIMS
-    for key in ("CLIP_PIXEL_MEAN", "CLIP_PIXEL_STD"):
-        if len(clims[key]) != (3 if clims.CLIP_PIXEL_MEAN else 0):
+    for key, are_right in (("CLIP_PIXEL_MEAN", _are_three), ("CLIP_PIXEL_STD", _are_above_zero)):
+        if not (are_right(clims[key]) if clims.CLIP_PIXEL_MEAN else not clims[key]):
             raise UsageError(
-                f"{tuple(clims[key])} are not three numbers",
+                f"{tuple(clims[key])} are not three numbers"
+                + ", all above 0" * (key == "CLIP_PIXEL_STD"),
                 where=f"MODEL.CLIMS.{key}",
                 hint="give both statistics, or neither",
             )
@@ -89,6 +101,31 @@ def check_clims(cfg: CN) -> None:
             f"{cfg.MODEL.CLIP.SOURCE!r} has no image tower, by which CLIMS looks at images",
             where="MODEL.CLIP.SOURCE",
             hint="set it to 'tower'",
+        )
+
+
+def _are_three(values: Sequence[object]) -> bool:
+    return are_finite(values, 3)
+
+
+def _are_above_zero(values: Sequence[object]) -> bool:
+    return len(values) == 3 and are_positive(values)
+
+
+def check_edges(cfg: CN) -> None:
+    """Refuse crops in which no place has neighbors.
+
+    Raises:
+        UsageError: ``INPUT.CROP.SIZE`` is too small for the radius.
+    """
+    height, width = (side // 4 for side in cfg.INPUT.CROP.SIZE)
+    reach = cfg.MODEL.CLIMS.EDGES.RADIUS - 1
+    if height <= reach or width <= 2 * reach:
+        raise UsageError(
+            f"crops of {tuple(cfg.INPUT.CROP.SIZE)} have {height} x {width} places, none of which "
+            f"has all neighbors within {reach}",
+            where="MODEL.CLIMS.EDGES.RADIUS",
+            hint="lower it, or enlarge INPUT.CROP.SIZE",
         )
 
 
@@ -107,6 +144,7 @@ def check_backbone(cfg: CN) -> None:
 
 
 _REFINEMENT_RULES = (
+    at_least(0, "MODEL.CLIMS.CRF.POS_W", "MODEL.CLIMS.CRF.BI_W"),
     at_least(0, "MODEL.CLIMS.CRF.ITERS", "MODEL.CLIMS.WALK.STEPS", "MODEL.CLIMS.WALK.BETA"),
     above_zero(*(f"MODEL.CLIMS.CRF.{key}_STD" for key in ("POS_XY", "BI_XY", "BI_RGB"))),
     at_least(2, "MODEL.CLIMS.WALK.RADIUS"),
@@ -142,6 +180,7 @@ EDGE_SYSTEM = System(
         ),
         one_of(("EdgeMapper",), "INPUT.DATASET_MAPPER_NAME"),
     ),
+    check=check_edges,
 )
 SEGMENTATION_SYSTEM = System(
     name="LabelMapSegmentor",

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
 from torch import Tensor
 
 from dalnet.data import DATASET_MAPPER_REGISTRY
-from dalnet.data.image_io import read_image, read_mask
+from dalnet.data.image_io import read_mask
 from dalnet.data.mapper import SingleViewMapper
 from dalnet.errors import UsageError
+from dalnet.evaluation.dump import image_name
 from dalnet.modeling.batch import ImageBatch
 
 
@@ -55,13 +58,17 @@ class LabelMapMapper(SingleViewMapper):
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs for one record of a data set."""
-        if self.views is None:
-            return super().__call__(record)
-        image = read_image(record["file_name"])
-        path = self.labels / f"{Path(record['file_name']).stem}.png"
+        inputs = super().__call__(record)
+        if self.views is not None:
+            # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
+            middle = slice(self.step // 2, None, self.step)
+            inputs["label_maps"] = inputs.pop("label_map")[middle, middle].clone()
+        return inputs
+
+    def read_label_map(
+        self, record: dict[str, Any], image: np.ndarray, resize: T.Transform
+    ) -> list[np.ndarray]:
+        """Return a list of the image's label map, resized as the image."""
+        path = self.labels / f"{image_name(record)}.png"
         label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
-        view = self.views(image, label_map)
-        # The pixels in the middle of the places, as Pillow's nearest neighbor takes them.
-        middle = slice(self.step // 2, None, self.step)
-        view["label_maps"] = view.pop("label_map")[middle, middle].clone()
-        return view
+        return [resize.apply_segmentation(label_map)]

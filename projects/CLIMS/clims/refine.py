@@ -19,8 +19,10 @@ import json
 import logging
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from tqdm import tqdm
 
 from dalnet.checkpoint import checkpoint_hash, config_for, find_checkpoint, load_model
 from dalnet.data import build_test_loader
+from dalnet.data.checks import check_datasets
 from dalnet.data.image_io import read_image, read_mask, write_mask
 from dalnet.engine import setup
 from dalnet.errors import UsageError, one_sentence_errors
@@ -153,9 +156,18 @@ def refine_split(
         workers: processes for CRFs.
 
     Raises:
-        UsageError: the model or the split cannot be used, or the folder holds other label maps.
+        UsageError: the model or the split cannot be used, the folder holds other label maps, or a
+            process that refines has ended.
     """
+    if workers < 1:
+        raise UsageError(f"{workers} processes cannot work", "workers", "use 1 or more")
+    # Label maps have the numbers of the model's classes, and are read as those of the split's.
+    check_datasets(cfg, (split,), "split")
     records = DatasetCatalog.get(split)
+    (name, times), *_ = Counter(map(image_name, records)).most_common(1)
+    if times > 1:
+        what = f"{times} images have files called {name}, whatever suffix they have"
+        raise UsageError(what, split, "rename all but one")
     hashes = [
         checkpoint_hash(str(find_checkpoint(one))) for one in (cfg.MODEL.WEIGHTS, edges) if one
     ]
@@ -169,7 +181,12 @@ def refine_split(
     waiting: deque[tuple[Path, Finish]] = deque()
     parameters = {key.lower(): value for key, value in cfg.MODEL.CLIMS.CRF.items()}
     backend = choose_backend(cfg.TEST.CRF.BACKEND)
-    with inference_context(model), torch.no_grad(), CRFPool(workers, parameters, backend) as pool:
+    with (
+        _crf_errors(),
+        inference_context(model),
+        torch.no_grad(),
+        CRFPool(workers, parameters, backend) as pool,
+    ):
         refiner = Refiner(cfg, model, pool, edge_network)
         loader = build_test_loader(cfg, split, left) if left else ()
         for (inputs,) in tqdm(loader, unit="image", disable=None):
@@ -180,6 +197,16 @@ def refine_split(
             _write(*waiting.popleft())
     with atomic_write(output / "ImageSets" / "Segmentation" / f"{split}.txt") as unfinished:
         unfinished.write_text("".join(f"{image_name(r)}\n" for r in records), encoding="utf-8")
+
+
+@contextmanager
+def _crf_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        what = "a CRF process ended before its work was done, most likely for lack of memory"
+        hint = "run the same command again, it goes on where it was, with fewer of them"
+        raise UsageError(what, "workers", hint) from error
 
 
 def _start(refiner: Refiner, inputs: dict[str, Any], method: str) -> Finish:

@@ -12,6 +12,7 @@ from helpers import refused
 from PIL import Image
 
 from clims.affinity import affinities, pair_losses
+from clims.config import check_edges
 from clims.edges import EdgeMapper
 
 
@@ -140,6 +141,15 @@ def test_views_of_image_and_labels_show_the_same(edge_cfg, tmp_path):
         total += inside.sum().item()
         padded += (~inside).any().item()
     assert padded > 5 and right > 0.95 * total
+
+
+@pytest.mark.parametrize(("crop", "radius"), [((64, 72), 10), ((36, 96), 10), ((64, 64), 9)])
+def test_crops_without_a_pair_of_neighbors(edge_cfg, crop, radius):
+    edge_cfg.merge_from_list(["INPUT.CROP.SIZE", crop, "MODEL.CLIMS.EDGES.RADIUS", radius])
+    with refused("MODEL.CLIMS.EDGES.RADIUS"):
+        check_edges(edge_cfg)
+    edge_cfg.INPUT.CROP.SIZE = [4 * radius, 8 * radius]
+    check_edges(edge_cfg)
 
 
 def test_labels_that_are_missing(edge_cfg, tmp_path):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from clims.affinity import random_walk
 from clims.refine import Refiner, label_cams, main, measure
 from dalnet.checkpoint import Checkpointer, CheckpointInfo
+from dalnet.data.datasets.catalog import register
 from dalnet.data.image_io import read_mask
 from dalnet.engine.train import argument_parser
 from dalnet.engine.train import main as train
@@ -224,6 +225,24 @@ def change(toy_split):
 
     yield lambda function: register(lambda: [function(i, dict(r)) for i, r in enumerate(records)])
     register(lambda: records)
+
+
+def test_splits_whose_label_maps_would_be_misread(refine, change, tmp_path, toy_split, capsys):
+    metadata = MetadataCatalog.get(toy_split)
+    classes = list(metadata.stuff_classes)
+    reordered = f"{toy_split}_reordered"
+    register(reordered, lambda: DatasetCatalog.get(toy_split), classes[:0:-1])
+    with pytest.raises(SystemExit):
+        refine("par", "--refine", "par", "--split", reordered)
+    assert "--split" in capsys.readouterr().err
+    assert not (tmp_path / "par/SegmentationClass").exists()
+    change(lambda i, record: {**record, "file_name": f"/{i}/1.png"})
+    with pytest.raises(SystemExit):
+        refine("par", "--refine", "par")
+    assert "called 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        refine("par", "--refine", "par", "--workers", "0")
+    assert "--workers" in capsys.readouterr().err
 
 
 def test_masks_are_not_needed(refine, change, tmp_path, toy_split, capsys):

@@ -106,6 +106,24 @@ def test_views_of_image_and_label_map_show_the_same(cfg, tmp_path):
         assert read[inside].eq(out["label_maps"][inside]).float().mean() > 0.95
 
 
+def test_image_and_label_map_of_a_sub_folder_are_resized_alike(cfg, tmp_path):
+    label_map = np.zeros((60, 90), np.uint8)
+    label_map[:, 30:60] = 3
+    (tmp_path / "images/a").mkdir(parents=True)
+    path = tmp_path / "images/a/7.png"
+    Image.fromarray(np.repeat(40 + 40 * label_map[..., None], 3, 2)).save(path)
+    write_mask(tmp_path / "labels/SegmentationClass/a/7.png", label_map)
+    cfg.merge_from_list(["INPUT.PHOTOMETRIC", False, "INPUT.RESCALE_RANGE", (1.0, 1.0)])
+    cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (30,)])
+    out = LabelMapMapper(cfg, is_train=True)(
+        {"file_name": str(path), "image_id": "a/7.png", "image_labels": [2]}
+    )
+    y0, y1, x0, x1 = out["image_box"].tolist()
+    assert (y1 - y0, x1 - x0) == (30, 45) and out["image_id"] == "a/7.png"
+    read = ((out["image"][0, y0:y1, x0:x1].float() - 40) / 40).round()
+    assert read.eq(out["label_maps"][y0:y1, x0:x1]).float().mean() > 0.9
+
+
 def test_one_command_trains_it_and_it_predicts_every_class(cfg, labels, tmp_path, toy_split):
     cfg.merge_from_list(["DATASETS.TRAIN", (toy_split,), "DATASETS.TEST", (toy_split,)])
     cfg.OUTPUT_DIR = str(tmp_path / "run")
