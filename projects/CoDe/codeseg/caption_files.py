@@ -87,7 +87,11 @@ def _expand(pattern: str) -> Iterator[str]:
             "MODEL.CODE.CAPTIONS.FILES",
             "pip install webdataset, or name each file",
         ) from error
-    return braceexpand(pattern)
+    try:
+        return iter(list(braceexpand(pattern)))
+    except ValueError as error:
+        hint = "close each brace, as in cc3m-{0000..0575}.tar"
+        raise UsageError(f"{pattern!r} ({error})", "MODEL.CODE.CAPTIONS.FILES", hint) from error
 
 
 @reading_errors()

@@ -3,8 +3,8 @@
 
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,8 @@ class CaptionStream(IterableDataset):
 
     Each round has an order of its own: of lines and of shards, whose images a buffer mixes. Images
     without a caption or with fewer nouns than are drawn are left out; a broken image's place is
-    taken by the one before it, so that what comes later stays where it is. What the mapper draws
-    depends on the seed and on the image's place in this order alone.
+    taken by the next that can be read, so that what comes later stays where it is. What the mapper
+    draws depends on the seed and on the image's place in this order alone.
 
     Attributes:
         start_batch: the first batch that is read; those before are passed over undecoded.
@@ -110,48 +110,56 @@ class CaptionStream(IterableDataset):
         part, parts = self._rank * workers + number, self._world_size * workers
         usable = self._usable(self._raw(part, parts), left_out)
         stream = _mixed(usable, self._buffer, np.random.default_rng((self._seed, 1, part)))
-        latest = None
         for _ in range(given):
-            latest = next(stream)
+            next(stream)
         left_out.clear()
-        # Of each image the key that its random numbers are drawn from.
+        # Of each place the key that its random numbers are drawn from.
         keys = ((self._seed, 2, part, place) for place in itertools.count(given))
-        yield from self._mapped(zip(keys, stream, strict=False), latest, left_out)
+        yield from self._mapped(stream, keys, left_out)
 
     def _mapped(
-        self,
-        images: Iterator[tuple[tuple[int, ...], Usable]],
-        latest: Usable | None,
-        left_out: Counter[str],
+        self, images: Iterator[Usable], keys: Iterator[tuple[int, ...]], left_out: Counter[str]
     ) -> Iterator[Record]:
-        """Yield the records of images; in the place of a broken one, that of ``latest``."""
-        broken, skipped = 0, []
-        for key, image in images:
+        """Yield a record for each image; that of the next readable one in place of a broken one."""
+        ahead: deque[Usable] = deque()
+        for key in keys:
+            image = ahead.popleft() if ahead else next(images)
+            skipped = []
             with seeded_generators(*key):
-                record, errors = self._first_record(filter(None, (image, latest)))
-            if errors:
-                left_out["broken images"] += 1
-                broken += 1
-                skipped += errors
-                if self._strict or broken >= _MOST_BROKEN:
-                    what = f"{broken} images in a row cannot be read, the last one: {errors[0]}"
-                    raise UsageError(what, image[0].name)
-            else:
-                latest, broken = image, 0
-            if record is not None:
-                yield {**record, "left_out": dict(left_out), "skipped": skipped}
-                left_out.clear()
-                skipped = []
+                record = self._try(image, skipped)
+                if record is None:
+                    left_out["broken images"] += 1
+                    record = self._next_record(images, ahead, skipped[0])
+            yield {**record, "left_out": dict(left_out), "skipped": skipped}
+            left_out.clear()
 
-    def _first_record(self, images: Iterable[Usable]) -> tuple[Record | None, list[UsageError]]:
-        """Return the record of the first image that can be read, and the errors of those before."""
-        errors = []
-        for image, nouns in images:
-            try:
-                return self._mapper(image, nouns), errors
-            except UsageError as error:
-                errors.append(error)
-        return None, errors
+    def _next_record(
+        self, images: Iterator[Usable], ahead: "deque[Usable]", error: UsageError
+    ) -> Record:
+        """Return the record of the next image that can be read; those looked at wait in ``ahead``.
+
+        Raises:
+            UsageError: there are too many broken images in a row, or one where none may be.
+        """
+        errors = [error]
+        for place in itertools.count():
+            if self._strict or len(errors) >= _MOST_BROKEN:
+                what = f"{len(errors)} images in a row cannot be read, the last one: {errors[-1]}"
+                raise UsageError(what, errors[-1].where)
+            if place == len(ahead):
+                ahead.append(next(images))
+            record = self._try(ahead[place], errors)
+            if record is not None:
+                return record
+        raise AssertionError
+
+    def _try(self, image: Usable, errors: list[UsageError]) -> Record | None:
+        """Return the record of an image; if it cannot be read, None, and note why."""
+        try:
+            return self._mapper(*image)
+        except UsageError as error:
+            errors.append(error)
+            return None
 
     def _raw(self, part: int, parts: int) -> Iterator[Captioned]:
         """Yield every ``parts``-th image, endlessly; whole shards where there are enough."""

@@ -17,7 +17,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor, nn
 
 from dalnet.config import System
-from dalnet.config.checks import Rule, above_zero, fraction
+from dalnet.config.checks import Rule, above_zero, are_finite, fraction
 from dalnet.modeling.batch import ImageBatch
 from dalnet.modeling.clip import FrozenCLIP, load_clip
 from dalnet.modeling.clip.passes import attend, image_tokens, project_image_tokens, require_vit
@@ -146,7 +146,7 @@ SYSTEM = System(
         fraction("MODEL.NACLIP.BACKGROUND"),
         Rule(
             ("MODEL.NACLIP.AFFINE",),
-            lambda values: len(values) == 2,
+            lambda values: are_finite(values, 2),
             "give a scale and a shift, as (10.0, -2.5)",
         ),
     ),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nouns of a caption, by the part-of-speech tags of NLTK or spaCy."""
 
+import itertools
+import re
 import string
 from collections.abc import Callable, Iterable
 
@@ -60,10 +62,14 @@ def _nltk_finder(data: str) -> NounFinder:
             f'run python -c \'import nltk; nltk.download("{_TAGGER_DATA}", "FOLDER")\' where there '
             "is a connection, and name that folder",
         ) from error
-    # The whole caption as one line: cutting it into sentences would need more data.
-    return lambda caption: distinct_nouns(
-        tagger.tag(nltk.word_tokenize(caption, preserve_line=True))
-    )
+
+    def find(caption: str) -> list[str]:
+        # NLTK's own way to cut a text into sentences would need more data.
+        sentences = re.split(r"(?<=[.!?])\s+", caption)
+        words = [nltk.word_tokenize(sentence, preserve_line=True) for sentence in sentences]
+        return distinct_nouns(tagger.tag(list(itertools.chain.from_iterable(words))))
+
+    return find
 
 
 def _spacy_finder(data: str) -> NounFinder:

@@ -32,6 +32,13 @@ def test_files_that_are_missing(root):
         find_caption_files(("{00001..00002}.tar",))
 
 
+@pytest.mark.parametrize("pattern", ["cc/{00000..00002.tar", "cc/00000}.tar {"])
+def test_braces_that_do_not_fit(root, pattern):
+    pytest.importorskip("braceexpand")
+    with refused(FILES, pattern):
+        find_caption_files((pattern,))
+
+
 @pytest.mark.parametrize("files", [(), ("captions.txt",)])
 def test_files_of_another_kind(root, files):
     with refused(FILES, ".jsonl"):

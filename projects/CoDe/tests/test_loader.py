@@ -115,15 +115,30 @@ def test_a_resumed_order_is_that_of_an_uninterrupted_run(tmp_path, write_shards,
 
 
 @pytest.mark.faults("unreadable images")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("broken", [range(3), range(1, 8, 2), range(4, 9), (0, 11)])
+def test_images_that_cannot_be_read_shift_nothing_in_a_resumed_run(tmp_path, workers, broken):
+    first = write_lines(tmp_path / "a.jsonl", 12)
+    order = numbers(CaptionStream([first], name_of, batch_size=3), 12)
+    changes = {f"n{order[place]}": {"image": f"broken{place}.png"} for place in broken}
+    files = [write_lines(tmp_path / "a.jsonl", 12, **changes)]
+    whole = batches(files, 8, workers)
+    for start in range(1, 6):
+        assert batches(files, 8 - start, workers, start) == whole[start:]
+    seen = numbers(CaptionStream(files, name_of, batch_size=3), 12)
+    for place in set(range(12)) - {*broken}:
+        assert seen[place] == order[place]
+
+
+@pytest.mark.faults("unreadable images")
 def test_what_is_left_out_is_counted(tmp_path, caplog):
     path = write_lines(tmp_path / "a.jsonl", 6, n1={"nouns": ["a", " "]}, n2={"nouns": ["a", "a"]},
                        n3={"caption": " "}, n4={"image": "broken.png"})  # fmt: skip
     stream = CaptionStream([path], name_of, batch_size=4)
     loader = CaptionLoader(stream, batch_size=4, collate_fn=list)
-    # A broken image before the first good one has nothing to take its place.
     seen = [r["number"] for batch in itertools.islice(iter(loader), 30) for r in batch]
     assert set(seen) == {0, 5}
-    rounds = len(seen) / 3
+    rounds = len(seen) / 3  # with the place of the broken image, which another one takes
     counts = loader.left_out
     assert counts["captions with fewer than 2 nouns"] == pytest.approx(2 * rounds, abs=3)
     assert counts["images without a caption"] == pytest.approx(rounds, abs=3)

@@ -54,6 +54,9 @@ def test_nltk(nltk_data, monkeypatch):
     monkeypatch.setattr(nltk.data, "path", [])
     find = build_noun_finder(config("nltk", nltk_data))
     assert find("A small dog sees the wheels, a dog.") == ["dog", "wheels"]
+    # A full stop within a caption is no part of a noun.
+    text = "A small dog sees the wheels. A red cat sees the dogs. A cat sees the wheels."
+    assert find(text) == ["dog", "wheels", "cat", "dogs"]
 
 
 def test_nltk_without_its_data(tmp_path, monkeypatch):
