@@ -16,7 +16,7 @@ from torch import Tensor
 import dalnet.data  # noqa: F401  registers the data sets
 from dalnet.config import load_config
 from dalnet.errors import UsageError, one_sentence_errors
-from dalnet.modeling.weight_files import local_file, read_state
+from dalnet.modeling.weight_files import local_file, read_state, refused_with
 
 from .checkpointer import Checkpointer
 from .info import CheckpointInfo
@@ -44,7 +44,9 @@ def convert_checkpoint(
     """
     if target.suffix != ".pth":
         raise UsageError(f"{target} is no checkpoint's name", "target", "let it end in .pth")
-    state = rename(read_published(source))
+    published, hint = read_published(source), "name a published checkpoint of this system"
+    with refused_with("its weights are of another form", source, hint):
+        state = rename(published)
     cfg = load_config(config, opts)
     cfg.MODEL.DEVICE = "cpu"
     info = CheckpointInfo.of_training(cfg)

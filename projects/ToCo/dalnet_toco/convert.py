@@ -66,7 +66,7 @@ def convert_state(state: dict[str, Any]) -> dict[str, Tensor]:
         weight = converted.get(f"sem_seg_head.{conv}.weight")
         if weight is not None:
             # The published convolutions have no bias.
-            converted[f"sem_seg_head.{conv}.bias"] = weight.new_zeros(len(weight))
+            converted.setdefault(f"sem_seg_head.{conv}.bias", weight.new_zeros(len(weight)))
     return converted
 
 

@@ -66,6 +66,23 @@ def test_maps_are_those_of_the_published_layers(case):
     torch.testing.assert_close(model.maps("cam_inter", features), expected)
 
 
+def test_biases_that_the_file_has_are_kept(case):
+    _, model = case
+    bias = torch.arange(float(len(model.sem_seg_head.conv1.bias)))
+    state = convert_state({**published_state(model), "module.decoder.conv6.bias": bias})
+    assert torch.equal(state["sem_seg_head.conv1.bias"], bias)
+    assert not state["sem_seg_head.conv2.bias"].any()
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), torch.zeros(()), "text"])
+def test_weights_of_another_form_end_in_a_sentence(case, value):
+    folder, model = case
+    torch.save({**published_state(model), "module.classifier.weight": value}, folder / "odd.pth")
+    config = str(folder / "toco.yaml")
+    with refused("odd.pth"):
+        convert_checkpoint(str(folder / "odd.pth"), folder / "ours.pth", config, convert_state)
+
+
 def test_a_weight_of_another_network_is_named(case):
     folder, model = case
     with refused("", "module.layer4.weight"):
