@@ -122,9 +122,19 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 
         Detectron2 0.5 makes this iterator when the trainer is built, before the trainer knows
         where to go on; workers that ran at once would read the wrong images.
+
+        Raises:
+            RuntimeError: a worker has ended, in PyTorch's words.
         """
         self._begun = True
-        yield from super().__iter__()
+        try:
+            yield from super().__iter__()
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # It ended while it handed over a batch, before PyTorch had noticed. What a worker
+            # itself raises is "Caught ... in DataLoader worker process".
+            if not self.num_workers or str(error).startswith("Caught"):
+                raise
+            raise RuntimeError(f"DataLoader worker (pid unknown) has ended: {error!r}") from error
 
 
 class TrainLoader(ResumableLoader):

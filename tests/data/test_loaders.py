@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.utils.env import seed_all_rng
 from helpers import refused
+from torch.utils.data import DataLoader
 
 from dalnet.data import build_test_loader, build_train_loader
 
@@ -66,6 +67,23 @@ def test_workers_leave_the_memory_of_the_main_process_alone(tree, tree_cfg, buil
     loader.collate_fn = note
     next(iter(loader))
     assert frozen.value > 0 and not gc.get_freeze_count()
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_worker_that_ends_while_it_hands_over_is_told_as_others(
+    tree, tree_cfg, monkeypatch, error
+):
+    def fail(self):
+        raise error
+        yield
+
+    for workers, kind in ((1, RuntimeError), (0, type(error))):
+        loader = build_train_loader(tree_cfg("DATALOADER.NUM_WORKERS", workers))
+        with monkeypatch.context() as patch:
+            patch.setattr(DataLoader, "__iter__", fail)
+            with pytest.raises(kind) as info:
+                next(iter(loader))
+        assert ("DataLoader worker (pid" in str(info.value)) is bool(workers)
 
 
 def test_memory_is_pinned_where_the_model_is_on_a_gpu(tree, tree_cfg):
