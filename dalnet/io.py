@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from dalnet.errors import UsageError
 
@@ -92,9 +93,9 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     Raises:
         UsageError: the file cannot be written.
     """
-    # Not longer than the name itself, which may have all the bytes that a file system allows.
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    temporary = path.with_name(f".{digest}.{os.getpid()}.tmp")
+    # Not made of the name, which may have all the bytes that a file system allows; and unlike that of
+    # any other process, also of another machine that shares the folder.
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -15,7 +15,7 @@ and, with --masks, the mIoU.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,14 +94,13 @@ def run(args: argparse.Namespace) -> None:
     in_onnx = [name for name in formats if name != "bundle"]
     _refuse_unread(args, bool(in_onnx))
     weights = find_checkpoint(args.weights)
-    _remove_earlier(args.output, weights)
     written: list[str] = []
     if "bundle" in formats or args.push:
         write_bundle(weights, args.output)
         written += BUNDLE_FILES
     if in_onnx:
-        _write_onnx(weights, args, "onnx-int8" in formats)
-        written += _ONNX_FILES
+        written += _write_onnx(weights, args, "onnx-int8" in formats)
+    _remove_earlier(args.output, weights, written)
     if args.push:
         print(push_to_hub(args.output, args.push, written))
     print(f"written: {args.output}")
@@ -111,22 +110,26 @@ def _refuse_unread(args: argparse.Namespace, in_onnx: bool) -> None:
     """Refuse arguments that nothing would read, and a number of images below 1."""
     for name in ("images", "masks", "num_images"):
         if getattr(args, name) is not None and not (in_onnx and args.images):
-            hint = "name them, and --format onnx" if in_onnx else "choose --format onnx"
+            hint = "name --images too" if in_onnx else "choose --format onnx"
             raise UsageError("it is of the comparison of ONNX files on images", name, hint)
     if args.num_images is not None and args.num_images < 1:
         raise UsageError(f"it is {args.num_images}", "num_images", "use 1 or more")
 
 
-def _remove_earlier(folder: Path, weights: Path) -> None:
-    """Remove what an earlier export of another model has left, but for the file to be exported."""
-    names = [*_ONNX_FILES]
+def _remove_earlier(folder: Path, weights: Path, written: Sequence[str]) -> None:
+    """Remove what an earlier export has left and this one has not written.
+
+    The bundle stays where it is what has been exported.
+    """
+    names = {*_ONNX_FILES}
     if (folder / BUNDLE_FILE).is_file() and weights.resolve() != (folder / BUNDLE_FILE).resolve():
-        names += BUNDLE_FILES
-    for name in names:
+        names |= {*BUNDLE_FILES}
+    for name in names - {*written}:
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> None:
+def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> list[str]:
+    """Write the ONNX files and, where there are images, the comparison; return their names."""
     try:
         from dalnet.export.onnx import compare, export_onnx, quantize
     except ModuleNotFoundError as error:
@@ -149,6 +152,7 @@ def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> Non
         loaded = (_load(image, mask, resize, values, len(model.class_names)) for image, mask in bar)
         result = compare(model, files, loaded)
         _report(result, len(pairs), args.output / _ONNX_FILES[2])
+    return [path.name for path in files.values()] + [_ONNX_FILES[2]] * bool(pairs)
 
 
 def _choose_images(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:

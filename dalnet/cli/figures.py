@@ -73,7 +73,7 @@ def _add_figure_arguments(parser: argparse.ArgumentParser, figure: str) -> None:
     add_split(parser)
     add("--output", type=Path, required=True, metavar="FILE", help="FILE.png or FILE.pdf")
     images = parser.add_mutually_exclusive_group()
-    text = "images to draw, by their file names without suffix"
+    text = "images to draw, by their names without suffix: a, or cat/a below a folder of images"
     images.add_argument("--images", default="", metavar="NAME,...", help=text)
     text = "number of images, chosen at random; default: %(default)s"
     images.add_argument("--count", type=int, default=4, help=text)

@@ -28,7 +28,7 @@ from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
 from dalnet.labeling.formats import WRITERS
 from dalnet.labeling.label import label_images, tagged_images, write_formats
-from dalnet.labeling.tagged_training import DESCRIPTION
+from dalnet.labeling.tagged_training import DESCRIPTION, require_outside
 from dalnet.prediction import Predictor
 
 from .arguments import add_keys, add_weights, refuse_without_images
@@ -98,6 +98,7 @@ def _label_here(args: argparse.Namespace, weights: Path) -> None:
     else:
         refuse_without_images(args, ("tags", "untagged"))
         described = TaggedImages.load(weights.parent / DESCRIPTION)
+    require_outside(output, described.images, "output")
     images, unknown = tagged_images(described)
     if unknown:
         print(f"{unknown} images without known tags are left out")

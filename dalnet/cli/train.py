@@ -7,7 +7,7 @@
     dalnet train --images pets/ --tags pets.csv --output output/pets
 
 With --images the recipe is chosen from the hardware and the data; a --config takes its place, and
-keys at the end go before either.
+keys at the end count more than both.
 Tags are a .csv or .tsv file (columns file,tags with ";" between tags, or one column for each tag
 with 1, 0 or nothing), .json (image to list), .jsonl, or an export of COCO, Label Studio or CVAT.
 The folder of the run gets config.yaml, log.txt, metrics.json, checkpoints and evaluation/, and

@@ -10,6 +10,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from dalnet.config import load_config
+from dalnet.config.validation import check_values
 
 from .launch import run
 from .run_folder import locked, require_unused
@@ -45,8 +46,8 @@ def run_training(
 
     Args:
         cfg, resume, overwrite: see :func:`dalnet.engine.setup`.
-        prepare: writes into the output folder what the config names there; called in one process
-            of each machine when no other training can use the folder.
+        prepare: writes into the output folder, which machines share, what the config names there;
+            called in the main process when no other training can use the folder.
 
     Returns:
         The trainer, with the model and the results of the last evaluation.
@@ -59,8 +60,8 @@ def run_training(
     with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
         if prepare is not None:
             require_unused(cfg.OUTPUT_DIR, resume, overwrite)
-            comm.synchronize()  # nothing is written before the folder is locked
-            if comm.get_local_rank() == 0:
+            check_values(cfg)  # a config that setup() refuses shall change nothing
+            if comm.is_main_process():
                 prepare()
             comm.synchronize()
         setup(cfg, resume=resume, overwrite=overwrite)

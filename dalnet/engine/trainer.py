@@ -54,6 +54,7 @@ class Trainer(DefaultTrainer):
         self._interruption = Interruption()
         self._start_batch = 0  # of the data order, at start_iter
         self._step_timeout = StepTimeout(cfg.SOLVER.STEP_TIMEOUT)
+        self._has_failed = False
         self._best: dict[str, Any] = {}  # name, value and iteration of the best evaluation
         # As DefaultTrainer does, but processes without GPUs are joined too.
         super(DefaultTrainer, self).__init__()
@@ -192,11 +193,10 @@ class Trainer(DefaultTrainer):
         """
         scheduler = self.scheduler
         before = [{**group, "params": None} for group in scheduler.optimizer.param_groups]
-        rates = scheduler.base_lrs
+        schedule = scheduler.state_dict()
         yield
-        scheduler.base_lrs = rates
-        if hasattr(scheduler, "max_iters"):
-            scheduler.max_iters = self.max_iter
+        places = ("last_epoch", "_step_count")
+        vars(scheduler).update({k: v for k, v in schedule.items() if k not in places})
         groups = scheduler.optimizer.param_groups
         for group, own, rate in zip(groups, before, scheduler.get_lr(), strict=True):
             group.update(own, params=group["params"], lr=rate)
@@ -245,6 +245,9 @@ class Trainer(DefaultTrainer):
                         self._step_timeout.start()
                 # By this number hooks see that the training was completed.
                 self.iter = self.max_iter
+            except BaseException:
+                self._has_failed = True
+                raise
             finally:
                 self.after_train()
         self._list_skipped()
@@ -294,8 +297,8 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the model, without a change to the random numbers of the training."""
-        if self._interruption.is_over:
-            return {}  # Detectron2's hook asks for it also where the last iteration was interrupted
+        if self._has_failed or self._interruption.is_over:
+            return {}  # Detectron2's hook asks for it also where the last iteration was not taken
         with (
             preserved_generators(),
             self._interruption.immediate(),

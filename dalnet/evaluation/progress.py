@@ -71,7 +71,7 @@ class Progress:
                 total.merge(one)
                 known.difference_update(one.names)
                 continue
-            reason = "is of images that have changed since or are counted twice"
+            reason = "holds images that have changed since, are counted twice, or lack their file"
             reason = "cannot be read" if one is None else reason
             logger.warning("%s %s: its images are done again.", path, reason)
             refused.append(path)

@@ -29,7 +29,7 @@ class ImageResult:
     """One image with its mask and predictions, all at the size of the image as it lies on disk.
 
     Attributes:
-        name: file name without suffix.
+        name: file name without suffix, without folders.
         image: uint8 ``[H, W, 3]``, RGB.
         image_classes: classes 0..C-1 of its image-level labels.
         label_maps: uint8 ``[H, W]``, 255 for ignored, by name: ``"truth"``, ``"pseudo label"`` and

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dalnet.data.datasets.tagged import TaggedImages
-from dalnet.data.image_io import read_mask, write_mask
+from dalnet.data.image_io import read_image, read_mask, write_mask
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 from dalnet.io import atomic_write, write_text
@@ -113,7 +113,7 @@ def label_images(
     manifest = Manifest(output, {**settings, "source": source}, overwrite)
     names = mask_names([image.file for image in images])
     _remove_outdated(output, manifest, names)
-    unfinished = _unfinished(manifest, images, names, output, overlays)
+    unfinished = _unfinished(manifest, images, names, output)
     failed, done = [], 0
     try:
         for image, key in tqdm(unfinished, unit="image", disable=None):
@@ -121,8 +121,9 @@ def label_images(
                 prediction = predictor.label(image.path, image.tags, source)
             except UsageError as error:
                 failed.append(f"{image.file}: {error}")
-                manifest.leave_out(image.file)
-                _remove_results(output, names[image.file])
+                if not _is_readable(image.path):
+                    manifest.leave_out(image.file)
+                    _remove_results(output, names[image.file])
                 continue
             entry = _write_result(output, image, names[image.file], key, prediction, overlays)
             manifest.add(entry)
@@ -135,6 +136,7 @@ def label_images(
         raise UsageError(f"none of {len(images)} images could be labeled; {failed[0]}")
     write_text(output / META_FILE, meta_content(predictor.class_names))
     finished = [manifest.finished[i.file] for i in images if i.file in manifest.finished]
+    _complete(output, images, finished, predictor.class_names, overlays)
     _write_uncertain(output / UNCERTAIN_FILE, finished)
     return done
 
@@ -183,7 +185,6 @@ def _unfinished(
     images: Sequence[TaggedImage],
     names: Mapping[str, str],
     output: Path,
-    overlays: bool,
 ) -> list[tuple[TaggedImage, str]]:
     """Return the images that have no label map of this name, tags and file, with their keys."""
     unfinished = []
@@ -193,12 +194,44 @@ def _unfinished(
         except OSError:
             key = ""  # of no finished image: the predictor says why it cannot be read
         name = names[image.file]
-        written = [output / MASKS / name, output / IMAGES / image.file]
-        written += [_overlay(output, name)] if overlays else []
         is_finished = manifest.is_finished(image.file, key, name)
-        if not (is_finished and all(path.is_file() for path in written)):
+        if not (is_finished and (output / MASKS / name).is_file()):
             unfinished.append((image, key))
     return unfinished
+
+
+def _complete(
+    output: Path,
+    images: Sequence[TaggedImage],
+    finished: Sequence[Finished],
+    class_names: Sequence[str],
+    overlays: bool,
+) -> None:
+    """Write what finished images lack beside their label maps, which may have been corrected."""
+    paths = {image.file: image.path for image in images}
+    for entry in finished:
+        path, overlay = paths[entry.file], _overlay(output, entry.mask)
+        if not (output / IMAGES / entry.file).is_file():
+            _link(path, output / IMAGES / entry.file)
+        if overlays and not overlay.is_file():
+            labels = read_mask(str(output / MASKS / entry.mask))
+            labels[labels == 255] = 0
+            scores = np.empty((0, *labels.shape), np.float32)
+            image = read_image(str(path))
+            _write_overlay(overlay, Prediction(image, labels, scores, {}, tuple(class_names)))
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_image(str(path))
+    except UsageError:
+        return False
+    return True
+
+
+def _write_overlay(path: Path, prediction: Prediction) -> None:
+    with atomic_write(path) as unfinished:
+        Image.fromarray(prediction.overlay()).save(unfinished, "JPEG", quality=90)
 
 
 def _remove_outdated(output: Path, manifest: Manifest, names: Mapping[str, str]) -> None:
@@ -236,8 +269,7 @@ def _write_result(
     confidence = prediction.scores.max(axis=0)
     _link(image.path, output / IMAGES / image.file)
     if overlays:
-        with atomic_write(_overlay(output, mask_name)) as unfinished:
-            Image.fromarray(prediction.overlay()).save(unfinished, "JPEG", quality=90)
+        _write_overlay(_overlay(output, mask_name), prediction)
     with atomic_write(output / CONFIDENCE / mask_name) as unfinished:
         intensities = np.round(255 * confidence).astype(np.uint8)
         Image.fromarray(intensities).save(unfinished, "PNG")

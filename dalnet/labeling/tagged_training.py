@@ -364,6 +364,9 @@ def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:
     """Look at the images and the hardware, and choose."""
     names = list(described.classes)
     records = [record for record in described.records("train") if is_known(record, len(names))]
+    if not records:
+        what = "it holds out every image of which a tag is known"
+        raise UsageError(what, "val", "leave some for the training")
     sides = [_short_side(str(r["file_name"])) for r in records[:: len(records) // _SAMPLES + 1]]
     memory = None
     if torch.cuda.is_available():

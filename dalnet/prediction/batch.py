@@ -47,6 +47,7 @@ class _Failure:
 
     entry: PredictionInput
     reason: str
+    is_unreadable: bool = False  # an image whose file itself cannot be read
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,13 @@ def predict_files(
         raise UsageError(what) from None
     for failure in failed:
         logger.warning("left out: %s", failure.reason)
-        with contextlib.suppress(UsageError):  # paths that are not its own
-            _remove_earlier(failure.entry, paths, options)
     done = len(inputs) - len(failed)
     if not done:
         raise UsageError(f"none of {len(inputs)} input(s) could be predicted: {failed[0].reason}")
+    for failure in failed:
+        if failure.is_unreadable:  # there is no such image any more, as far as results go
+            with contextlib.suppress(UsageError):  # paths that are not its own
+                _remove_earlier(failure.entry, paths, options)
     logger.info("%d of %d input(s) predicted; the results are in %s", done, len(inputs), output)
     return done
 
@@ -161,7 +164,7 @@ def _group_by_size(
         try:
             pixels = _read(entry.source)
         except UsageError as error:
-            failed.append(_Failure(entry, _reason(entry, error)))
+            failed.append(_Failure(entry, _reason(entry, error), is_unreadable=True))
             continue
         waiting.setdefault(pixels.shape, []).append(_LoadedImage(entry, pixels))
         all_waiting = sum(map(len, waiting.values()))

@@ -116,11 +116,23 @@ def test_after_a_signal_no_evaluation_begins(train, monkeypatch, step, moment):
     assert same(train("stopped", *keys, resume=True)["model"], train("whole", *keys)["model"])
 
 
+def test_after_a_failure_in_the_last_step_no_evaluation_begins(train, monkeypatch):
+    def fail():
+        raise UsageError("unreadable", "image.jpg")
+
+    at_step(monkeypatch, 3, fail)
+    monkeypatch.setattr(Trainer, "test", lambda *_: pytest.fail("an evaluation has begun"))
+    with refused("image.jpg"):
+        train("failed", "DATASETS.TEST", ("voc_2012_sem_seg_val",))
+
+
+@pytest.mark.parametrize("schedule", ["WarmupPolyLR", "WarmupCosineLR"])
 @pytest.mark.parametrize("kind", ["AdamW", "SGD"])
-def test_a_resumed_run_has_the_rates_of_its_config(train, kind):
-    keys = ("SOLVER.OPTIMIZER", kind, "SOLVER.CHECKPOINT_PERIOD", 2)
+def test_a_resumed_run_has_the_rates_of_its_config(train, kind, schedule):
+    keys = ("SOLVER.OPTIMIZER", kind, "SOLVER.LR_SCHEDULER_NAME", schedule)
     train("run", *keys, "SOLVER.MAX_ITER", 2)
-    lower = ("SOLVER.BASE_LR", 1e-6, "SOLVER.WEIGHT_DECAY", 0.3)
+    lower = ("SOLVER.BASE_LR", 1e-6, "SOLVER.WEIGHT_DECAY", 0.3, "SOLVER.WARMUP_ITERS", 3)
+    lower += ("SOLVER.POLY_LR_POWER", 3.0) if schedule == "WarmupPolyLR" else ()
     group, *_ = train("run", *keys, *lower, resume=True)["trainer"]["step"]["optimizer"][
         "param_groups"
     ]

@@ -86,7 +86,17 @@ def test_arguments_that_nothing_reads_are_refused(voc_model, tmp_path, capsys, w
     with pytest.raises(SystemExit):
         main(["export", "--weights", str(voc_model.weights), "--output", str(out), *words])
     error = capsys.readouterr().err
-    assert any(word in error for word in words if word.startswith("--")) and not out.exists()
+    assert error.startswith(f"error: {words[-2]}: ") and not out.exists()
+
+
+def test_an_export_that_fails_removes_nothing(bundle, tmp_path, capsys):
+    (bundle / "model.onnx").write_text("of another model")
+    before = {path.name for path in bundle.iterdir()}
+    (tmp_path / "damaged.pth").write_bytes(b"nothing")
+    words = ["export", "--weights", str(tmp_path / "damaged.pth"), "--output", str(bundle)]
+    with pytest.raises(SystemExit):
+        main([*words, "--overwrite"])
+    assert {path.name for path in bundle.iterdir()} == before
 
 
 def test_hub(bundle, monkeypatch):

@@ -12,6 +12,7 @@ from PIL import Image
 from dalnet.cli import main
 from dalnet.labeling.check import check_images
 from dalnet.labeling.check_page import write_page
+from dalnet.labeling.tagged_training import describe_images
 
 
 def draw(path, seed):
@@ -98,6 +99,18 @@ def test_tags_and_classes_are_compared_in_one_unicode_form(folder):
     (folder / "tags.csv").write_text(text)
     findings, texts = find(folder, classes=[name, "dog"], synonyms={"owl": name})
     assert not texts["error"] and findings.counts == {name: 23, "dog": 10}
+
+
+def test_a_tag_in_two_unicode_forms_is_one_class(folder):
+    name = "K\u00e4tzchen"
+    text = (folder / "tags.csv").read_text().replace("cat", name)
+    head, *lines = text.splitlines()
+    lines = [unicodedata.normalize("NFD", line) if i % 2 else line for i, line in enumerate(lines)]
+    (folder / "tags.csv").write_text("\n".join([head, *lines]))
+    findings, texts = find(folder)
+    assert findings.classes == [name, "dog", "owl"] or set(findings.classes) == {name, "dog", "owl"}
+    assert findings.counts[name] == 22 and not texts["error"]
+    assert list(describe_images(folder / "images", folder / "tags.csv").classes) == findings.classes
 
 
 def test_without_any_tag_a_training_cannot_start(folder, capsys):

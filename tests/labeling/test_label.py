@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +103,17 @@ def test_what_an_image_lacks_is_written_later(images, tmp_path):
     output = tmp_path / "out"
     label(images, output)
     (output / "masks/a.png").unlink()
+    assert label(images, output) == ["a.jpg"]
+    corrected = np.full((20, 40), 2, np.uint8)
+    corrected[0] = 255
+    Image.fromarray(corrected).save(output / "masks/a.png")
     (output / "images/c.png").unlink()
-    assert label(images, output) == ["a.jpg", "c.png"]
-    assert len(label(images, output, overlays=True)) == 3
     assert label(images, output, overlays=True) == []
+    assert (output / "images/c.png").samefile(images[2].path)
+    assert (np.array(Image.open(output / "masks/a.png")) == corrected).all()
+    colors = np.array(Image.open(output / "overlays/a.jpg")).astype(int)
+    plain = np.array(Image.open(output / "overlays/c.jpg")).astype(int)
+    assert abs(colors[15, 35] - plain[15, 35]).max() > 20, "of the label map that lies there"
 
 
 def test_a_replaced_image_is_linked_anew(images, tmp_path):
@@ -116,6 +124,21 @@ def test_a_replaced_image_is_linked_anew(images, tmp_path):
     assert label(images, output) == ["a.jpg"]
     assert (output / "images/a.jpg").samefile(path)
     assert Image.open(output / "masks/a.png").size == (60, 30)
+
+
+def test_a_passing_error_leaves_the_label_map(images, tmp_path, monkeypatch):
+    output, path = tmp_path / "out", images[0].path
+    label(images, output)
+    os.utime(path, ns=(1, 1))
+
+    def fail(*_):
+        raise UsageError("memory is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnownPredictor, "label", fail)
+        label_images(KnownPredictor(), images, output, {"weights": "abc"})
+    assert (output / "masks/a.png").is_file()
+    assert label(images, output) == ["a.jpg"]
 
 
 @pytest.mark.parametrize("settings", ["abc", "other"])

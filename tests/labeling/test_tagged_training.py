@@ -241,6 +241,25 @@ def test_a_start_beside_a_running_training_changes_nothing(folder, capsys):
     assert (run / "dataset.yaml").read_text() == "of the running training"
 
 
+def test_values_that_do_not_fit_leave_the_run_as_it_is(folder, capsys):
+    run = folder / "run"
+    words = ["train", "--images", folder / "images", "--tags", folder / "tags.csv"]
+    words += ["--output", run, "--no-alignment", "--overwrite", "SOLVER.BASE_LR", "-1.0"]
+    run.mkdir()
+    (run / "dataset.yaml").write_text("of an earlier training")
+    with pytest.raises(SystemExit):
+        main([str(word) for word in words])
+    assert "SOLVER.BASE_LR" in capsys.readouterr().err
+    assert (run / "dataset.yaml").read_text() == "of an earlier training"
+
+
+def test_tagged_images_are_left_for_the_training(folder):
+    (folder / "val.txt").write_text("0.png\n1.png\n3.png\n4.png\n5.png\n6.png\n7.png\n")
+    arguments = {"tags": folder / "tags.csv", "val": str(folder / "val.txt"), "align": False}
+    with refused("val", "tag"):
+        prepare_run(folder / "images", str(folder / "run"), **arguments)
+
+
 @pytest.mark.parametrize("fault", ["value", "size"])
 def test_corrected_masks_that_do_not_fit_stop_the_training_at_its_start(folder, capsys, fault):
     size = (40, 56) if fault == "value" else (20, 28)

@@ -86,8 +86,27 @@ def test_results_of_an_earlier_run_do_not_stay(predict, image, make_image):
     predict("in/*", save=["mask", "cam"], image_classes=["moon"])
     masks = {f"walk_mask/{number:06d}.png" for number in range(3)}
     assert results() == {"a_mask.png", "a_cam_moon.png", *masks}
+    Path("in/b.png").unlink()
     predict("in/a.png", save=["overlay"])  # other kinds stay
     assert results() == {"a_mask.png", "a_cam_moon.png", "a_overlay.png", *masks}
+
+
+def test_a_failure_that_passes_leaves_earlier_results(predict, image, monkeypatch):
+    for name in "ab":
+        Image.fromarray(image).save(f"in/{name}.png")
+    predict("in", save=["mask"])
+
+    def fail(*_, **__):
+        raise UsageError("memory is full")
+
+    monkeypatch.setattr(predict.predictor, "predict_batch", fail)
+    with refused(""):
+        predict("in", save=["mask"])
+    assert results() == {"a_mask.png", "b_mask.png"}
+    Path("in/a.png").write_bytes(b"no image")
+    with refused(""):
+        predict("in", save=["mask"])
+    assert results() == {"a_mask.png", "b_mask.png"}, "nothing was predicted at all"
 
 
 def write_frames(make_image, number):

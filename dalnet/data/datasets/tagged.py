@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import yaml
 
@@ -153,9 +154,13 @@ def read_tag_table(images: Path, tags: Path | None, files: Sequence[str]) -> Tag
 
 
 def classes_of(table: TagTable) -> list[str]:
-    """Return the classes of a file of tags: as it declares them, else sorted by name."""
+    """Return the classes of a file of tags: as it declares them, else sorted by name.
+
+    Names are in one Unicode form, so that each is one class however it is written.
+    """
     listed = {tag for tags in table.shown.values() for tag in tags or ()}
-    return list(dict.fromkeys([*table.classes, *sorted(listed)]))
+    names = (normalize("NFC", name) for name in [*table.classes, *sorted(listed)])
+    return list(dict.fromkeys(names))
 
 
 def register_tagged(path: Path) -> None:

@@ -34,8 +34,9 @@ def convert_color_masks(
         UsageError: a class without a color or a color without a class, two masks that differ in
             their suffix alone, or masks that cannot be read or written.
     """
-    if target.resolve() == source.resolve():
-        raise UsageError("the new masks would replace those of colors", target, "name another")
+    if target.resolve().is_relative_to(source.resolve()):
+        what = "the new masks would lie among those of colors"
+        raise UsageError(what, target, "name a folder beside theirs")
     colors = read_label_map(label_map)
     labels = {name: label for label, name in enumerate(classes, start=1)} | {"background": 0}
     if missing := [name for name in labels if name not in colors.values()]:

@@ -36,8 +36,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dalnet.checkpoint import checkpoint_hash, config_for, find_checkpoint, load_model
+from dalnet.config import class_difference, with_class_names
 from dalnet.data import build_test_loader
-from dalnet.data.checks import check_datasets
 from dalnet.data.image_io import read_image, read_mask, write_mask
 from dalnet.engine import setup
 from dalnet.errors import UsageError, one_sentence_errors
@@ -161,9 +161,14 @@ def refine_split(
     """
     if workers < 1:
         raise UsageError(f"{workers} processes cannot work", "workers", "use 1 or more")
-    # Label maps have the numbers of the model's classes, and are read as those of the split's.
-    check_datasets(cfg, (split,), "split")
     records = DatasetCatalog.get(split)
+    if not records:
+        raise UsageError("it has no images", split, "name another split")
+    # Label maps have the numbers of the model's classes, and are read as those of the split's.
+    names = MetadataCatalog.get(split).stuff_classes
+    if difference := class_difference(names, with_class_names(cfg).MODEL.CLASS_NAMES):
+        hint = "name a split of the model's classes in their order"
+        raise UsageError(f"its classes are not the model's: {difference}", split, hint)
     (name, times), *_ = Counter(map(image_name, records)).most_common(1)
     if times > 1:
         what = f"{times} images have files called {name}, whatever suffix they have"

@@ -60,8 +60,9 @@ def test_masks_of_one_name_in_two_folders_are_both_counted(export):
 
 def test_the_masks_of_colors_are_not_written_over(export):
     root, _ = export
-    with refused(root / "masks"):
-        convert_color_masks(root / "masks", root / "labelmap.txt", root / "masks", CLASSES)
+    for target in (root / "masks", root / "masks/new"):
+        with refused(target):
+            convert_color_masks(root / "masks", root / "labelmap.txt", target, CLASSES)
 
 
 def test_masks_that_would_be_one_are_refused(export):
