@@ -93,8 +93,8 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     Raises:
         UsageError: the file cannot be written.
     """
-    # Not made of the name, which may have all the bytes that a file system allows; and unlike that of
-    # any other process, also of another machine that shares the folder.
+    # Not made of the name, which may have all the bytes that a file system allows; and unlike that
+    # of any other process, also of another machine that shares the folder.
     temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
