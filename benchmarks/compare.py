@@ -81,6 +81,8 @@ def compare(case: Case, device: str, tiny: bool) -> Row:
     torch.set_num_threads(case.threads or before)
     try:
         pair = case.make(device, tiny)
+        if device == "cuda":
+            pair.ours()  # or the first run would be that of Triton's compiler and CUDA's libraries
         ours_s, ours = _first_run(pair.ours)
         plain_s, plain = _first_run(pair.plain)
         error = pair.error(ours, plain)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from dalnet import __version__
@@ -79,14 +80,9 @@ def load_command(name: str) -> ModuleType:
     Raises:
         UsageError: Detectron2 is not installed, and the sub-command needs it.
     """
-    try:
-        return import_module(f"dalnet.cli.{name.replace('-', '_')}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] == "detectron2":
-            raise UsageError(
-                "Detectron2 is not installed", hint="run: dalnet install-detectron2"
-            ) from error
-        raise
+    if name != "install-detectron2" and find_spec("detectron2") is None:
+        raise UsageError("Detectron2 is not installed", hint="run: dalnet install-detectron2")
+    return import_module(f"dalnet.cli.{name.replace('-', '_')}")
 
 
 def _refuse_unknown(name: str) -> None:

@@ -5,7 +5,8 @@
     dalnet demo --eval-only --weights output/toy_dalnet/model_final.pth
 
 The images are generated when the demo starts. Results go to output/toy_dalnet; report.png there
-shows the first images with truth, CAM and prediction. The flags are those of "dalnet train".
+shows the first images with truth, CAM and prediction. The flags are those of "dalnet train" with a
+config.
 """
 
 import argparse
@@ -28,16 +29,17 @@ from dalnet.modeling.meta_arch import WeakSegmentor
 
 from . import train
 
+_RECIPE = "toy_dalnet"
 _NUM_IMAGES = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to ``parser``: those of ``dalnet train``."""
+    """Add the command's arguments to ``parser``: those of ``dalnet train`` with a config."""
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate and draw, without a training"
     )
-    train.add_arguments(parser)
-    parser.set_defaults(config="toy_dalnet")
+    train.add_arguments(parser, own_images=False)
+    parser.set_defaults(config=_RECIPE)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("the demo shows one split", where="DATASETS.TEST", hint="name one")
     cfg.TEST.EVAL_CAM = True
     # The recipe's own folder is the demo's, which may run again.
-    is_own = cfg.OUTPUT_DIR == load_config(args.config_file).OUTPUT_DIR
+    is_own = args.config_file == _RECIPE and cfg.OUTPUT_DIR == load_config(_RECIPE).OUTPUT_DIR
     modes = {"resume": args.resume, "overwrite": args.overwrite or (is_own and not args.resume)}
     if args.eval_only:
         setup(cfg, eval_only=True, resume=args.resume)

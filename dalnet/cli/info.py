@@ -18,6 +18,7 @@ import dalnet
 from dalnet.assets import CONFIGS
 from dalnet.config.systems import installed_systems
 from dalnet.data.datasets.catalog import datasets_root
+from dalnet.modeling.clip.weights import CLIP_CACHE
 
 _PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pydensecrf2")
 
@@ -52,7 +53,7 @@ def collect_information() -> list[tuple[str, str]]:
         ("systems", ", ".join(sorted(installed_systems()))),
         ("recipes", ", ".join(recipes)),
         ("data sets", f"{datasets_root()} (DETECTRON2_DATASETS)"),
-        ("weights", f"{constants.HF_HUB_CACHE} (HF_HUB_CACHE)"),
+        ("weights", f"{constants.HF_HUB_CACHE} (HF_HUB_CACHE); CLIP's first in {CLIP_CACHE}"),
     ]
 
 

@@ -32,8 +32,8 @@ from .arguments import (
 _OWN = ("tags", "classes", "untagged", "masks", "corrections", "val", "encoder", "texts")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to ``parser``."""
+def add_arguments(parser: argparse.ArgumentParser, own_images: bool = True) -> None:
+    """Add the command's arguments to ``parser``; also those of one's own images, or not."""
     add_config(parser)
     add_weights(parser)
     parser.add_argument("--output", metavar="DIR", help="folder of the run; sets OUTPUT_DIR")
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help=text)
     text = "remove an earlier training from the folder of the run, and train anew"
     parser.add_argument("--overwrite", action="store_true", help=text)
-    _add_image_arguments(parser)
+    if own_images:
+        _add_image_arguments(parser)
     add_processes(parser)
     add_keys(parser)
 

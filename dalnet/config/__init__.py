@@ -8,7 +8,7 @@ from importlib.util import find_spec
 if find_spec("detectron2") is None:
     raise ImportError(
         "dalnet needs Detectron2 0.5 or newer, which is not on PyPI under its own name: "
-        "run 'make setup' or 'python tools/install_detectron2.py' in DALNet's repository."
+        "run 'dalnet install-detectron2', or 'make setup' in DALNet's repository."
     )
 
 from .classes import class_difference, fill_class_names, with_class_names

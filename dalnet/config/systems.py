@@ -49,6 +49,11 @@ def register_system(system: System) -> None:
     _systems[system.name] = system
 
 
+# Folder of the systems that are not called like it.
+_PROJECTS = dict.fromkeys(("EdgeNetwork", "LabelMapSegmentor", "CAMBaseline"), "CLIMS")
+_PROJECTS["NACLIP"] = "CoDe"
+
+
 def installed_systems() -> dict[str, System]:
     """Return the registered systems by name, those of other packages included."""
     _load_entry_points()
@@ -65,7 +70,7 @@ def require_system(name: str, wanted_by: str) -> None:
         raise UsageError(
             f"it is of the system {name!r}, which is not installed",
             wanted_by,
-            f"install its package, as with pip install -e projects/{name} in DALNet's repository",
+            f"run pip install -e projects/{_PROJECTS.get(name, name)} in DALNet's repository",
         )
 
 

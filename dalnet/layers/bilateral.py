@@ -50,6 +50,8 @@ def bilateral_filter(
     if points.dtype != torch.float64:
         points = points.float()
     features = pixel_features(images.to(points.dtype), sigma_xy, sigma_rgb)
+    if not values.numel():
+        return values
     if method == "lattice":
         lattice = PermutohedralLattice(features)
         filtered = lattice.filter(points.transpose(1, 2)).transpose(1, 2)

@@ -100,7 +100,7 @@ class PixelAdaptiveRefinement(nn.Module):
             masks: [N, K, h, w], any scores; brought to H x W bilinearly, corners aligned.
 
         Returns:
-            [N, K, H, W], float32, or float64 where both inputs are.
+            [N, K, H, W], float32, or float64 where one of the inputs is.
 
         Raises:
             ValueError: images and masks of different number.

@@ -11,7 +11,7 @@ def demo(voc_tree):
     def execute(*arguments):
         main(["demo", "--config", str(voc_tree.config), *map(str, arguments)])
 
-    execute.output = voc_tree.output
+    execute.config, execute.output = voc_tree.config, voc_tree.output
     return execute
 
 
@@ -33,3 +33,19 @@ def test_needs_a_split_to_show(demo, capsys):
     with pytest.raises(SystemExit):
         demo("DATASETS.TEST", ())
     assert "DATASETS.TEST" in capsys.readouterr().err
+
+
+def test_only_the_demos_own_folder_is_written_over(demo, capsys):
+    splits = ("DATASETS.TEST", ("voc_2012_sem_seg_val",))
+    main(["train", "--config", str(demo.config), "DATASETS.TEST", "()"])
+    before = (demo.output / "model_final.pth").read_bytes()
+    with pytest.raises(SystemExit):
+        demo(*splits)
+    assert "OUTPUT_DIR" in capsys.readouterr().err
+    assert (demo.output / "model_final.pth").read_bytes() == before
+
+
+def test_flags_of_ones_own_images_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--images", "nowhere"])
+    assert "--images" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def index(tmp_path, source, monkeypatch):
         tar.add(source, arcname=source.name)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())
     return hashlib.sha256(archive.read_bytes()).hexdigest()
 
 

@@ -24,6 +24,7 @@ def processes(*flags):
 
 
 def test_arguments_say_how_many_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert (processes().local, processes("--num-processes", "3").local) == (1, 3)
     assert processes("--num-processes", "2").url.startswith("tcp://127.0.0.1:")
     with refused("num_gpus", "2"):
@@ -57,7 +58,7 @@ def test_processes_meet_at_an_address_that_can_be_used():
 def start(voc_tree, folder, *arguments, program=("train_net.py",)):
     command = [sys.executable, *program, "--config-file", str(voc_tree.config), *arguments]
     command += ["SEED", "3", "OUTPUT_DIR", str(voc_tree.output / folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
 

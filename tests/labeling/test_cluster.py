@@ -35,7 +35,9 @@ def folder(tmp_path):
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray for all tests: it takes seconds to start."""
-    pytest.importorskip("ray").init(address="local", num_cpus=3, include_dashboard=False)
+    pytest.importorskip("ray").init(
+        address="local", num_cpus=3, num_gpus=0, include_dashboard=False
+    )
     yield
     sys.modules["ray"].shutdown()
 

@@ -18,7 +18,7 @@ from dalnet.modeling.weight_files import local_file, read_state
 logger = logging.getLogger(__name__)
 
 KEY = "MODEL.CLIP.WEIGHTS"
-_CLIP_CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's and OpenCLIP's loaders look
+CLIP_CACHE = os.path.expanduser("~/.cache/clip")  # where OpenAI's and OpenCLIP's loaders look
 
 
 def find_weights(name: str, weights: str) -> Path:
@@ -64,8 +64,8 @@ def _download(url: str, hub: str) -> Path:
     # OpenAI's own server first, because it fails at once and its files carry a checksum.
     try:
         # One process per GPU gets here, and OpenCLIP downloads in place: one at a time.
-        with file_lock(os.path.join(_CLIP_CACHE, os.path.basename(url))):
-            return Path(open_clip.download_pretrained_from_url(url, _CLIP_CACHE))
+        with file_lock(os.path.join(CLIP_CACHE, os.path.basename(url))):
+            return Path(open_clip.download_pretrained_from_url(url, CLIP_CACHE))
     except (OSError, RuntimeError) as error:
         logger.warning("%s cannot be fetched (%s); trying the Hugging Face hub.", url, error)
     try:
@@ -74,7 +74,7 @@ def _download(url: str, hub: str) -> Path:
         raise UsageError(
             f"CLIP's weights {os.path.basename(url)} are neither here nor downloadable",
             where=KEY,
-            hint=f"fetch {url} on another machine and put it into {_CLIP_CACHE}, or set the key to "
+            hint=f"fetch {url} on another machine and put it into {CLIP_CACHE}, or set the key to "
             "its path",
         ) from error
 

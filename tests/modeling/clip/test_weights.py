@@ -108,7 +108,7 @@ def test_download_from_either_source(monkeypatch, tmp_path):
         assert (tmp_path / "ViT-B-16.pt.lock").exists()
         return f"{folder}/local.pt"
 
-    monkeypatch.setattr(weights, "_CLIP_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights, "CLIP_CACHE", str(tmp_path))
     monkeypatch.setattr(open_clip, "download_pretrained_from_url", download)
     assert find_weights("ViT-B/16", "openai") == tmp_path / "local.pt"
     assert len(asked) == 1 and asked[0].endswith("/ViT-B-16.pt")

@@ -127,6 +127,15 @@ def test_lattice_is_the_default_and_keeps_the_formula(scene):
 
 
 @pytest.mark.parametrize("method", ["lattice", "exact"])
+def test_a_batch_without_images_has_no_energy(scene, method):
+    images, probs, boxes, labels = (x[:0] for x in scene)
+    probs.requires_grad_()
+    loss = dense_energy(images, probs, boxes, labels, method=method)
+    loss.backward()
+    assert loss.item() == 0 and probs.grad.shape == probs.shape
+
+
+@pytest.mark.parametrize("method", ["lattice", "exact"])
 def test_energy_does_not_depend_on_batch_or_padding(scene, method):
     images, probs, boxes, labels = scene
     together = dense_energy(images, probs, boxes, labels, method=method).item()
