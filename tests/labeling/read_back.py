@@ -10,6 +10,7 @@ Writes for each image, by its name without suffix, a label map whose values are 
 import json
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -50,7 +51,7 @@ def read_label_studio(folder, stem):
     names = ["background", *control.labels]
     maps = {}
     for task in json.loads((folder / f"{stem}.json").read_text(encoding="utf-8")):
-        file = task["data"]["image"].split("?d=images/")[1]
+        file = unquote(task["data"]["image"].split("?d=images/")[1])
         assert interface.validate_task({"data": task["data"]})
         with Image.open(folder / "images" / file) as image:
             label_map = np.zeros((image.height, image.width), np.uint8)
