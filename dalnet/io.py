@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from dalnet.errors import UsageError
 
+UNFINISHED = ".*.unfinished"  # what a killed process may leave of :func:`atomic_write`
 _MAX_TEXT = 512 << 20  # bytes; COCO's annotations, the largest that are usual, have 450 MB
 
 
@@ -95,7 +96,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """
     # Not made of the name, which may have all the bytes that a file system allows; and unlike that
     # of any other process, also of another machine that shares the folder.
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    temporary = path.with_name(f".{uuid4().hex}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

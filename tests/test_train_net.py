@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from dalnet.config import load_config
 from dalnet.engine import run, setup
 from dalnet.engine.train import argument_parser, main
+from dalnet.io import UNFINISHED
 from dalnet.modeling.meta_arch import DALNet
 
 
@@ -46,7 +47,7 @@ def test_train_resume_and_evaluate(job):
     assert (job.output / "last_checkpoint").read_text() == "model_final.pth"
     first = torch.load(job.output / "model_final.pth", weights_only=True)
     assert first["iteration"] == 1
-    assert not list(job.output.glob("*.tmp"))
+    assert not list(job.output.glob(UNFINISHED))
 
     job("--resume", "SOLVER.MAX_ITER", 3)
     second = torch.load(job.output / "model_final.pth", weights_only=True)

@@ -36,6 +36,8 @@ COMMANDS = {
     "completion": "print a script with which a shell completes the command",
 }
 
+_WITHOUT_DETECTRON2 = ("install-detectron2", "completion")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; the exit status is 0, 1 after bad input, 2 after bad usage."""
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = next((word for word in argv if not word.startswith("-")), "")
     with one_sentence_errors():
         _refuse_unknown(name)
+        if name and not {"-h", "--help"} & {*argv}:
+            _require_detectron2(name)
         parser = build_parser({name} & {*COMMANDS})
     args = parser.parse_args(argv)
     with one_sentence_errors(vars(args)):
@@ -80,9 +84,21 @@ def load_command(name: str) -> ModuleType:
     Raises:
         UsageError: Detectron2 is not installed, and the sub-command needs it.
     """
-    if name != "install-detectron2" and find_spec("detectron2") is None:
+    try:
+        return import_module(f"dalnet.cli.{name.replace('-', '_')}")
+    except ImportError:
+        _require_detectron2(name)
+        raise
+
+
+def _require_detectron2(name: str) -> None:
+    """Refuse a sub-command where there is no Detectron2, unless it does without.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if name not in _WITHOUT_DETECTRON2 and find_spec("detectron2") is None:
         raise UsageError("Detectron2 is not installed", hint="run: dalnet install-detectron2")
-    return import_module(f"dalnet.cli.{name.replace('-', '_')}")
 
 
 def _refuse_unknown(name: str) -> None:

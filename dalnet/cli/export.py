@@ -99,8 +99,9 @@ def run(args: argparse.Namespace) -> None:
         write_bundle(weights, args.output)
         written += BUNDLE_FILES
     if in_onnx:
-        written += _write_onnx(weights, args, "onnx-int8" in formats)
-    _remove_earlier(args.output, weights, written)
+        written += _write_onnx(weights, args, "onnx-int8" in formats, written)
+    else:
+        _remove_earlier(args.output, weights, written)
     if args.push:
         print(push_to_hub(args.output, args.push, written))
     print(f"written: {args.output}")
@@ -128,7 +129,9 @@ def _remove_earlier(folder: Path, weights: Path, written: Sequence[str]) -> None
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> list[str]:
+def _write_onnx(
+    weights: Path, args: argparse.Namespace, in_8_bits: bool, written: Sequence[str]
+) -> list[str]:
     """Write the ONNX files and, where there are images, the comparison; return their names."""
     try:
         from dalnet.export.onnx import compare, export_onnx, quantize
@@ -145,6 +148,8 @@ def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> lis
     if in_8_bits:
         files["onnx-int8"] = args.output / _ONNX_FILES[1]
         quantize(files["onnx"], files["onnx-int8"])
+    names = [path.name for path in files.values()]
+    _remove_earlier(args.output, weights, [*written, *names])
     if pairs:
         resize = build_resize(cfg, is_train=False)
         values = read_mask_values(args.masks, model.class_names[1:]) if args.masks else None
@@ -152,7 +157,7 @@ def _write_onnx(weights: Path, args: argparse.Namespace, in_8_bits: bool) -> lis
         loaded = (_load(image, mask, resize, values, len(model.class_names)) for image, mask in bar)
         result = compare(model, files, loaded)
         _report(result, len(pairs), args.output / _ONNX_FILES[2])
-    return [path.name for path in files.values()] + [_ONNX_FILES[2]] * bool(pairs)
+    return names + [_ONNX_FILES[2]] * bool(pairs)
 
 
 def _choose_images(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:

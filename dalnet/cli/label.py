@@ -89,17 +89,16 @@ def run(args: argparse.Namespace) -> None:
 
 def _label_here(args: argparse.Namespace, weights: Path) -> None:
     protocol, output = _protocol(args), Path(args.output)
+    own = None if args.images else _training_images(args, weights)
+    # Before the network is read, which takes longer.
+    require_outside(output, own.images if own else Path(args.images), "output")
     predictor = Predictor(weights, opts=args.opts, **protocol)
-    if args.images:
+    if own is None:
         names = predictor.class_names[1:]
         classes = dict(zip(names, names, strict=True))
         tags = Path(args.tags) if args.tags else None
-        described = TaggedImages(Path(args.images), tags, classes, untagged=args.untagged)
-    else:
-        refuse_without_images(args, ("tags", "untagged"))
-        described = TaggedImages.load(weights.parent / DESCRIPTION)
-    require_outside(output, described.images, "output")
-    images, unknown = tagged_images(described)
+        own = TaggedImages(Path(args.images), tags, classes, untagged=args.untagged)
+    images, unknown = tagged_images(own)
     if unknown:
         print(f"{unknown} images without known tags are left out")
     settings = {"weights": checkpoint_hash(str(weights)), "opts": args.opts, **protocol}
@@ -108,6 +107,11 @@ def _label_here(args: argparse.Namespace, weights: Path) -> None:
     formats = [name for name in args.format.split(",") if name]
     write_formats(output, images, predictor.class_names, formats)
     print(f"{done} of {len(images)} images labeled now; written: {output}")
+
+
+def _training_images(args: argparse.Namespace, weights: Path) -> TaggedImages:
+    refuse_without_images(args, ("tags", "untagged"))
+    return TaggedImages.load(weights.parent / DESCRIPTION)
 
 
 def _label_on_cluster(args: argparse.Namespace, weights: Path) -> None:

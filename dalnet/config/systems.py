@@ -70,7 +70,8 @@ def require_system(name: str, wanted_by: str) -> None:
         raise UsageError(
             f"it is of the system {name!r}, which is not installed",
             wanted_by,
-            f"run pip install -e projects/{_PROJECTS.get(name, name)} in DALNet's repository",
+            "install its package; for those of DALNet's repository, as with pip install -e "
+            f"projects/{_PROJECTS.get(name, name)}",
         )
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 
@@ -14,6 +15,15 @@ from .generators import Generators, generator_states
 from .interruption import Interruption
 
 logger = logging.getLogger(__name__)
+
+
+class EvalHook(hooks.EvalHook):
+    """Detectron2's, which also evaluates, and waits for all processes, after a failed last step."""
+
+    def after_train(self) -> None:
+        """Evaluate at the end of a training that has come there."""
+        if not self.trainer.has_failed:
+            super().after_train()
 
 
 class CheckpointHook(HookBase):

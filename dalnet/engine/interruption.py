@@ -30,14 +30,13 @@ class Interruption:
 
     Attributes:
         number: of the signal that has come; 0 for none.
-        is_over: whether the training is exiting, so that nothing new may begin.
     """
 
     def __init__(self) -> None:
         """No signal has come."""
         self.number = 0
         self._time = 0.0  # when it came
-        self.is_over = False
+        self._is_over = False
         self._is_immediate = False
         self._pid = os.getpid()
 
@@ -81,7 +80,7 @@ class Interruption:
         Raises:
             SystemExit: always.
         """
-        self.is_over = True
+        self._is_over = True
         # The end of one process would end the others, of which the first may still be writing.
         comm.synchronize()
         raise SystemExit(STATUS)
@@ -93,10 +92,10 @@ class Interruption:
             if number == signal.SIGTERM:
                 raise SystemExit(128 + number)
             return
-        if self.is_over:
+        if self._is_over:
             return
         if self._is_immediate:
-            self.is_over = True
+            self._is_over = True
             raise SystemExit(STATUS)
         if self.number:
             if time.monotonic() - self._time < _ONE_SIGNAL:

@@ -6,22 +6,25 @@ import logging
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from dalnet.checkpoint.history import LAST, LIST, has_saved
 from dalnet.errors import UsageError
+from dalnet.io import UNFINISHED
 
 from .run_record import RECORD, read_record
 
 # What a training leaves, but for its config and a description of its images, which are replaced.
-_FILES = ("model_*.pth", LAST, LIST, "metrics.json", RECORD)
+_FILES = ("model_*.pth", LAST, LIST, "metrics.json", RECORD, UNFINISHED)
 _LOGS = ("log.txt*", "events.out.tfevents.*")
 _RESULTS = "evaluation"  # folder of the results of its checkpoints
 _LOCK = ".lock"
+_OLD = 600.0  # seconds
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +93,18 @@ def locked(folder: str) -> Iterator[None]:
         hint = "wait for it, or choose another folder"
         raise UsageError(f"a training{which} runs in {folder}", "OUTPUT_DIR", hint) from None
     try:
+        _remove_leftovers(Path(folder))
         yield
     finally:
         lock.release()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left half-written; a checkpoint may have been among it."""
+    for path in folder.glob(UNFINISHED):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _OLD:  # not of a command at work
+                path.unlink()
 
 
 def drop_later_metrics(folder: Path, start_iter: int) -> None:

@@ -4,13 +4,16 @@
 import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
+from dalnet.checkpoint import expect_checkpoint
+from dalnet.checkpoint.history import has_saved
 from dalnet.config import load_config
-from dalnet.config.validation import check_values
+from dalnet.config.validation import check_values, use_cpu_without_cuda
 
 from .launch import run
 from .run_folder import locked, require_unused
@@ -60,7 +63,7 @@ def run_training(
     with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
         if prepare is not None:
             require_unused(cfg.OUTPUT_DIR, resume, overwrite)
-            check_values(cfg)  # a config that setup() refuses shall change nothing
+            _check_copy(cfg, resume)  # a config that setup() refuses shall change nothing
             if comm.is_main_process():
                 prepare()
             comm.synchronize()
@@ -69,6 +72,15 @@ def run_training(
         trainer.resume_or_load(resume=resume)
         trainer.train()
     return trainer
+
+
+def _check_copy(cfg: CfgNode, resume: bool) -> None:
+    """Refuse values as :func:`dalnet.engine.setup` does, which changes some of them first."""
+    copy = cfg.clone()
+    use_cpu_without_cuda(copy)
+    if resume and has_saved(Path(cfg.OUTPUT_DIR)):
+        expect_checkpoint(copy)
+    check_values(copy)
 
 
 def launch_training(args: argparse.Namespace | None = None) -> None:

@@ -28,7 +28,7 @@ from dalnet.evaluation.tags import ImageClassifier, TagsEvaluator
 from dalnet.modeling.meta_arch.segmentor import WeakSegmentor, amp_dtype
 
 from .generators import Generators, preserved_generators, set_generator_states
-from .hooks import CheckpointHook
+from .hooks import CheckpointHook, EvalHook
 from .interruption import Interruption
 from .memory import EVALUATION, TRAINING, memory_errors
 from .optimizer import build_lr_scheduler, build_optimizer
@@ -44,6 +44,7 @@ class Trainer(DefaultTrainer):
 
     Attributes:
         results: of the last evaluation, in percent; None before there is one.
+        has_failed: whether an exception, also that of a signal, has ended the training.
     """
 
     results: dict[str, Any] | None = None
@@ -54,7 +55,7 @@ class Trainer(DefaultTrainer):
         self._interruption = Interruption()
         self._start_batch = 0  # of the data order, at start_iter
         self._step_timeout = StepTimeout(cfg.SOLVER.STEP_TIMEOUT)
-        self._has_failed = False
+        self.has_failed = False
         self._best: dict[str, Any] = {}  # name, value and iteration of the best evaluation
         # As DefaultTrainer does, but processes without GPUs are joined too.
         super(DefaultTrainer, self).__init__()
@@ -113,7 +114,7 @@ class Trainer(DefaultTrainer):
         return [
             *(hook for hook in others if hook not in writers),
             CheckpointHook(self._save, periods, self._interruption, self._step_timeout.lifted),
-            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             *writers,
         ]
 
@@ -246,7 +247,7 @@ class Trainer(DefaultTrainer):
                 # By this number hooks see that the training was completed.
                 self.iter = self.max_iter
             except BaseException:
-                self._has_failed = True
+                self.has_failed = True
                 raise
             finally:
                 self.after_train()
@@ -297,8 +298,6 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate the model, without a change to the random numbers of the training."""
-        if self._has_failed or self._interruption.is_over:
-            return {}  # Detectron2's hook asks for it also where the last iteration was not taken
         with (
             preserved_generators(),
             self._interruption.immediate(),

@@ -70,7 +70,8 @@ def evaluate_zero_shot(
     classes = list(metadata.get("stuff_classes", ()))
     records = DatasetCatalog.get(name) if classes else []
     if not records or any("sem_seg_file_name" not in record for record in records):
-        what = "not all of its images have masks" if classes else "it has no classes of pixels"
+        what = "not all of its images have masks" if records else "it has no images"
+        what = what if classes else "it has no classes of pixels"
         raise UsageError(what, dataset, "name a data set for semantic segmentation")
     if limit is not None:
         count = min(max(limit, 1), len(records))

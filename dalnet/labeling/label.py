@@ -121,7 +121,8 @@ def label_images(
                 prediction = predictor.label(image.path, image.tags, source)
             except UsageError as error:
                 failed.append(f"{image.file}: {error}")
-                if not _is_readable(image.path):
+                mask = output / MASKS / names[image.file]
+                if not (mask.is_file() and _is_readable(image.path)):
                     manifest.leave_out(image.file)
                     _remove_results(output, names[image.file])
                 continue
@@ -136,8 +137,8 @@ def label_images(
         raise UsageError(f"none of {len(images)} images could be labeled; {failed[0]}")
     write_text(output / META_FILE, meta_content(predictor.class_names))
     finished = [manifest.finished[i.file] for i in images if i.file in manifest.finished]
-    _complete(output, images, finished, predictor.class_names, overlays)
     _write_uncertain(output / UNCERTAIN_FILE, finished)
+    _complete(output, images, finished, predictor.class_names, overlays)
     return done
 
 
@@ -214,11 +215,18 @@ def _complete(
         if not (output / IMAGES / entry.file).is_file():
             _link(path, output / IMAGES / entry.file)
         if overlays and not overlay.is_file():
-            labels = read_mask(str(output / MASKS / entry.mask))
-            labels[labels == 255] = 0
-            scores = np.empty((0, *labels.shape), np.float32)
-            image = read_image(str(path))
-            _write_overlay(overlay, Prediction(image, labels, scores, {}, tuple(class_names)))
+            try:
+                _draw_again(overlay, path, output / MASKS / entry.mask, class_names)
+            except UsageError as error:
+                logger.warning("no overlay of %s: %s", entry.file, error)
+
+
+def _draw_again(overlay: Path, path: Path, mask: Path, class_names: Sequence[str]) -> None:
+    image = read_image(str(path))
+    labels = read_mask(str(mask), image.shape[:2], len(class_names), 255)
+    labels[labels == 255] = 0
+    scores = np.empty((0, *labels.shape), np.float32)
+    _write_overlay(overlay, Prediction(image, labels, scores, {}, tuple(class_names)))
 
 
 def _is_readable(path: Path) -> bool:

@@ -28,6 +28,15 @@ def test_train_refuses_them(capsys, flag, value):
     assert flag in error and "--images" in error and error.count("\n") == 1
 
 
+def test_label_maps_do_not_lie_among_the_images(toy_checkpoint, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    words = ["label", "--weights", str(toy_checkpoint), "--images", str(tmp_path / "images")]
+    with pytest.raises(SystemExit):
+        main([*words, "--output", str(tmp_path / "images/labeled")])
+    assert capsys.readouterr().err.startswith("error: --output: ")
+    assert not (tmp_path / "images/labeled").exists()
+
+
 @pytest.mark.parametrize("flag, value", [("--tags", "tags.csv"), ("--untagged", "none")])
 def test_label_refuses_them(toy_checkpoint, tmp_path, capsys, flag, value):
     words = ["label", "--weights", str(toy_checkpoint), "--output", str(tmp_path / "out")]

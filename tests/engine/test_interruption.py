@@ -41,7 +41,7 @@ def test_a_signal_that_came_while_everything_was_saved_exits_too():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(SystemExit) as error, interruption.immediate():
             pytest.fail("the evaluation has begun")
-    assert error.value.code == STATUS and interruption.is_over
+    assert error.value.code == STATUS and interruption._is_over
 
 
 def test_when_it_exits_further_signals_do_nothing():

@@ -17,6 +17,7 @@ from dalnet.engine.run_folder import (
     remove_training,
     require_unused,
 )
+from dalnet.io import atomic_write
 
 
 @pytest.mark.parametrize("name", ["last_checkpoint", "model_0000009.pth", "metrics.json"])
@@ -77,6 +78,22 @@ def test_one_training_at_a_time(tmp_path):
 
 
 @pytest.mark.faults("two trainings in one folder")
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    with pytest.raises(SystemExit), atomic_write(tmp_path / "model.pth") as unfinished:
+        unfinished.write_bytes(b"half")
+        os.link(unfinished, tmp_path / ".old.unfinished")  # as if the process were killed here
+        os.link(unfinished, tmp_path / "kept")
+        raise SystemExit
+    os.utime(tmp_path / ".old.unfinished", (1, 1))
+    with locked(str(tmp_path)):
+        assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock"}
+    (tmp_path / ".new.unfinished").touch()
+    with locked(str(tmp_path)):
+        assert (tmp_path / ".new.unfinished").exists()
+    remove_training(tmp_path)
+    assert not (tmp_path / ".new.unfinished").exists()
+
+
 def test_a_killed_training_locks_nothing(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

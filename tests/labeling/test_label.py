@@ -126,6 +126,29 @@ def test_a_replaced_image_is_linked_anew(images, tmp_path):
     assert Image.open(output / "masks/a.png").size == (60, 30)
 
 
+@pytest.mark.parametrize("wrong", [np.full((9, 9), 1), np.full((20, 40), 7)])
+def test_a_correction_that_does_not_fit_has_no_overlay(images, tmp_path, caplog, wrong):
+    output = tmp_path / "out"
+    label(images, output)
+    Image.fromarray(wrong.astype(np.uint8)).save(output / "masks/a.png")
+    assert label(images, output, overlays=True) == []
+    assert "no overlay of a.jpg" in caplog.text
+    assert sorted(path.name for path in (output / "overlays").rglob("*.jpg")) == ["b.jpg", "c.jpg"]
+
+
+def test_an_image_whose_label_map_is_gone_is_not_finished(images, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    label(images, output)
+    (output / "masks/sub/b.png").unlink()
+
+    def fail(*_):
+        raise UsageError("memory is full")
+
+    monkeypatch.setattr(KnownPredictor, "label", fail)
+    label_images(KnownPredictor(), images, output, {"weights": "abc"}, overlays=True)
+    assert "sub/b" not in (output / "uncertain.csv").read_text()
+
+
 def test_a_passing_error_leaves_the_label_map(images, tmp_path, monkeypatch):
     output, path = tmp_path / "out", images[0].path
     label(images, output)

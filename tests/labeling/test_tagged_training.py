@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import refused
 from PIL import Image
@@ -251,6 +252,18 @@ def test_values_that_do_not_fit_leave_the_run_as_it_is(folder, capsys):
         main([str(word) for word in words])
     assert "SOLVER.BASE_LR" in capsys.readouterr().err
     assert (run / "dataset.yaml").read_text() == "of an earlier training"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_no_key_says_so(folder):
+    run = folder / "run"
+    words = ["train", "--images", folder / "images", "--tags", folder / "tags.csv"]
+    tiny = shlex.split(TINY.replace("MODEL.DEVICE cpu", ""))
+    main([str(word) for word in [*words, "--output", run, "--no-alignment", *tiny]])
+    assert (run / "model_final.pth").is_file()
+    tiny[tiny.index("SOLVER.MAX_ITER") + 1] = "3"
+    main([str(word) for word in [*words, "--output", run, "--no-alignment", "--resume", *tiny]])
+    assert load_model(config_for(run)).device.type == "cpu"
 
 
 def test_tagged_images_are_left_for_the_training(folder):
