@@ -300,8 +300,9 @@ class Trainer(DefaultTrainer):
         """Evaluate the model, without a change to the random numbers of the training."""
         with (
             preserved_generators(),
-            self._interruption.immediate(),
+            # Before it, as the first process may still be saving when the others come here.
             self._step_timeout.lifted(),
+            self._interruption.immediate(),
             memory_errors(EVALUATION),
         ):
             self.results = self.test(self.cfg, self.model)
