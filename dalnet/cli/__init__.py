@@ -92,7 +92,7 @@ def load_command(name: str) -> ModuleType:
 
 
 def _require_detectron2(name: str) -> None:
-    """Refuse a sub-command where there is no Detectron2, unless it does without.
+    """Refuse a sub-command that needs Detectron2 where it is not installed.
 
     Raises:
         UsageError: it is not installed.

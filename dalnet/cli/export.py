@@ -16,7 +16,9 @@ and, with --masks, the mIoU.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -35,11 +37,13 @@ from dalnet.errors import UsageError
 from dalnet.export.bundle import BUNDLE_FILES, push_to_hub, write_bundle
 from dalnet.io import atomic_write
 from dalnet.labeling.mask_values import convert_mask, read_mask_values
+from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .arguments import add_weights
 
 _FORMATS = ("bundle", "onnx", "onnx-int8")
-_ONNX_FILES = ("model.onnx", "model_int8.onnx", "parity.json")
+_ONNX_FILES = {"onnx": "model.onnx", "onnx-int8": "model_int8.onnx"}
+_PARITY_FILE = "parity.json"
 _USUAL_IMAGES = 16
 # Heading and format of each number of the comparison.
 _COLUMNS = {
@@ -94,14 +98,20 @@ def run(args: argparse.Namespace) -> None:
     in_onnx = [name for name in formats if name != "bundle"]
     _refuse_unread(args, bool(in_onnx))
     weights = find_checkpoint(args.weights)
+    # Before the export, which takes longer.
+    pairs = _choose_images(args) if args.images else []
     written: list[str] = []
     if "bundle" in formats or args.push:
         write_bundle(weights, args.output)
         written += BUNDLE_FILES
     if in_onnx:
-        written += _write_onnx(weights, args, "onnx-int8" in formats, written)
-    else:
-        _remove_earlier(args.output, weights, written)
+        model, files = _write_onnx(weights, args.output, "onnx-int8" in formats)
+        written += [path.name for path in files.values()]
+    # Before the comparison, which may fail: what is left would seem to belong to the new files.
+    _remove_earlier(args.output, weights, written)
+    if pairs:
+        _compare(weights, model, files, pairs, args)
+        written.append(_PARITY_FILE)
     if args.push:
         print(push_to_hub(args.output, args.push, written))
     print(f"written: {args.output}")
@@ -122,7 +132,7 @@ def _remove_earlier(folder: Path, weights: Path, written: Sequence[str]) -> None
 
     The bundle stays where it is what has been exported.
     """
-    names = {*_ONNX_FILES}
+    names = {*_ONNX_FILES.values(), _PARITY_FILE}
     if (folder / BUNDLE_FILE).is_file() and weights.resolve() != (folder / BUNDLE_FILE).resolve():
         names |= {*BUNDLE_FILES}
     for name in names - {*written}:
@@ -130,34 +140,42 @@ def _remove_earlier(folder: Path, weights: Path, written: Sequence[str]) -> None
 
 
 def _write_onnx(
-    weights: Path, args: argparse.Namespace, in_8_bits: bool, written: Sequence[str]
-) -> list[str]:
-    """Write the ONNX files and, where there are images, the comparison; return their names."""
+    weights: Path, folder: Path, in_8_bits: bool
+) -> tuple[WeakSegmentor, dict[str, Path]]:
+    """Write the ONNX files; return the model, on the CPU, and the files by format."""
+    onnx = _import_onnx()
+    cfg = config_for(weights, opts=["MODEL.DEVICE", "cpu"])
+    model = load_model(cfg).eval()
+    files = {"onnx": folder / _ONNX_FILES["onnx"]}
+    onnx.export_onnx(model, files["onnx"], cfg.INPUT.MIN_SIZE_TEST)
+    if in_8_bits:
+        files["onnx-int8"] = folder / _ONNX_FILES["onnx-int8"]
+        onnx.quantize(files["onnx"], files["onnx-int8"])
+    return model, files
+
+
+def _import_onnx() -> ModuleType:
     try:
-        from dalnet.export.onnx import compare, export_onnx, quantize
+        return import_module("dalnet.export.onnx")
     except ModuleNotFoundError as error:
         hint = 'run: pip install "dalnet[export]"'
         raise UsageError(f"{error.name} is not installed", "format", hint) from error
 
-    cfg = config_for(weights, opts=["MODEL.DEVICE", "cpu"])
-    model = load_model(cfg).eval()
-    # Before the export, which takes longer.
-    pairs = _choose_images(args) if args.images else []
-    files = {"onnx": args.output / _ONNX_FILES[0]}
-    export_onnx(model, files["onnx"], cfg.INPUT.MIN_SIZE_TEST)
-    if in_8_bits:
-        files["onnx-int8"] = args.output / _ONNX_FILES[1]
-        quantize(files["onnx"], files["onnx-int8"])
-    names = [path.name for path in files.values()]
-    _remove_earlier(args.output, weights, [*written, *names])
-    if pairs:
-        resize = build_resize(cfg, is_train=False)
-        values = read_mask_values(args.masks, model.class_names[1:]) if args.masks else None
-        bar = tqdm(pairs, unit="image", disable=None)
-        loaded = (_load(image, mask, resize, values, len(model.class_names)) for image, mask in bar)
-        result = compare(model, files, loaded)
-        _report(result, len(pairs), args.output / _ONNX_FILES[2])
-    return names + [_ONNX_FILES[2]] * bool(pairs)
+
+def _compare(
+    weights: Path,
+    model: WeakSegmentor,
+    files: Mapping[str, Path],
+    pairs: Sequence[tuple[Path, Path | None]],
+    args: argparse.Namespace,
+) -> None:
+    """Run the ONNX files in turn with the model on images, and report what differs."""
+    resize = build_resize(config_for(weights), is_train=False)
+    values = read_mask_values(args.masks, model.class_names[1:]) if args.masks else None
+    bar = tqdm(pairs, unit="image", disable=None)
+    loaded = (_load(image, mask, resize, values, len(model.class_names)) for image, mask in bar)
+    result = _import_onnx().compare(model, files, loaded)
+    _report(result, len(pairs), args.output / _PARITY_FILE)
 
 
 def _choose_images(args: argparse.Namespace) -> list[tuple[Path, Path | None]]:
@@ -182,10 +200,10 @@ def _load(
     """Return an image, resized, and its label map at the image's own size, if it has one."""
     image = read_image(str(path))
     truth = None
-    if mask is not None:
-        known = num_classes if values is None else None
-        truth = read_mask(str(mask), image.shape[:2], known)
-        truth = truth if values is None else convert_mask(mask, values)
+    if mask is not None and values is None:
+        truth = read_mask(str(mask), image.shape[:2], num_classes)
+    elif mask is not None and values is not None:
+        truth = convert_mask(mask, values, image.shape[:2])
     return resize_image(image, resize), truth
 
 

@@ -33,7 +33,7 @@ _OWN = ("tags", "classes", "untagged", "masks", "corrections", "val", "encoder",
 
 
 def add_arguments(parser: argparse.ArgumentParser, own_images: bool = True) -> None:
-    """Add the command's arguments to ``parser``; also those of one's own images, or not."""
+    """Add the command's arguments to ``parser``, with those for the user's own images or not."""
     add_config(parser)
     add_weights(parser)
     parser.add_argument("--output", metavar="DIR", help="folder of the run; sets OUTPUT_DIR")
@@ -145,5 +145,11 @@ def training_arguments(args: argparse.Namespace) -> argparse.Namespace:
         # Behind the keys, so that the flag counts.
         opts += [key, value] if value else []
     return argparse.Namespace(
-        **{"eval_only": False, **vars(args), "opts": opts, "config_file": args.config}
+        **{
+            "eval_only": False,
+            "prepare": None,
+            **vars(args),
+            "opts": opts,
+            "config_file": args.config,
+        }
     )

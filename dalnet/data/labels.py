@@ -79,14 +79,14 @@ def read_image_labels(
     annotations = root / "Annotations"
     tags = [root / name for name in TAGS_FILES if (root / name).is_file()]
     xml_files = {
-        _plain(path.stem): path
+        plain_name(path.stem): path
         for path in (sorted(annotations.iterdir()) if annotations.is_dir() else ())
         if path.suffix.lower() == ".xml"
     }
     if xml_files:
         if tags:
             logger.warning("%s is not read, since %s has annotations.", tags[0], annotations)
-        paths = {file: xml_files.get(_plain(os.path.splitext(file)[0])) for file in listed}
+        paths = {file: xml_files.get(plain_name(os.path.splitext(file)[0])) for file in listed}
         return {
             file: index.labels(_names_in_xml(path) if path else None, path)
             for file, path in paths.items()
@@ -111,8 +111,10 @@ class LabelIndex:
 
     def __init__(self, classes: Sequence[str], synonyms: Mapping[str, str] | None = None) -> None:
         """Number the classes in their order; ``synonyms`` maps other words to a class."""
-        self.numbers = {_plain(name): number for number, name in enumerate(classes)}
-        self._synonyms = {_plain(word): _plain(name) for word, name in (synonyms or {}).items()}
+        self.numbers = {plain_name(name): number for number, name in enumerate(classes)}
+        self._synonyms = {
+            plain_name(word): plain_name(name) for word, name in (synonyms or {}).items()
+        }
 
     def labels(
         self, names: Sequence[str] | None, where: object, unknown: Iterable[str] = ()
@@ -141,7 +143,7 @@ class LabelIndex:
         if name is None:
             return self.labels(None, table.path)
         # Where a table declares its tags, classes that it does not declare are unknown.
-        tags = {_plain(tag) for tag in table.classes}
+        tags = {plain_name(tag) for tag in table.classes}
         declared = {self._synonyms.get(tag, tag) for tag in tags} or self.numbers.keys()
         unknown = [*table.unknown.get(name, ()), *(self.numbers.keys() - declared)]
         return self.labels(table.shown[name], f"{table.path}, {table.places[name]}", unknown)
@@ -149,7 +151,7 @@ class LabelIndex:
     def _find(self, names: Iterable[str], where: object) -> list[int]:
         labels = set()
         for name in names:
-            label = self.numbers.get(self._synonyms.get(_plain(name), _plain(name)))
+            label = self.numbers.get(self._synonyms.get(plain_name(name), plain_name(name)))
             if label is None:
                 known = ", ".join(self.numbers)
                 hint = f"correct it, or make it a class (known: {known})"
@@ -185,8 +187,8 @@ def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _plain(name: str) -> str:
-    """Return a name in the Unicode form that names are compared in."""
+def plain_name(name: str) -> str:
+    """Return a class, tag or file name in the Unicode form that names are compared in."""
     return unicodedata.normalize("NFC", name)
 
 

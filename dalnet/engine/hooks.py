@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class EvalHook(hooks.EvalHook):
-    """Detectron2's, which also evaluates, and waits for all processes, after a failed last step."""
+    """Detectron2's hook, without its evaluation after a failed last step."""
 
     def after_train(self) -> None:
-        """Evaluate at the end of a training that has come there."""
+        """Evaluate after the last iteration, unless the training has failed."""
         if not self.trainer.has_failed:
             super().after_train()
 
@@ -74,8 +74,7 @@ class CheckpointHook(HookBase):
 
     def after_train(self) -> None:
         """If a failure has ended the training, save the last iteration that was completed."""
-        has_failed = self.trainer.iter < self.trainer.max_iter
-        if has_failed and self._saved < self._done and not self.trainer.is_updating:
+        if self.trainer.has_failed and self._saved < self._done and not self.trainer.is_updating:
             try:
                 self._save(self._done, [self._generators])
             except UsageError as error:

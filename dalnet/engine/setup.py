@@ -4,6 +4,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
@@ -36,6 +37,7 @@ def setup(
     eval_only: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    prepare: Callable[[], None] | None = None,
 ) -> CfgNode:
     """Check a config, freeze it, make its output folder and start logging.
 
@@ -44,6 +46,8 @@ def setup(
         eval_only: only a checkpoint is to be used, nothing trained.
         resume: a training goes on where it was interrupted.
         overwrite: another training in the output folder is removed; not with ``resume``.
+        prepare: writes into the output folder, which machines share, the data set that the config
+            names there. It is called in the main process, after all checks that do without it.
 
     Returns:
         The config. Without CUDA its device is the CPU.
@@ -57,25 +61,19 @@ def setup(
         what = 'it is "checkpoint", but MODEL.WEIGHTS names none to take the text embeddings from'
         hint = 'train with "tower", "embeddings", "untrained" or "codes"'
         raise UsageError(what, "MODEL.CLIP.SOURCE", hint)
-    processes = comm.get_world_size()
-    parts = processes * cfg.SOLVER.ACCUMULATION_STEPS
-    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
-        raise UsageError(
-            f"it is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} processes with "
-            f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} cannot share evenly",
-            "SOLVER.IMS_PER_BATCH",
-            f"make it a multiple of {parts}",
-        )
     no_cuda = use_cpu_without_cuda(cfg)
-    is_gloo = processes > 1 and dist.get_backend() == "gloo"
-    if is_gloo and cfg.MODEL.DEVICE != "cpu":
-        what = f"it is {cfg.MODEL.DEVICE!r}, but several processes that do not have a GPU each"
-        raise UsageError(f"{what} train on the CPU", "MODEL.DEVICE", "set it to 'cpu'")
+    _check_processes(cfg, eval_only)
+    if not eval_only:
+        require_unused(cfg.OUTPUT_DIR, resume, overwrite)
+    if prepare is not None:
+        check_values(cfg)  # what is refused changes nothing in the folder
+        if comm.is_main_process():
+            prepare()
+        comm.synchronize()
     check_config(cfg, eval_only)
     fill_class_names(cfg)
     make_writable(cfg.OUTPUT_DIR)
     if not eval_only:
-        require_unused(cfg.OUTPUT_DIR, resume, overwrite)
         _choose_seed(cfg, resume)
         if overwrite and comm.is_main_process():
             remove_training(Path(cfg.OUTPUT_DIR))
@@ -88,12 +86,29 @@ def setup(
     if not eval_only:
         warn_of_untrained_parts(cfg)
     if not eval_only and comm.is_main_process():
-        add_start(cfg, processes, resume)
+        add_start(cfg, comm.get_world_size(), resume)
     return cfg
 
 
+def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
+    """Refuse a batch that the processes cannot share, and a GPU for processes without one each."""
+    processes = comm.get_world_size()
+    parts = processes * cfg.SOLVER.ACCUMULATION_STEPS
+    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
+        raise UsageError(
+            f"it is {cfg.SOLVER.IMS_PER_BATCH} in all, which {processes} processes with "
+            f"SOLVER.ACCUMULATION_STEPS {cfg.SOLVER.ACCUMULATION_STEPS} cannot share evenly",
+            "SOLVER.IMS_PER_BATCH",
+            f"make it a multiple of {parts}",
+        )
+    is_gloo = processes > 1 and dist.get_backend() == "gloo"
+    if is_gloo and cfg.MODEL.DEVICE != "cpu":
+        what = f"it is {cfg.MODEL.DEVICE!r}, but several processes that do not have a GPU each"
+        raise UsageError(f"{what} train on the CPU", "MODEL.DEVICE", "set it to 'cpu'")
+
+
 def _end_earlier_logs() -> None:
-    """Take away the logs of an earlier set-up in this process, or each line would appear twice."""
+    """Remove the log handlers of an earlier set-up in this process: lines would appear twice."""
     for name in ("detectron2", "fvcore", "dalnet"):
         log = logging.getLogger(name)
         log.handlers = [h for h in log.handlers if type(h) is not logging.StreamHandler]

@@ -4,19 +4,15 @@
 import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from dalnet.checkpoint import expect_checkpoint
-from dalnet.checkpoint.history import has_saved
 from dalnet.config import load_config
-from dalnet.config.validation import check_values, use_cpu_without_cuda
 
 from .launch import run
-from .run_folder import locked, require_unused
+from .run_folder import locked
 from .setup import setup
 from .trainer import Trainer, evaluate
 
@@ -35,7 +31,7 @@ def main(args: argparse.Namespace) -> dict | None:
         setup(cfg, eval_only=True, resume=args.resume)
         return evaluate(cfg, args.resume)
     modes = {"resume": args.resume, "overwrite": args.overwrite}
-    return run_training(cfg, **modes, prepare=getattr(args, "prepare", None)).results
+    return run_training(cfg, **modes, prepare=args.prepare).results
 
 
 def run_training(
@@ -48,9 +44,8 @@ def run_training(
     """Set up a training and run it to its end, in one of its processes.
 
     Args:
-        cfg, resume, overwrite: see :func:`dalnet.engine.setup`.
-        prepare: writes into the output folder, which machines share, what the config names there;
-            called in the main process when no other training can use the folder.
+        cfg, resume, overwrite, prepare: see :func:`dalnet.engine.setup`, which is called when no
+            other training can use the output folder.
 
     Returns:
         The trainer, with the model and the results of the last evaluation.
@@ -61,26 +56,11 @@ def run_training(
         SystemExit: a signal has ended it, see :mod:`dalnet.engine.interruption`.
     """
     with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
-        if prepare is not None:
-            require_unused(cfg.OUTPUT_DIR, resume, overwrite)
-            _check_copy(cfg, resume)  # a config that setup() refuses shall change nothing
-            if comm.is_main_process():
-                prepare()
-            comm.synchronize()
-        setup(cfg, resume=resume, overwrite=overwrite)
+        setup(cfg, resume=resume, overwrite=overwrite, prepare=prepare)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=resume)
         trainer.train()
     return trainer
-
-
-def _check_copy(cfg: CfgNode, resume: bool) -> None:
-    """Refuse values as :func:`dalnet.engine.setup` does, which changes some of them first."""
-    copy = cfg.clone()
-    use_cpu_without_cuda(copy)
-    if resume and has_saved(Path(cfg.OUTPUT_DIR)):
-        expect_checkpoint(copy)
-    check_values(copy)
 
 
 def launch_training(args: argparse.Namespace | None = None) -> None:
@@ -95,7 +75,7 @@ def launch_training(args: argparse.Namespace | None = None) -> None:
 def argument_parser() -> argparse.ArgumentParser:
     """Return Detectron2's parser with the flags that DALNet adds."""
     parser = default_argument_parser()
-    parser.set_defaults(dist_url="auto")
+    parser.set_defaults(dist_url="auto", prepare=None)
     text = "remove the training that the output folder holds, and train anew"
     parser.add_argument("--overwrite", action="store_true", help=text)
     text = "of each machine, on the CPU; default: as many as GPUs"

@@ -188,9 +188,9 @@ class Trainer(DefaultTrainer):
 
     @contextmanager
     def _own_rates(self) -> Iterator[None]:
-        """Keep length, rates and decay of the config where the block loads an optimizer's state.
+        """Let the block load a saved optimizer, then restore the rates and length of the config.
 
-        The state has those of the interrupted run. Where they are the same, nothing changes.
+        Those in the file are the interrupted run's. Where they are the same, nothing changes.
         """
         scheduler = self.scheduler
         before = [{**group, "params": None} for group in scheduler.optimizer.param_groups]

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -61,6 +63,31 @@ def choose_backend(wanted: str) -> str:
         "takes longer on a CPU. To change that: pip install pydensecrf2."
     )
     return "torch"
+
+
+def require_workers(workers: int) -> None:
+    """Refuse a number of processes below 1.
+
+    Raises:
+        UsageError: it is.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} processes cannot work", where="workers", hint="use 1 or more")
+
+
+@contextmanager
+def pool_errors() -> Iterator[None]:
+    """Say in one sentence that a CRF process has ended, and that the same command goes on.
+
+    Raises:
+        UsageError: one has.
+    """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        what = "a CRF process ended before its work was done, most likely for lack of memory"
+        hint = "run the same command again, it goes on where it was, with fewer of them"
+        raise UsageError(what, where="workers", hint=hint) from error
 
 
 class CRFPool(ProcessPoolExecutor):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write predictions to disk: CAMs as arrays, label maps as palette PNGs in the layout of VOC."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from dalnet.data.datasets.custom import CLASSES_FILE
 from dalnet.data.image_io import write_mask
 from dalnet.data.labels import has_labels
+from dalnet.errors import UsageError
 from dalnet.io import atomic_write, read_text, write_text
 
 from .sources import Measurement
@@ -69,11 +71,6 @@ class Dump:
             write_text(self.folder(one) / CLASSES_FILE, classes)
             self._mark_file(one).unlink(missing_ok=True)
 
-    def remove_lists(self) -> None:
-        """Remove the lists, so that a tree whose files are being replaced is not read as one."""
-        for one in self._measurements:
-            self._list_file(one).unlink(missing_ok=True)
-
     def lost(self, records: Sequence[dict[str, Any]], settings: str) -> set[str]:
         """Return the names of the images of which no file of these settings is there."""
         marks = [self._mark_file(one) for one in self._measurements]
@@ -87,13 +84,18 @@ class Dump:
             and not self._file(one, image_name(record)).is_file()
         }
 
-    def mark(self, settings: str) -> None:
-        """Note what the files that are now written are made with, until the lists are written."""
+    def begin(self, settings: str, is_new: bool) -> None:
+        """Note what the files that are now written are made with, until the lists are written.
+
+        Where ``is_new``, lists of an earlier dump, whose files are now replaced, are removed.
+        """
         for one in self._measurements:
+            if is_new:
+                self._list_file(one).unlink(missing_ok=True)
             write_text(self._mark_file(one), settings)
 
     def _mark_file(self, measurement: Measurement) -> Path:
-        return self.folder(measurement) / f".{self._split}.unfinished"
+        return self.folder(measurement) / f".{self._split}.made_with"
 
     def _file(self, measurement: Measurement, name: str) -> Path:
         kind, suffix = (CAM_FOLDER, "npz") if measurement.has_curve else (LABEL_FOLDER, "png")
@@ -105,6 +107,20 @@ class Dump:
     def folder(self, measurement: Measurement) -> Path:
         """Return the folder of a measurement."""
         return self.root / measurement.source / str(measurement.protocol)
+
+
+def require_own_names(split: str, records: Sequence[dict[str, Any]]) -> None:
+    """Refuse a split without images, or with several of one name, which tells their files apart.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if not records:
+        raise UsageError("the split has no images", where=split, hint="name another")
+    (name, times), *_ = Counter(map(image_name, records)).most_common(1)
+    if times > 1:
+        what = f"{times} images have files called {name}, whatever suffix they have"
+        raise UsageError(what, where=split, hint="rename all but one")
 
 
 def image_name(record: dict[str, Any]) -> str:

@@ -4,9 +4,7 @@
 import contextlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,8 @@ from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
 from .counts import Counts
-from .crf import CRFPool, choose_backend
-from .dump import Dump, image_name
+from .crf import CRFPool, choose_backend, pool_errors, require_workers
+from .dump import Dump, image_name, require_own_names
 from .evaluator import CountsEvaluator
 from .progress import Progress
 from .results import Result, summarize, write_results
@@ -67,8 +65,8 @@ def evaluate(
     Raises:
         UsageError: settings, files or a machine that do not fit, or an interrupt.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"{workers} processes cannot work", where="workers", hint="use 1 or more")
+    if workers is not None:
+        require_workers(workers)
     records, model = DatasetCatalog.get(split), load_model(cfg)
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     _check_split(split, records, measurements)
@@ -82,9 +80,7 @@ def evaluate(
         made_with = progress.folder.name
         earlier = progress.load(counts, dumped.lost(records, made_with) if dumped else ())
         if dumped and comm.is_main_process():
-            if not earlier.names:
-                dumped.remove_lists()  # Those of an earlier dump, whose files are now replaced.
-            dumped.mark(made_with)
+            dumped.begin(made_with, is_new=not earlier.names)
         done = {*earlier.names}
         remaining = [record for record in records if progress.keys[image_name(record)] not in done]
         evaluator = CountsEvaluator(counts, pool, dumped, progress)
@@ -107,20 +103,18 @@ def _run(
     """Return the counts of these images on the main rank; if it fails, save what is counted."""
     if not records:
         return evaluator.evaluate()
-    try:
-        loader = build_test_loader(cfg, split, records)
-        return inference_on_dataset(scorer, loader, evaluator) or None
-    except BaseException as error:
-        # Only after a failure: after a success the main rank removes what has been saved.
-        evaluator.save()
-        again = "run the same command again, it goes on where it was"
-        if isinstance(error, KeyboardInterrupt):
-            what = f"interrupted with {len(evaluator.counts.names)} of {len(records)} images done"
-            raise UsageError(what, hint=again) from None
-        if isinstance(error, BrokenProcessPool):
-            what = "a CRF process ended before its work was done, most likely for lack of memory"
-            raise UsageError(what, where="workers", hint=f"{again}, with fewer of them") from error
-        raise
+    with pool_errors():
+        try:
+            loader = build_test_loader(cfg, split, records)
+            return inference_on_dataset(scorer, loader, evaluator) or None
+        except BaseException as error:
+            # Only after a failure: after a success the main rank removes what has been saved.
+            evaluator.save()
+            if isinstance(error, KeyboardInterrupt):
+                done = f"{len(evaluator.counts.names)} of {len(records)} images done"
+                hint = "run the same command again, it goes on where it was"
+                raise UsageError(f"interrupted with {done}", hint=hint) from None
+            raise
 
 
 def _check_split(split: str, records: Sequence[Record], measurements: list[Measurement]) -> None:
@@ -129,16 +123,7 @@ def _check_split(split: str, records: Sequence[Record], measurements: list[Measu
     Raises:
         UsageError: no images, several of one name, or no labels where a source needs them.
     """
-    if not records:
-        raise UsageError("the split has no images", where=split, hint="name another")
-    (name, times), *_ = Counter(map(image_name, records)).most_common(1)
-    if times > 1:
-        # Finished images and dumped files are told apart by this name.
-        raise UsageError(
-            f"{times} images have files called {name}, whatever suffix they have",
-            where=split,
-            hint="rename all but one",
-        )
+    require_own_names(split, records)
     if any("image_labels" not in record for record in records):
         hint = "name a data set of this project, or register yours as docs/data.md says"
         raise UsageError("its records have no image-level labels", split, hint)

@@ -2,7 +2,6 @@
 """Finds what is wrong with tagged images before a training starts."""
 
 import difflib
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from dalnet.data.datasets.catalog import refuse_other_words
 from dalnet.data.datasets.tagged import classes_of, match_masks, read_tag_table
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import exif_orientation, open_image, read_mask, to_rgb
+from dalnet.data.labels import plain_name
 from dalnet.data.tags import TagTable, match_names
 from dalnet.errors import UsageError
 
@@ -110,8 +110,8 @@ def check_images(
     if not files:
         raise UsageError("there is no image in it", images, "name the folder of the images")
     table = read_tag_table(images, tags, files)
-    findings = Findings(files, {}, list(map(_plain, classes or classes_of(table))))
-    meant = {_plain(tag): _plain(name) for tag, name in (synonyms or {}).items()}
+    findings = Findings(files, {}, list(map(plain_name, classes or classes_of(table))))
+    meant = {plain_name(tag): plain_name(name) for tag, name in (synonyms or {}).items()}
     _match_tags(findings, table, meant)
     _check_tags(findings)
     _look_at_images(findings, images, thumbnails)
@@ -120,11 +120,6 @@ def check_images(
     order = ("error", "warning", "note")
     findings.notes.sort(key=lambda note: order.index(note.level))
     return findings
-
-
-def _plain(name: str) -> str:
-    """Return a name in the Unicode form that training compares names in."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]) -> None:
@@ -143,7 +138,7 @@ def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]
     for name, file in found.items():
         shown = table.shown[name]
         if shown is not None:
-            shown = list(dict.fromkeys(synonyms.get(tag, tag) for tag in map(_plain, shown)))
+            shown = list(dict.fromkeys(synonyms.get(tag, tag) for tag in map(plain_name, shown)))
             unknown.update(tag for tag in shown if tag not in findings.classes)
             shown = [tag for tag in shown if tag in findings.classes]
         findings.tags[file] = shown

@@ -20,7 +20,7 @@ _STEPS = 2
 
 
 def estimate_training(findings: Findings) -> str:
-    """Return a sentence on the recipe that would be chosen and its time; empty without classes.
+    """Return how long a training takes here, with its recipe, as text; empty without classes.
 
     The steps have random weights and images, and all losses; reading images is not in the time.
     """

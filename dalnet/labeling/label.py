@@ -114,21 +114,17 @@ def label_images(
     names = mask_names([image.file for image in images])
     _remove_outdated(output, manifest, names)
     unfinished = _unfinished(manifest, images, names, output)
-    failed, done = [], 0
+    failed = []
     try:
         for image, key in tqdm(unfinished, unit="image", disable=None):
+            name = names[image.file]
             try:
                 prediction = predictor.label(image.path, image.tags, source)
             except UsageError as error:
                 failed.append(f"{image.file}: {error}")
-                mask = output / MASKS / names[image.file]
-                if not (mask.is_file() and _is_readable(image.path)):
-                    manifest.leave_out(image.file)
-                    _remove_results(output, names[image.file])
-                continue
-            entry = _write_result(output, image, names[image.file], key, prediction, overlays)
-            manifest.add(entry)
-            done += 1
+                _leave_out(manifest, output, image, name)
+            else:
+                manifest.add(_write_result(output, image, name, key, prediction, overlays))
     finally:
         manifest.close()
     for line in failed:
@@ -139,7 +135,7 @@ def label_images(
     finished = [manifest.finished[i.file] for i in images if i.file in manifest.finished]
     _write_uncertain(output / UNCERTAIN_FILE, finished)
     _complete(output, images, finished, predictor.class_names, overlays)
-    return done
+    return len(unfinished) - len(failed)
 
 
 def write_formats(
@@ -227,6 +223,13 @@ def _draw_again(overlay: Path, path: Path, mask: Path, class_names: Sequence[str
     labels[labels == 255] = 0
     scores = np.empty((0, *labels.shape), np.float32)
     _write_overlay(overlay, Prediction(image, labels, scores, {}, tuple(class_names)))
+
+
+def _leave_out(manifest: Manifest, output: Path, image: TaggedImage, mask_name: str) -> None:
+    """Keep the earlier label map of an image that fails now only if the image itself is sound."""
+    if not ((output / MASKS / mask_name).is_file() and _is_readable(image.path)):
+        manifest.leave_out(image.file)
+        _remove_results(output, mask_name)
 
 
 def _is_readable(path: Path) -> bool:

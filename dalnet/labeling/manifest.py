@@ -101,7 +101,7 @@ class Manifest:
         self._take(entry)
 
     def leave_out(self, file: str) -> None:
-        """Write down that an image has no label map any more."""
+        """Record that an image no longer has a label map."""
         self._write({"left_out": file})
         self.finished.pop(file, None)
 

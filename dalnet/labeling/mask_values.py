@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find out which class each value in a user's masks means, and convert the masks to our values."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from dalnet.data.datasets.catalog import letters_of
 from dalnet.data.image_io import read_mask, write_mask
+from dalnet.data.labels import plain_name
 from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import read_lines
@@ -60,7 +60,7 @@ def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | N
 def _plain(name: str) -> str:
     """Return a class name in one Unicode form; "background" for any spelling of it."""
     is_background = letters_of(name) == _BACKGROUND
-    return _BACKGROUND if is_background else unicodedata.normalize("NFC", name)
+    return _BACKGROUND if is_background else plain_name(name)
 
 
 def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: Path) -> None:
@@ -80,11 +80,18 @@ def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: 
         path.unlink(missing_ok=True)  # of an earlier run; another process may have removed it
 
 
-def convert_mask(path: Path, values: Mapping[int, int]) -> np.ndarray:
-    """Return a mask, uint8 ``[H, W]``, with other values; as :func:`convert_masks`."""
+def convert_mask(
+    path: Path, values: Mapping[int, int], size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Return a mask, uint8 ``[H, W]``, with other values; as :func:`convert_masks`.
+
+    Args:
+        path, values: see there.
+        size: H and W that it has to have; None for any.
+    """
     table = np.full(256, -1)
     table[list(values)] = list(values.values())
-    mask = read_mask(str(path))
+    mask = read_mask(str(path), size)
     new = table[mask]
     if (new < 0).any():
         what = f"the mask contains the value {mask[new < 0][0]}, which means no class"

@@ -261,7 +261,7 @@ def prepare_run(
     """
     if not output:
         raise UsageError("the run needs a folder", where="output", hint="name one")
-    run = Path(output).absolute()
+    run, path = Path(output).absolute(), Path(output).absolute() / DESCRIPTION
     words = read_class_words(classes) if classes else ClassWords()
     described = describe_images(
         images,
@@ -273,19 +273,20 @@ def prepare_run(
         untagged=untagged,
     )
     require_outside(run, images, "output")
-    path = run / DESCRIPTION
     if resume and path.is_file() and not _is_same(TaggedImages.load(path), described, run):
         hint = "name what the training began with, or another folder"
         raise UsageError("it describes other images than these", path, hint)
-    chosen = _choose_encoder(encoder)
-    recipe = _own_recipe(described, config, chosen.name) if config else None
-    recipe = recipe or _recipe_for(described, align, chosen.name)
-    opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
-    opts += _text_options(texts, words.background)
     if align and not (texts or config):
         _require_text_tower()
+    chosen = _choose_encoder(encoder)
+    if config:
+        recipe = _own_recipe(described, config, chosen.name)
+    else:
+        recipe = _recipe_for(described, align, chosen.name)
     last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
     print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
+    opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
+    opts += _text_options(texts, words.background)
     return PreparedRun(replace(recipe, opts=tuple(opts)), described, run)
 
 
@@ -354,7 +355,7 @@ def _data_options(described: TaggedImages, path: Path) -> list[str]:
 
 
 def _own_recipe(described: TaggedImages, config: str, encoder: str) -> Recipe:
-    """Return the user's config as it is, but for the number of classes and a named encoder."""
+    """Return the user's config as a recipe that sets only the number of classes and the encoder."""
     opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(len(described.classes) + 1)]
     opts += ["MODEL.VIT.NAME", encoder] if encoder else []
     return Recipe(config, tuple(opts), (f"images of {len(described.classes)} classes",))

@@ -65,12 +65,10 @@ class PredictOptions:
     classes: Sequence[str] | None = None
     image_classes: Sequence[str] | None = None
 
-    def kinds(self, is_video: bool) -> set[str]:
+    def kinds(self, is_video: bool = False) -> set[str]:
         """Return what is saved of an image or a video."""
-        if self.save:
-            return {*self.save} | ({"cam"} if self.image_classes and not is_video else set())
-        usual = {"overlay"} if is_video else {"overlay", "mask"}
-        return usual | ({"cam"} if self.image_classes and not is_video else set())
+        kinds = {*(self.save or (("overlay",) if is_video else ("overlay", "mask")))}
+        return kinds | {"cam"} if self.image_classes and not is_video else kinds
 
 
 def predict_files(
@@ -191,9 +189,7 @@ def _predict_images(
     failed: list[_Failure],
 ) -> None:
     """Predict images of one size and write the results; note those that cannot be predicted."""
-    save = options.save or ("overlay", "mask")
-    wants_cams = "cam" in save or bool(options.image_classes)
-    needed = wants_cams or predictor.needs_image_classes
+    needed = "cam" in options.kinds() or predictor.needs_image_classes
     try:
         pixels = [one.pixels for one in group]
         predictions = predictor.predict_batch(pixels, options.image_classes if needed else ())
@@ -202,7 +198,7 @@ def _predict_images(
     else:
         for one, prediction in zip(group, predictions, strict=True):
             with _left_out(one.entry, failed):
-                _write_results(prediction, one.entry, paths, options, wants_cams)
+                _write_results(prediction, one.entry, paths, options)
         return
     if len(group) == 1:
         failed.append(_Failure(group[0].entry, reason))
@@ -217,25 +213,24 @@ def _write_results(
     entry: PredictionInput,
     paths: ResultPaths,
     options: PredictOptions,
-    wants_cams: bool,
 ) -> None:
-    save = options.save or ("overlay", "mask")
+    kinds = options.kinds()
     _remove_earlier(entry, paths, options)
-    if "overlay" in save:
+    if "overlay" in kinds:
         _save_image(paths.overlay(entry), prediction.overlay(options.classes))
-    if "mask" in save:
+    if "mask" in kinds:
         prediction.save(paths.mask(entry))
     # CAMs of classes that were only found are shown as overlays show them.
     shown = options.image_classes or options.classes or prediction.cams
-    for name in prediction.cams if wants_cams else ():
+    for name in prediction.cams if "cam" in kinds else ():
         if name in shown:
             _save_image(paths.cam(entry, name), prediction.cam_overlay(name))
 
 
 def _remove_earlier(entry: PredictionInput, paths: ResultPaths, options: PredictOptions) -> None:
-    """Remove what an earlier run has saved of an input, of the kinds that are saved now.
+    """Remove the results of an earlier run for an input, of the kinds that this run saves.
 
-    It may be of classes that are no longer asked for, or of more frames.
+    They may be of classes that are no longer asked for, or of more frames.
     """
     for path in paths.existing(entry, options.kinds(entry.is_video)):
         path.unlink(missing_ok=True)
@@ -248,15 +243,15 @@ def _predict_video(
     options: PredictOptions,
     batch: int,
 ) -> None:
-    save = options.save or ("overlay",)
-    if not {"overlay", "mask"} & set(save):
+    kinds = options.kinds(is_video=True)
+    if not {"overlay", "mask"} & kinds:
         raise UsageError("videos have no CAMs", "save", "save their overlay or mask")
     image_classes = options.image_classes if predictor.needs_image_classes else ()
     reader = VideoReader(entry.source)
     _remove_earlier(entry, paths, options)
     with contextlib.ExitStack() as stack:
         write = None
-        if "overlay" in save:
+        if "overlay" in kinds:
             path = paths.overlay(entry)
             write = stack.enter_context(write_video(path, reader.rate, reader.live))
         if reader.live:
@@ -267,7 +262,7 @@ def _predict_video(
         # What a camera shows is wanted at once.
         while some := list(itertools.islice(frames, 1 if reader.live else batch)):
             for prediction in predictor.predict_batch(some, image_classes):
-                if "mask" in save:
+                if "mask" in kinds:
                     prediction.save(paths.mask(entry, next(number)))
                 if write is not None:
                     write(prediction.overlay(options.classes))

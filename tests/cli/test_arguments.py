@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that are of one's own images, where no images are named."""
+"""Flags for the user's own images are refused where no folder of images is named."""
 
 import pytest
 

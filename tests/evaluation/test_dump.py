@@ -26,7 +26,7 @@ def test_dumped_label_maps_are_a_voc_tree(tmp_path, measurements):
     names = {"a/8.jpg": [1], "b/7.png": [], "9.jpg": []}
     records = [{"file_name": name, "image_labels": labels} for name, labels in names.items()]
     records[1]["unknown_labels"] = [2]
-    dump.mark("settings")
+    dump.begin("settings", is_new=True)
     assert dump.lost(records, "settings") == {"8", "9"}
     assert dump.lost(records, "other settings") == {"7", "8", "9"}
     dump.write_lists(records)
@@ -65,7 +65,7 @@ def test_what_is_missing_is_told_by_image(tmp_path, measurements):
     labeled, unlabeled = {"file_name": "a.jpg"}, {"file_name": "b.jpg"}
     labeled["image_labels"] = unlabeled["image_labels"] = []
     unlabeled["unknown_labels"] = [0]
-    dump.mark("x")
+    dump.begin("x", is_new=True)
     dump.write_labels(measurements[0], "a", np.zeros((2, 2), np.uint8))
     dump.write_labels(measurements[0], "b", np.zeros((2, 2), np.uint8))
     assert dump.lost([labeled, unlabeled], "x") == {"a"}, "of b there is no CAM"
@@ -77,8 +77,9 @@ def test_what_is_missing_is_told_by_image(tmp_path, measurements):
 
 def test_lists_of_an_earlier_dump_are_removed(tmp_path, measurements):
     dump = Dump(tmp_path, measurements, "val", NAMES)
-    dump.remove_lists()
+    dump.begin("settings", is_new=True)
     dump.write_lists([{"file_name": "a.jpg", "image_labels": [0]}])
+    dump.begin("settings", is_new=False)
     assert len(list(tmp_path.rglob("val.txt"))) == 2
-    dump.remove_lists()
+    dump.begin("settings", is_new=True)
     assert not list(tmp_path.rglob("val.txt"))

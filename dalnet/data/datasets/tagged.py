@@ -22,12 +22,11 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from unicodedata import normalize
 
 import yaml
 
 from dalnet.data.image_files import find_images, walk_files
-from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file
+from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file, plain_name
 from dalnet.data.tags import TagTable, match_names, read_folder_tags, read_tags
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
@@ -159,8 +158,7 @@ def classes_of(table: TagTable) -> list[str]:
     Names are in one Unicode form, so that each is one class however it is written.
     """
     listed = {tag for tags in table.shown.values() for tag in tags or ()}
-    names = (normalize("NFC", name) for name in [*table.classes, *sorted(listed)])
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(map(plain_name, [*table.classes, *sorted(listed)])))
 
 
 def register_tagged(path: Path) -> None:

@@ -19,10 +19,8 @@ import json
 import logging
 import math
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +40,14 @@ from dalnet.data.image_io import read_image, read_mask, write_mask
 from dalnet.engine import setup
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.evaluation.counts import confusion_matrix, labeled_pixels, mean_iou
-from dalnet.evaluation.crf import CRFPool, CRFTask, choose_backend
-from dalnet.evaluation.dump import LABEL_FOLDER, image_name
+from dalnet.evaluation.crf import (
+    CRFPool,
+    CRFTask,
+    choose_backend,
+    pool_errors,
+    require_workers,
+)
+from dalnet.evaluation.dump import LABEL_FOLDER, image_name, require_own_names
 from dalnet.evaluation.scorer import label_probabilities
 from dalnet.io import atomic_write
 from dalnet.modeling.cam import cam_scores
@@ -159,20 +163,8 @@ def refine_split(
         UsageError: the model or the split cannot be used, the folder holds other label maps, or a
             process that refines has ended.
     """
-    if workers < 1:
-        raise UsageError(f"{workers} processes cannot work", "workers", "use 1 or more")
-    records = DatasetCatalog.get(split)
-    if not records:
-        raise UsageError("it has no images", split, "name another split")
-    # Label maps have the numbers of the model's classes, and are read as those of the split's.
-    names = MetadataCatalog.get(split).stuff_classes
-    if difference := class_difference(names, with_class_names(cfg).MODEL.CLASS_NAMES):
-        hint = "name a split of the model's classes in their order"
-        raise UsageError(f"its classes are not the model's: {difference}", split, hint)
-    (name, times), *_ = Counter(map(image_name, records)).most_common(1)
-    if times > 1:
-        what = f"{times} images have files called {name}, whatever suffix they have"
-        raise UsageError(what, split, "rename all but one")
+    require_workers(workers)
+    records = _read_split(cfg, split)
     hashes = [
         checkpoint_hash(str(find_checkpoint(one))) for one in (cfg.MODEL.WEIGHTS, edges) if one
     ]
@@ -183,35 +175,40 @@ def refine_split(
     )
     left = [r for r in records if not _mask_path(output, r).is_file()]
     logger.info("%d of %d images are done already.", len(records) - len(left), len(records))
-    waiting: deque[tuple[Path, Finish]] = deque()
     parameters = {key.lower(): value for key, value in cfg.MODEL.CLIMS.CRF.items()}
     backend = choose_backend(cfg.TEST.CRF.BACKEND)
-    with (
-        _crf_errors(),
-        inference_context(model),
-        torch.no_grad(),
-        CRFPool(workers, parameters, backend) as pool,
-    ):
+    with pool_errors(), inference_context(model), CRFPool(workers, parameters, backend) as pool:
         refiner = Refiner(cfg, model, pool, edge_network)
         loader = build_test_loader(cfg, split, left) if left else ()
-        for (inputs,) in tqdm(loader, unit="image", disable=None):
-            waiting.append((_mask_path(output, inputs), _start(refiner, inputs, method)))
-            while len(waiting) > 2 * workers:
-                _write(*waiting.popleft())
-        while waiting:
-            _write(*waiting.popleft())
+        _refine(refiner, loader, method, output, 2 * workers)
     with atomic_write(output / "ImageSets" / "Segmentation" / f"{split}.txt") as unfinished:
         unfinished.write_text("".join(f"{image_name(r)}\n" for r in records), encoding="utf-8")
 
 
-@contextmanager
-def _crf_errors() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        what = "a CRF process ended before its work was done, most likely for lack of memory"
-        hint = "run the same command again, it goes on where it was, with fewer of them"
-        raise UsageError(what, "workers", hint) from error
+def _read_split(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
+    """Return the records of a split whose label maps can be told apart and read by its classes."""
+    records: list[dict[str, Any]] = DatasetCatalog.get(split)
+    require_own_names(split, records)
+    # Label maps have the numbers of the model's classes, and are read as those of the split's.
+    names = MetadataCatalog.get(split).stuff_classes
+    if difference := class_difference(names, with_class_names(cfg).MODEL.CLASS_NAMES):
+        hint = "name a split of the model's classes in their order"
+        raise UsageError(f"its classes are not the model's: {difference}", split, hint)
+    return records
+
+
+@torch.no_grad()
+def _refine(
+    refiner: Refiner, loader: Iterable[Any], method: str, output: Path, most_waiting: int
+) -> None:
+    """Write the label maps of a loader's images; CRFs run while the network sees the next ones."""
+    waiting: deque[tuple[Path, Finish]] = deque()
+    for (inputs,) in tqdm(loader, unit="image", disable=None):
+        waiting.append((_mask_path(output, inputs), _start(refiner, inputs, method)))
+        while len(waiting) > most_waiting:
+            _write(*waiting.popleft())
+    while waiting:
+        _write(*waiting.popleft())
 
 
 def _start(refiner: Refiner, inputs: dict[str, Any], method: str) -> Finish:

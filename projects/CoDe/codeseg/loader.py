@@ -121,45 +121,49 @@ class CaptionStream(IterableDataset):
         self, images: Iterator[Usable], keys: Iterator[tuple[int, ...]], left_out: Counter[str]
     ) -> Iterator[Record]:
         """Yield a record for each image; that of the next readable one in place of a broken one."""
-        ahead: deque[Usable] = deque()
+        ahead: deque[tuple[Usable, UsageError | None]] = deque()  # with why it cannot be read
         for key in keys:
-            image = ahead.popleft() if ahead else next(images)
+            image, error = ahead.popleft() if ahead else (next(images), None)
+            found = error or self._read_image(image, key)
             skipped = []
-            with seeded_generators(*key):
-                record = self._try(image, skipped)
-                if record is None:
-                    left_out["broken images"] += 1
-                    record = self._next_record(images, ahead, skipped[0])
-            yield {**record, "left_out": dict(left_out), "skipped": skipped}
+            if isinstance(found, UsageError):
+                skipped.append(found)
+                left_out["broken images"] += 1
+                found = self._read_next(images, ahead, key, found)
+            yield {**found, "left_out": dict(left_out), "skipped": skipped}
             left_out.clear()
 
-    def _next_record(
-        self, images: Iterator[Usable], ahead: "deque[Usable]", error: UsageError
+    def _read_next(
+        self,
+        images: Iterator[Usable],
+        ahead: "deque[tuple[Usable, UsageError | None]]",
+        key: tuple[int, ...],
+        error: UsageError,
     ) -> Record:
         """Return the record of the next image that can be read; those looked at wait in ``ahead``.
 
         Raises:
             UsageError: there are too many broken images in a row, or one where none may be.
         """
-        errors = [error]
-        for place in itertools.count():
-            if self._strict or len(errors) >= _MOST_BROKEN:
-                what = f"{len(errors)} images in a row cannot be read, the last one: {errors[-1]}"
-                raise UsageError(what, errors[-1].where)
-            if place == len(ahead):
-                ahead.append(next(images))
-            record = self._try(ahead[place], errors)
-            if record is not None:
-                return record
-        raise AssertionError
+        most = 1 if self._strict else _MOST_BROKEN
+        for number in range(most - 1):
+            if number == len(ahead):
+                ahead.append((next(images), None))
+            image, known = ahead[number]
+            found = known or self._read_image(image, key)
+            if not isinstance(found, UsageError):
+                return found
+            ahead[number], error = (image, found), found
+        what = f"{most} images in a row cannot be read, the last one: {error}"
+        raise UsageError(what, error.where)
 
-    def _try(self, image: Usable, errors: list[UsageError]) -> Record | None:
-        """Return the record of an image; if it cannot be read, None, and note why."""
-        try:
-            return self._mapper(*image)
-        except UsageError as error:
-            errors.append(error)
-            return None
+    def _read_image(self, image: Usable, key: tuple[int, ...]) -> Record | UsageError:
+        """Return the record of an image, drawn by a key, or why it cannot be read."""
+        with seeded_generators(*key):
+            try:
+                return self._mapper(*image)
+            except UsageError as error:
+                return error
 
     def _raw(self, part: int, parts: int) -> Iterator[Captioned]:
         """Yield every ``parts``-th image, endlessly; whole shards where there are enough."""
