@@ -65,13 +65,13 @@ def choose_backend(wanted: str) -> str:
     return "torch"
 
 
-def require_workers(workers: int) -> None:
-    """Refuse a number of processes below 1.
+def require_workers(workers: int | None) -> None:
+    """Refuse a number of processes below 1; None is for a number that is chosen later.
 
     Raises:
         UsageError: it is.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UsageError(f"{workers} processes cannot work", where="workers", hint="use 1 or more")
 
 

@@ -65,8 +65,7 @@ def evaluate(
     Raises:
         UsageError: settings, files or a machine that do not fit, or an interrupt.
     """
-    if workers is not None:
-        require_workers(workers)
+    require_workers(workers)
     records, model = DatasetCatalog.get(split), load_model(cfg)
     measurements = make_measurements(cfg, model.sources, sources, protocols)
     _check_split(split, records, measurements)

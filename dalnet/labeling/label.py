@@ -113,17 +113,16 @@ def label_images(
     manifest = Manifest(output, {**settings, "source": source}, overwrite)
     names = mask_names([image.file for image in images])
     _remove_outdated(output, manifest, names)
-    unfinished = _unfinished(manifest, images, names, output)
-    failed = []
+    unfinished, failed = _unfinished(manifest, images, names, output), []
     try:
         for image, key in tqdm(unfinished, unit="image", disable=None):
-            name = names[image.file]
             try:
                 prediction = predictor.label(image.path, image.tags, source)
             except UsageError as error:
                 failed.append(f"{image.file}: {error}")
-                _leave_out(manifest, output, image, name)
+                _leave_out(manifest, output, image, names[image.file])
             else:
+                name = names[image.file]
                 manifest.add(_write_result(output, image, name, key, prediction, overlays))
     finally:
         manifest.close()

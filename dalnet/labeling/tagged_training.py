@@ -279,10 +279,7 @@ def prepare_run(
     if align and not (texts or config):
         _require_text_tower()
     chosen = _choose_encoder(encoder)
-    if config:
-        recipe = _own_recipe(described, config, chosen.name)
-    else:
-        recipe = _recipe_for(described, align, chosen.name)
+    recipe = _choose_recipe(described, config, align, chosen.name)
     last = f"recipe {recipe.config}; any key of it can be overruled at the end of the command"
     print("\n".join(f"- {line}" for line in (*recipe.reasons, last)))
     opts = [*recipe.opts, *_data_options(described, path), *chosen.opts]
@@ -359,6 +356,13 @@ def _own_recipe(described: TaggedImages, config: str, encoder: str) -> Recipe:
     opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(len(described.classes) + 1)]
     opts += ["MODEL.VIT.NAME", encoder] if encoder else []
     return Recipe(config, tuple(opts), (f"images of {len(described.classes)} classes",))
+
+
+def _choose_recipe(described: TaggedImages, config: str, align: bool, encoder: str) -> Recipe:
+    """Return the user's config as a recipe or, where there is none, the one for these images."""
+    if config:
+        return _own_recipe(described, config, encoder)
+    return _recipe_for(described, align, encoder)
 
 
 def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:

@@ -47,9 +47,40 @@ def losses_at(model, batch, iteration):
         return model.train().losses(batch)
 
 
+def unit_rows(rows):
+    return F.normalize(rows, dim=-1, eps=1e-6)
+
+
+def transcribed_words(model, batch, text):
+    """Scores of the words of each caption for its nouns, and the captions with them alone."""
+    clip, count, nouns = model.clip, *batch.noun_tokens.shape[:2]
+    table, positions = clip.model.token_embedding, clip.model.positional_embedding
+    pairs = len(text)
+    tokens = batch.caption_tokens.repeat(nouns, 1)
+    words = table(tokens)
+    hidden = words + positions
+    mask = torch.full((77, 77), float("-inf")).triu(1)
+    for block in clip.model.transformer.resblocks:
+        hidden = block(hidden, attn_mask=mask)
+    for block in model.word_decoder.blocks:
+        hidden = block(hidden)
+    word_cosines = torch.einsum("mld,md->ml", unit_rows(hidden), text)
+    word_logit = (model.word_affine.w * word_cosines + model.word_affine.b).view(nouns, count, 77)
+    word_logit = torch.cat([torch.zeros(1, count, 77), word_logit])
+    word_mask = word_logit.softmax(dim=0)[1:].reshape(pairs, 77)
+    ends = tokens.argmax(dim=1)
+    keep = torch.arange(77) < 1
+    keep = keep | (torch.arange(77) >= ends[:, None])
+    word_mask = torch.where(keep, torch.ones(()), word_mask)[..., None]
+    caption = unit_rows(
+        embed_words(clip, word_mask * words + (1 - word_mask) * model.highlights.words, ends)
+    )
+    return word_logit, caption
+
+
 def transcribed_losses(model, batch):
     """The specification for one process: everything is tiled to M = K B pairs, noun by noun."""
-    clip, unit = model.clip, lambda rows, dim=-1: F.normalize(rows, dim=dim, eps=1e-6)
+    clip, unit = model.clip, unit_rows
     count, nouns = batch.noun_tokens.shape[:2]
     images = model.normalize(batch.images).repeat(nouns, 1, 1, 1)
     pairs = len(images)
@@ -61,7 +92,7 @@ def transcribed_losses(model, batch):
         return torch.cat([tokens[:, k] for k in range(nouns)])
 
     ids = noun_major(batch.noun_tokens)
-    table, positions = clip.model.token_embedding, clip.model.positional_embedding
+    table = clip.model.token_embedding
     context = model.noun_prompt.context
     texts = torch.cat([table(ids[:, :1]), context.expand(pairs, -1, -1), table(ids[:, 1:])], dim=1)
     text = embed_words(clip, texts, 17 + ids[:, 1:].argmax(dim=1))
@@ -82,26 +113,7 @@ def transcribed_losses(model, batch):
     shown = large * images + (1 - large) * model.highlights.image
     region = unit(encode_image(shown))
 
-    tokens = batch.caption_tokens.repeat(nouns, 1)
-    words = table(tokens)
-    hidden = words + positions
-    mask = torch.full((77, 77), float("-inf")).triu(1)
-    for block in clip.model.transformer.resblocks:
-        hidden = block(hidden, attn_mask=mask)
-    for block in model.word_decoder.blocks:
-        hidden = block(hidden)
-    word_cosines = torch.einsum("mld,md->ml", unit(hidden), text)
-    word_logit = (model.word_affine.w * word_cosines + model.word_affine.b).view(nouns, count, 77)
-    word_logit = torch.cat([torch.zeros(1, count, 77), word_logit])
-    word_mask = word_logit.softmax(dim=0)[1:].reshape(pairs, 77)
-    ends = tokens.argmax(dim=1)
-    keep = torch.arange(77) < 1
-    keep = keep | (torch.arange(77) >= ends[:, None])
-    word_mask = torch.where(keep, torch.ones(()), word_mask)[..., None]
-    caption = unit(
-        embed_words(clip, word_mask * words + (1 - word_mask) * model.highlights.words, ends)
-    )
-
+    word_logit, caption = transcribed_words(model, batch, text)
     sentences = noun_major(batch.prompt_tokens)
     prompts = unit(clip.encode_text(F.pad(sentences, (0, 77 - sentences.shape[1]))))
     pooled = torch.einsum("mdhw,mnhw->mnd", pixels, soft) / (soft.sum((2, 3))[..., None] + 1e-6)
