@@ -33,6 +33,12 @@ def test_larger_hardware_gets_larger_networks():
     assert names == [f"deit_{size}_patch16_224" for size in sizes]
 
 
+@pytest.mark.parametrize("memory, factor", [(None, 20.0), (4.0, 20.0), (10.0, 10.0), (24.0, 10.0)])
+def test_short_trainings_have_the_higher_rate_of_heads(memory, factor):
+    recipe = choose_recipe(1_000, 3, 400, memory)
+    assert load_config(recipe.config, recipe.opts).SOLVER.HEAD_LR_MULTIPLIER == factor
+
+
 def test_large_images_are_brought_to_the_size_of_the_recipe():
     assert "INPUT.MIN_SIZE_TRAIN" in choose_recipe(1_000, 3, 3_000, None).opts
     assert "INPUT.MIN_SIZE_TRAIN" not in choose_recipe(1_000, 3, 375, None).opts
