@@ -110,7 +110,7 @@ def _network_options(gpu_gib: float | None, encoder: str) -> tuple[dict[str, obj
             "MODEL.SEM_SEG_HEAD.CONVS_DIM": 512,
             "MODEL.CAM.SCALES": (1.0, 0.5, 1.5),
             "DATALOADER.NUM_WORKERS": 4,
-            # The recipe's own rate is for short trainings (docs/results.md); ToCo's is for long ones.
+            # The recipe's own is for short trainings (docs/results.md).
             "SOLVER.HEAD_LR_MULTIPLIER": 10.0,
         }
     crop, small_view = (-(-side // patch) * patch for side in (crop, small_view))
