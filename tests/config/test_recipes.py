@@ -36,8 +36,8 @@ def test_larger_hardware_gets_larger_networks():
 @pytest.mark.parametrize("memory, factor", [(None, 20.0), (4.0, 20.0), (10.0, 10.0), (24.0, 10.0)])
 def test_short_trainings_have_the_higher_rate_of_heads(memory, factor):
     recipe = choose_recipe(1_000, 3, 400, memory)
-    solver = load_config(recipe.config, recipe.opts).SOLVER
-    assert solver.HEAD_LR_MULTIPLIER == factor
+    rate = load_config(recipe.config, recipe.opts).SOLVER.HEAD_LR_MULTIPLIER
+    assert rate == factor
 
 
 def test_large_images_are_brought_to_the_size_of_the_recipe():
