@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of whole programs share: a data set on disk, a model, an interruption."""
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from helpers import make_model
+from helpers import make_model, write_voc_tree
 from PIL import Image
 
 from dalnet.checkpoint import Checkpointer, CheckpointInfo
 from dalnet.config import fill_class_names, load_config
 from dalnet.data.datasets.catalog import register
 
-CLASSES = ["cat", "dog"]
 SPLIT_CLASSES = ("cat", "dog", "owl")
 
 
@@ -37,21 +34,13 @@ class VOCTree:
 def voc_tree(tmp_path, monkeypatch, tiny_cfg):
     """Four images in VOC's layout and a config that trains the tiny network on them."""
     voc = tmp_path / "data" / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (voc / folder).mkdir(parents=True)
-    shutil.copytree(voc / "SegmentationClass", voc / "SegmentationClassAug")
     rng = np.random.default_rng(0)
-    ids = [f"2007_{i:06d}" for i in range(4)]
-    for i, image_id in enumerate(ids):
-        image = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(image).save(voc / "JPEGImages" / f"{image_id}.jpg")
-        mask = np.zeros((40, 50), np.uint8)
-        mask[10:30, 10:30] = 8 if i % 2 else 12
-        Image.fromarray(mask).save(voc / "SegmentationClass" / f"{image_id}.png")
-    tags = {image_id: [CLASSES[(i + 1) % 2]] for i, image_id in enumerate(ids)}
-    (voc / "image_tags.json").write_text(json.dumps(tags))
-    for name in ("train", "train_aug", "val"):
-        (voc / "ImageSets/Segmentation" / f"{name}.txt").write_text("\n".join(ids) + "\n")
+    images = [rng.integers(0, 255, (40, 50, 3), dtype=np.uint8) for _ in range(4)]
+    masks = np.zeros((4, 40, 50), np.uint8)
+    masks[::2, 10:30, 10:30], masks[1::2, 10:30, 10:30] = 12, 8
+    splits = ("train", "train_aug", "val")
+    write_voc_tree(voc, images, masks, 2 * [["dog"], ["cat"]], splits, "2007_{:06d}.jpg")
+    (voc / "SegmentationClassAug").mkdir()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
 
     cfg = tiny_cfg.clone()

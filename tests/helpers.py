@@ -3,8 +3,10 @@
 
 import dataclasses
 import itertools
+import json
 import re
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from PIL import Image
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -60,6 +63,26 @@ def make_noise(height=75, width=100, seed=0, least=130):
     """An RGB image in which every pixel differs from the padding of a view."""
     shape = (height, width, 3)
     return np.random.default_rng(seed).integers(least, 256, shape, dtype=np.uint8)
+
+
+def write_voc_tree(root, images, masks, tags=None, splits=("val",), name="{}.png"):
+    """Write a data set in VOC's layout, all of whose images are in every split.
+
+    ``name`` is a format for the names of the files by their numbers. ``tags``, lists of the names
+    of classes, may be fewer than the images.
+    """
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    files = [name.format(number) for number in range(len(images))]
+    ids = [Path(file).stem for file in files]
+    for file, image_id, image, mask in zip(files, ids, images, masks, strict=True):
+        Image.fromarray(image).save(root / "JPEGImages" / file)
+        Image.fromarray(mask).save(root / "SegmentationClass" / f"{image_id}.png")
+    if tags is not None:
+        content = dict(zip(ids, tags, strict=False))
+        (root / "image_tags.json").write_text(json.dumps(content))
+    for split in splits:
+        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")
 
 
 def config_with(*options):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import write_voc_tree
 from PIL import Image
 
 from dalnet.config import add_dalnet_config
@@ -140,17 +141,10 @@ def edit_annotations(coco_root):
 @pytest.fixture
 def tree(tmp_path):
     """Six images, the last without a label, registered as ``built_tree``."""
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (tmp_path / folder).mkdir(parents=True)
-    ids = [f"p{i}" for i in range(6)]
     rng = np.random.default_rng(0)
-    for name in ids:
-        values = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(values).save(tmp_path / "JPEGImages" / f"{name}.png")
-        Image.new("L", (50, 40)).save(tmp_path / "SegmentationClass" / f"{name}.png")
-    (tmp_path / "ImageSets/Segmentation/all.txt").write_text("\n".join(ids))
-    tags = {name: ["cat" if i % 2 else "dog"] for i, name in enumerate(ids[:-1])}
-    (tmp_path / "image_tags.json").write_text(json.dumps(tags))
+    images = [rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(6)]
+    tags = [["cat" if i % 2 else "dog"] for i in range(5)]
+    write_voc_tree(tmp_path, images, np.zeros((6, 40, 50), np.uint8), tags, ["all"], "p{}.png")
     register_voc_layout("built_tree", tmp_path, ("cat", "dog"), split="all")
     yield tmp_path
     DatasetCatalog.pop("built_tree")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from helpers import write_voc_tree
 from PIL import Image
 
 from dalnet.checkpoint import Checkpointer, config_of_checkpoint, load_model
@@ -45,19 +46,13 @@ SEED: 3
 def run(tmp_path_factory):
     """The folder of a training of six images, each of which shows a square in its class's color."""
     root = tmp_path_factory.mktemp("tiny")
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for i in range(6):
-        image = rng.integers(90, 110, (24, 30, 3), dtype=np.uint8)
-        mask = np.zeros((24, 30), np.uint8)
+    images = [rng.integers(90, 110, (24, 30, 3), dtype=np.uint8) for _ in range(6)]
+    masks = np.zeros((6, 24, 30), np.uint8)
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         image[6:18, 8:20] = 40
         image[6:18, 8:20, i % 3], mask[6:18, 8:20] = 220, i % 3 + 1
-        Image.fromarray(image).save(root / "JPEGImages" / f"{i}.png")
-        Image.fromarray(mask).save(root / "SegmentationClass" / f"{i}.png")
-    (root / "ImageSets/Segmentation/val.txt").write_text("".join(f"{i}\n" for i in range(6)))
-    tags = {str(i): [CLASSES[i % 3]] for i in range(6)}
-    (root / "image_tags.json").write_text(json.dumps(tags))
+    write_voc_tree(root, images, masks, [[CLASSES[i % 3]] for i in range(6)])
     register_voc_layout(SPLIT, root, CLASSES, split="val")
     (root / "tiny.yaml").write_text(CONFIG)
     train(root)

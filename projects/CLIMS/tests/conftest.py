@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """CLIMS on the CPU, for the toy classes: a tiny CNN, and a CLIP of random weights on disk."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import write_voc_tree
 from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
-from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -42,16 +41,10 @@ def clip_file(random_clip, tmp_path_factory) -> Path:
 def toy_split(tmp_path_factory) -> str:
     """A registered data set of eight images of the toy world."""
     root, name = tmp_path_factory.mktemp("toy"), "clims_toy_val"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    rng, tags = np.random.default_rng(0), {}
-    for i in range(8):
-        image, mask = draw_scene(rng)
-        Image.fromarray(image).save(root / "JPEGImages" / f"{i}.png")
-        Image.fromarray(mask).save(root / "SegmentationClass" / f"{i}.png")
-        tags[str(i)] = [TOY_CLASSES[value - 1] for value in np.unique(mask) if value]
-    (root / "image_tags.json").write_text(json.dumps(tags))
-    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(tags))
+    rng = np.random.default_rng(0)
+    images, masks = zip(*(draw_scene(rng) for _ in range(8)), strict=True)
+    tags = [[TOY_CLASSES[value - 1] for value in np.unique(mask) if value] for mask in masks]
+    write_voc_tree(root, images, masks, tags)
     register_voc_layout(name, root, TOY_CLASSES, split="val")
     return name
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
-from helpers import refused
+from helpers import refused, write_voc_tree
 from PIL import Image
 
 from codeseg.naclip import neighbor_bias
@@ -86,15 +86,10 @@ def test_it_has_nothing_to_train(naclip):
 @pytest.fixture
 def voc_with_background(tmp_path, monkeypatch, captioned_images):
     root = captioned_images.parent / "VOC2012"
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for number in range(2):
-        pixels = rng.integers(0, 256, (48, 56, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "JPEGImages" / f"{number}.jpg")
-        mask = rng.integers(0, 21, (48, 56), dtype=np.uint8)
-        Image.fromarray(mask).save(root / "SegmentationClass" / f"{number}.png")
-    (root / "ImageSets/Segmentation/val.txt").write_text("0\n1\n")
+    images = rng.integers(0, 256, (2, 48, 56, 3), dtype=np.uint8)
+    masks = rng.integers(0, 21, (2, 48, 56), dtype=np.uint8)
+    write_voc_tree(root, images, masks, name="{}.jpg")
     return root
 
 
