@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""README and docs: their Python runs, their commands parse, their links lead somewhere."""
+"""READMEs and docs: their Python runs, their commands parse, their links lead somewhere."""
 
 import importlib.util
 import re
@@ -17,7 +17,11 @@ from dalnet.cli import build_parser
 from dalnet.config.load import find_config
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "projects/*/README.md")
+PAGES = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
+WRITTEN_BY_READERS = ("my_sweep.yaml", "pets.yaml")
+
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def commands(path):
@@ -46,26 +50,29 @@ def test_tree_of_the_architecture_is_that_of_the_package():
     assert tool.tree() in (ROOT / "docs/architecture.md").read_text(), hint
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@every_page
 def test_commands_parse_and_their_recipes_exist(path):
-    parser = build_parser()
-    for words in commands(path):
+    parser, found = build_parser(), list(commands(path))
+    assert len(found) >= len(re.findall(r"^ *dalnet ", path.read_text(), re.MULTILINE))
+    for words in found:
         args = parser.parse_args(words)
         config = getattr(args, "config", None)
         if config and not config.endswith(".yaml"):
             find_config(config)
+        elif config and config not in WRITTEN_BY_READERS:
+            assert (ROOT / config).is_file(), config
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@every_page
 def test_links_lead_to_files_and_headings(path):
     for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", path.read_text()):
         name, _, heading = target.partition("#")
         file = (path.parent / name).resolve() if name else path
-        assert file.exists(), f"{path.name}: {target}"
+        assert file.exists(), f"{path}: {target}"
         if heading:
             titles = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE)
             anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
-            assert heading in anchors, f"{path.name}: {target}"
+            assert heading in anchors, f"{path}: {target}"
 
 
 def test_python_of_the_readme_runs(voc_model, tmp_path, monkeypatch):
