@@ -17,28 +17,6 @@ from dalnet.modeling.backbone.cnn import TimmCNN, create_cnn
 CNN = "test_resnet"  # timm's smallest
 
 
-def randomized(model):
-    torch.manual_seed(0)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(
-                torch.rand_like(value) + 0.5 if "var" in name else torch.randn_like(value) / 4
-            )
-    return model.eval()
-
-
-@pytest.fixture
-def classifier():
-    return randomized(timm.create_model(CNN))
-
-
-@pytest.fixture
-def weights(classifier, tmp_path):
-    path = tmp_path / "cnn.safetensors"
-    save_file(classifier.state_dict(), path)
-    return str(path)
-
-
 @pytest.mark.parametrize(
     ("name", "stride", "sizes"),
     [
@@ -72,7 +50,7 @@ def test_only_the_strides_of_the_last_stage_are_taken_off(classifier, weights):
     assert model.output_shape()["map"].channels == expected.shape[1] == model.embed_dim
 
 
-def test_a_resnet_50_as_clims_builds_it(tmp_path):
+def test_a_resnet_50_as_clims_builds_it(tmp_path, randomized):
     """The stride of a ResNet v1.5 stands on its 3x3 convolution."""
     classifier = randomized(timm.create_model("resnet50"))
     save_file(classifier.state_dict(), tmp_path / "resnet50.safetensors")

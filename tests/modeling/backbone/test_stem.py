@@ -19,26 +19,6 @@ CNN = "test_efficientnet"  # timm's smallest
 SIZES = {"img_size": 64, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
-@pytest.fixture
-def classifier():
-    """The whole CNN with weights and statistics that do something."""
-    torch.manual_seed(0)
-    model = timm.create_model(CNN).eval()
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(
-                torch.rand_like(value) + 0.5 if "var" in name else torch.randn_like(value) / 4
-            )
-    return model
-
-
-@pytest.fixture
-def weights(classifier, tmp_path):
-    path = tmp_path / "cnn.safetensors"
-    save_file(classifier.state_dict(), path)
-    return str(path)
-
-
 def hybrid(weights="", stem=CNN, vit_weights="", **overrides):
     torch.manual_seed(1)
     return TimmViT(
