@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from helpers import TINY
 
 import dalnet.data  # noqa: F401  registers the data sets
 import dalnet.modeling  # noqa: F401  registers the network's parts
@@ -46,16 +47,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 torch.set_num_threads(1)
 
 
-_TINY = """
-MODEL.DEVICE cpu DATASETS.TRAIN ("toy_train",) DATASETS.TEST ("toy_val",)
-MODEL.VIT.NAME vit_tiny_patch16_224 MODEL.VIT.WEIGHTS "" MODEL.VIT.IMG_SIZE 32
-MODEL.VIT.PATCH_SIZE 8 MODEL.VIT.EMBED_DIM 24 MODEL.VIT.DEPTH 2 MODEL.VIT.NUM_HEADS 2
-MODEL.VIT.INTERMEDIATE_BLOCK 1 MODEL.SEM_SEG_HEAD.NUM_CLASSES 11 MODEL.SEM_SEG_HEAD.CONVS_DIM 16
+_TOY = """
+DATASETS.TRAIN ("toy_train",) DATASETS.TEST ("toy_val",) MODEL.SEM_SEG_HEAD.NUM_CLASSES 11
 MODEL.SEM_SEG_HEAD.DILATION 1 MODEL.CLIP.SOURCE untrained MODEL.CLIP.EMBED_DIM 32
-MODEL.DALNET.PROJECTION_DIM 16 MODEL.DALNET.SEG_START_ITER 0 MODEL.CAM.SCALES (1.0,0.5)
-MODEL.PAR.NUM_ITERS 2 MODEL.PAR.DILATIONS (1,2) INPUT.CROP.SIZE [32,32]
-INPUT.MULTI_CROP.LOCAL_VIEWS 2 INPUT.MULTI_CROP.LOCAL_SIZE 16 INPUT.MIN_SIZE_TEST 32
-DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 2
+MODEL.DALNET.PROJECTION_DIM 16 MODEL.CAM.SCALES (1.0,0.5) MODEL.PAR.NUM_ITERS 2
+MODEL.PAR.DILATIONS (1,2) INPUT.MULTI_CROP.LOCAL_VIEWS 2 INPUT.MULTI_CROP.LOCAL_SIZE 16
+DATALOADER.NUM_WORKERS 0
 """
 
 
@@ -63,6 +60,6 @@ DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 2
 def tiny_cfg(tmp_path: Path) -> CfgNode:
     """The whole method on the CPU, for the toy classes, in a network of two narrow blocks."""
     cfg = new_config()
-    cfg.merge_from_list(_TINY.split())
+    cfg.merge_from_list([*TINY, *_TOY.split()])
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     return cfg

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +26,13 @@ from dalnet.config import add_dalnet_config, installed_systems
 from dalnet.engine.step import StepTrainer
 from dalnet.engine.trainer import join_processes
 from dalnet.errors import UsageError
+
+# A network of two narrow blocks that starts from no weights, trained on the CPU for two iterations.
+TINY = shlex.split("""MODEL.DEVICE cpu MODEL.VIT.NAME vit_tiny_patch16_224 MODEL.VIT.WEIGHTS ""
+MODEL.VIT.IMG_SIZE 32 MODEL.VIT.PATCH_SIZE 8 MODEL.VIT.EMBED_DIM 24 MODEL.VIT.DEPTH 2
+MODEL.VIT.NUM_HEADS 2 MODEL.VIT.INTERMEDIATE_BLOCK 1 MODEL.SEM_SEG_HEAD.CONVS_DIM 16
+MODEL.DALNET.SEG_START_ITER 0 INPUT.CROP.SIZE [32,32] INPUT.MIN_SIZE_TEST 32
+SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2""")
 
 
 @contextmanager

@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import code_blocks
+from helpers import TINY, code_blocks
 from PIL import Image
 
 from dalnet.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 # What takes the place of downloads and of the time that a real network needs.
-TINY = """--no-alignment MODEL.DEVICE cpu MODEL.VIT.NAME vit_tiny_patch16_224 MODEL.VIT.WEIGHTS ""
-MODEL.VIT.IMG_SIZE 32 MODEL.VIT.PATCH_SIZE 8 MODEL.VIT.EMBED_DIM 24 MODEL.VIT.DEPTH 2
-MODEL.VIT.NUM_HEADS 2 MODEL.VIT.INTERMEDIATE_BLOCK 1 MODEL.SEM_SEG_HEAD.CONVS_DIM 16
-MODEL.DALNET.SEG_START_ITER 0 INPUT.CROP.SIZE [32,32] INPUT.MIN_SIZE_TEST 32
-SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2"""
-MORE = {"check": "--no-estimate", "train": TINY}
+MORE = {"check": ["--no-estimate"], "train": ["--no-alignment", *TINY]}
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def test_commands_lead_from_tags_to_masks_and_a_model(folder):
     for block in code_blocks(PAGE, "bash"):
         words = shlex.split(block)
         assert words[0] == "dalnet"
-        main([*words[1:], *shlex.split(MORE.get(words[1], ""))])
+        main([*words[1:], *MORE.get(words[1], [])])
         if words[1] == "label":
             # What a person does then.
             (folder / "corrected").mkdir()
