@@ -174,15 +174,26 @@ def raw_cams(model, views):
     )
 
 
-def train_split(rank, world_size, path, cfg, records, parts=1, prepare=None, steps=5):
-    """Train a few steps on a process's share of a batch; save the losses and the weights.
+def _run_process(rank, path, work, args):
+    torch.set_num_threads(1)  # as all tests
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    torch.save(work(rank, *args), f"{path}.{rank}")
+    dist.destroy_process_group()
+
+
+def in_two_processes(work, folder, *args):
+    """Return what ``work(rank, *args)`` returns in each of two processes that form a group."""
+    path = str(folder / "rendezvous")
+    torch.multiprocessing.spawn(_run_process, (path, work, args), nprocs=2)
+    return [torch.load(f"{path}.{rank}") for rank in (0, 1)]
+
+
+def train_split(rank, world_size, cfg, records, parts=1, prepare=None, steps=5):
+    """Train a few steps on a process's share of a batch; return the losses and the weights.
 
     ``prepare(rank, world_size)`` is called first.
     """
-    torch.set_num_threads(1)  # as all tests
-    installed_systems()  # registers them in this new process
-    if world_size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    installed_systems()  # registers them in a new process
     if prepare is not None:
         prepare(rank, world_size)
     torch.manual_seed(0)
@@ -198,18 +209,13 @@ def train_split(rank, world_size, path, cfg, records, parts=1, prepare=None, ste
             trainer.run_step()
             latest = storage.latest().items()  # in the first process alone, the mean over all
             losses.append({name: value[0] for name, value in latest if "loss" in name})
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    torch.save((losses, weights), f"{path}.{rank}.{world_size}.{parts}")
-    if world_size > 1:
-        dist.destroy_process_group()
+    return losses, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def assert_same_training(path, split):
-    """Compare a training in one piece with that of ``split``, numbers of processes and parts."""
-    (whole, weights), (losses, others) = (
-        torch.load(f"{path}.0.{processes}.{parts}") for processes, parts in ((1, 1), split)
-    )
-    for expected, found in zip(whole, losses, strict=True):
+def assert_same_training(whole, split):
+    """Compare the losses and weights of two trainings."""
+    (all_losses, weights), (losses, others) = whole, split
+    for expected, found in zip(all_losses, losses, strict=True):
         assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
     for name, value in weights.items():
         torch.testing.assert_close(others[name], value, rtol=0, atol=1e-5, msg=name)
@@ -217,20 +223,14 @@ def assert_same_training(path, split):
 
 def assert_split_changes_nothing(cfg, records, folder, prepare=None, steps=5, parts=1):
     """Train on a batch in one process and in two: losses and weights have to be the same."""
-    path = str(folder / "rendezvous")
-    torch.multiprocessing.spawn(
-        train_split, (2, path, cfg, records, parts, prepare, steps), nprocs=2
-    )
-    train_split(0, 1, path, cfg, records, 1, prepare, steps)
-    assert_same_training(path, (2, parts))
+    split, _ = in_two_processes(train_split, folder, 2, cfg, records, parts, prepare, steps)
+    assert_same_training(train_split(0, 1, cfg, records, 1, prepare, steps), split)
 
 
 def assert_parts_change_nothing(cfg, records, folder, parts=2):
     """Train on a batch at once and in parts: losses and weights have to be the same."""
-    path = str(folder / "rendezvous")
-    for number in (1, parts):
-        train_split(0, 1, path, cfg, records, number)
-    assert_same_training(path, (1, parts))
+    whole, split = (train_split(0, 1, cfg, records, number) for number in (1, parts))
+    assert_same_training(whole, split)
 
 
 DEGENERATE = {

@@ -3,9 +3,9 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from helpers import in_two_processes
 
 from clims.affinity import affinities, pair_losses
 from clims.config import add_clims_config
@@ -50,17 +50,13 @@ def compute(part, across):
     return values, (*gradients, edge_gradient)
 
 
-def _run_rank(rank, path):
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    torch.save([compute(PARTS[rank], across) for across in (False, True)], f"{path}.{rank}")
-    dist.destroy_process_group()
+def compute_part(rank):
+    return [compute(PARTS[rank], across) for across in (False, True)]
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path):
-    path = tmp_path / "rendezvous"
-    torch.multiprocessing.spawn(_run_rank, (str(path),), nprocs=2)
-    ranks = [torch.load(f"{path}.{rank}") for rank in (0, 1)]
+    ranks = in_two_processes(compute_part, tmp_path)
     values, gradients = compute(WHOLE, True)
     for name, value in values.items():
         own, shared = (sum(rank[kind][0][name] for rank in ranks) / 2 for kind in (0, 1))

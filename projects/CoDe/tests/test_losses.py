@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import in_two_processes
 
 from codeseg.losses import (
     area_prior,
@@ -197,13 +198,7 @@ def published_feature_contrast(rank, pooled, nouns, scale):
     return total / 4
 
 
-def _losses_of_rank(rank, path):
-    import torch.distributed as dist
-    from detectron2.utils import comm
-
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(2)
+def losses_of_rank(rank):
     inputs = [x.requires_grad_() for x in rank_inputs(rank)]
     regions, nouns, maps, masks = inputs
     log_scale = torch.tensor(LOG_SCALE, dtype=torch.float64)
@@ -216,20 +211,15 @@ def _losses_of_rank(rank, path):
     words = word_classification(rand(2, 3, 3, seed=rank), labels)
     released = feature_contrast(pool(maps, masks), nouns, log_scale, as_released=True)
     (sum(losses) / 2).backward()
-    result = {
+    return {
         "losses": [float(x) for x in losses], "words": float(words), "released": float(released),
         "gradients": [x.grad for x in inputs],
     }  # fmt: skip
-    torch.save(result, f"{path}.{rank}")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    path = tmp_path / "rendezvous"
-    torch.multiprocessing.spawn(_losses_of_rank, (str(path),), nprocs=2)
-    results = [torch.load(f"{path}.{rank}") for rank in (0, 1)]
-
+    results = in_two_processes(losses_of_rank, tmp_path)
     ranks = list(zip(rank_inputs(0), rank_inputs(1), strict=True))
     leaves = [[x.requires_grad_() for x in parts] for parts in ranks]
     losses = one_process(leaves)

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from helpers import refused
+from detectron2.utils.events import EventStorage
+from helpers import in_two_processes, refused
 from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 
 from codeseg.batch import CaptionBatch
 from codeseg.loader import CaptionLoader, build_caption_loader
@@ -93,13 +95,7 @@ def test_the_weights_of_clip_are_needed(trained, tmp_path, clip_file):
         Predictor(tmp_path / "output", opts=["MODEL.CLIP.WEIGHTS", str(tmp_path / "none.pt")])
 
 
-def _train_rank(rank, cfg, path):
-    import torch.distributed as dist
-    from detectron2.utils.events import EventStorage
-    from torch.nn.parallel import DistributedDataParallel
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def train_rank(rank, cfg):
     torch.manual_seed(0)
     model = build_model(cfg).train()
     optimizer = build_optimizer(cfg, model)
@@ -114,15 +110,12 @@ def _train_rank(rank, cfg, path):
         optimizer.step()
         moments.append(len(optimizer.state))
     own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    torch.save({"weights": own, "moments": moments}, f"{path}.{rank}")
-    dist.destroy_process_group()
+    return {"weights": own, "moments": moments}
 
 
 @pytest.mark.slow
 def test_processes_stay_in_step_when_the_last_block_joins(code_cfg, tmp_path):
-    path = tmp_path / "rendezvous"
-    torch.multiprocessing.spawn(_train_rank, (code_cfg, str(path)), nprocs=2)
-    first, second = (torch.load(f"{path}.{rank}") for rank in (0, 1))
+    first, second = in_two_processes(train_rank, tmp_path, code_cfg)
     start = dict(build_model(code_cfg).named_parameters())
     for name, weight in first["weights"].items():
         assert torch.equal(weight, second["weights"][name]), name

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
+from helpers import in_two_processes
 
 from dalnet.modeling.losses import (
     balanced_cross_entropy,
@@ -62,19 +62,14 @@ def compute(part, **options):
     return results
 
 
-def _run_rank(rank, path):
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def compute_half(rank):
     part = slice(2 * rank, 2 * rank + 2)
-    own, shared = compute(part), compute(part, across_processes=True)
-    torch.save((own, shared), f"{path}.{rank}")
-    dist.destroy_process_group()
+    return compute(part), compute(part, across_processes=True)
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path):
-    path = tmp_path / "rendezvous"
-    torch.multiprocessing.spawn(_run_rank, (str(path),), nprocs=2)
-    halves = [torch.load(f"{path}.{rank}") for rank in (0, 1)]
+    halves = in_two_processes(compute_half, tmp_path)
     for name, (value, gradient) in compute(slice(None)).items():
         own, shared = ([half[kind][name] for half in halves] for kind in (0, 1))
         assert sum(v for v, _ in shared) / 2 == pytest.approx(value, rel=1e-12), name
