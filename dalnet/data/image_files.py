@@ -2,20 +2,22 @@
 """The images in a folder, with all folders in it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+JPEG_SUFFIXES = (".jpg", ".jpeg")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2"),
-    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
+_OTHER_IMAGES = ".avif .bmp .gif .heic .heif .jp2 .mpo .pgm .png .ppm .tif .tiff .webp"
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, *_OTHER_IMAGES.split())
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, without hidden ones; linked folders are entered once."""
+def walk_files(folder: Path, on_error: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+    """Yield the files below a folder, without hidden ones; linked folders are entered once.
+
+    A folder that cannot be read is passed over, after a call of ``on_error`` with the error.
+    """
     entered = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         place = os.path.realpath(parent)
         if place in entered:
             folders.clear()

@@ -6,18 +6,15 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from dalnet.data.image_files import IMAGE_SUFFIXES, JPEG_SUFFIXES, walk_files
 from dalnet.errors import UsageError, printable
 
-JPEG_SUFFIXES = (".jpg", ".jpeg")
-# Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
-_OTHER_IMAGES = ".avif .bmp .gif .heic .heif .jp2 .mpo .pgm .png .ppm .tif .tiff .webp"
 _VIDEOS = ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
-IMAGE_SUFFIXES = (*JPEG_SUFFIXES, *_OTHER_IMAGES.split())
 VIDEO_SUFFIXES = tuple(_VIDEOS.split())
 _CLASS_LETTERS = 40  # of a class name in a file name, which has 255 bytes at most
 
@@ -140,7 +137,7 @@ def _expand(text: str, output: Path) -> tuple[Path, list[Path]]:
     if os.path.isfile(path):
         return path.parent, [path]
     if os.path.isdir(path):
-        root, found, suffixes = path, [*_walk(path)], IMAGE_SUFFIXES
+        root, found, suffixes = path, [*walk_files(path, _warn)], IMAGE_SUFFIXES
     elif glob.has_magic(text):
         # Folders that exist are no part of the pattern, whatever their names.
         root = next(folder for folder in path.parents if os.path.isdir(folder))
@@ -181,24 +178,11 @@ def _match(root: Path, path: Path) -> list[Path]:
         return fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
 
     # Not by glob, which follows links that lead in a circle as long as a path can be.
-    return [file for file in _walk(root) if fits(file.relative_to(root).parts, pattern)]
+    return [file for file in walk_files(root, _warn) if fits(file.relative_to(root).parts, pattern)]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, but for hidden ones; linked folders are entered once."""
-    entered = set()
-
-    def warn(error: OSError) -> None:
-        logger.warning("left out: %s: %s", error.filename, error.strerror)
-
-    for parent, folders, files in os.walk(folder, onerror=warn, followlinks=True):
-        place = os.path.realpath(parent)
-        if place in entered:
-            folders.clear()
-            continue
-        entered.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+def _warn(error: OSError) -> None:
+    logger.warning("left out: %s: %s", error.filename, error.strerror)
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[Path]:
