@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse JSON, YAML and XML from outside: plain values, within bounds, or one sentence."""
+"""Parse JSON, YAML and XML from outside, in bounds or refused in one sentence; write JSON."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 
 from dalnet.errors import UsageError
-from dalnet.io import read_text
+from dalnet.io import read_text, write_text
 
 _MAX_YAML = 16 << 20  # characters
 _MAX_YAML_PARTS = 500_000  # lines, commas and brackets, which take PyYAML some seconds
@@ -29,6 +29,15 @@ def read_json(path: Path, hint: str = "") -> Any:
         UsageError: it cannot be read.
     """
     return parse_json(read_text(path), path, hint)
+
+
+def write_json(path: Path, content: Any, durable: bool = False) -> None:
+    """Write a JSON file, whole or not at all; ``durable`` as in :func:`dalnet.io.atomic_write`.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=1) + "\n", durable)
 
 
 def parse_json(text: str, where: object, hint: str = "") -> Any:

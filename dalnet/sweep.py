@@ -26,7 +26,7 @@ from tabulate import tabulate
 from torch.cuda import device_count
 
 from dalnet.config import load_config
-from dalnet.documents import read_json, read_yaml
+from dalnet.documents import read_json, read_yaml, write_json
 from dalnet.errors import UsageError
 from dalnet.io import write_text
 from dalnet.numbers import percent
@@ -251,5 +251,5 @@ def _write_table(trainings: Trainings, reference: str | None, output: Path) -> N
     text += f"\n\nNot finished: {', '.join(unfinished) or 'none'}\n"
     table = {"reference": reference, "unfinished": unfinished, "rows": rows}
     write_text(output / "table.md", text)
-    write_text(output / "table.json", json.dumps(table, indent=1))
+    write_json(output / "table.json", table)
     print(text, flush=True)

@@ -5,7 +5,7 @@ import pytest
 from helpers import refused
 
 from dalnet import documents
-from dalnet.documents import parse_json, parse_xml, parse_yaml, read_json, read_yaml
+from dalnet.documents import parse_json, parse_xml, parse_yaml, read_json, read_yaml, write_json
 
 
 def test_plain_values(tmp_path):
@@ -13,6 +13,12 @@ def test_plain_values(tmp_path):
     (tmp_path / "a").write_text(text)
     content = {"a": [1, 0.5, True, None], "b": {"c": "d"}}
     assert read_json(tmp_path / "a") == read_yaml(tmp_path / "a") == content
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    content = {"a": [1, 0.5, None], "\u72ac": "\udcff"}
+    write_json(tmp_path / "new" / "a.json", content, durable=True)
+    assert read_json(tmp_path / "new" / "a.json") == content
 
 
 def test_words_may_stay_as_they_are_written():

@@ -5,12 +5,11 @@
 size and SHA-256. PyTorch's own format notices a file that is cut, but no changed bytes.
 """
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dalnet.documents import read_json
+from dalnet.documents import read_json, write_json
 from dalnet.errors import UsageError
 from dalnet.io import read_text, sha256, write_text
 
@@ -76,8 +75,8 @@ def add_saved(folder: Path, saved: SavedCheckpoint, keep: int) -> None:
     """Add the newest checkpoint to the list, and delete all but the newest ``keep`` (0: none)."""
     checkpoints = [one for one in read_saved(folder) if one.file != saved.file] + [saved]
     old = checkpoints[:-keep] if keep else []
-    text = json.dumps([asdict(one) for one in checkpoints[len(old) :]], indent=1)
-    write_text(folder / LIST, f"{text}\n", durable=True)
+    kept = [asdict(one) for one in checkpoints[len(old) :]]
+    write_json(folder / LIST, kept, durable=True)
     write_text(folder / LAST, saved.file, durable=True)
     for one in old:
         (folder / one.file).unlink(missing_ok=True)

@@ -14,7 +14,6 @@ and, with --masks, the mIoU.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -33,9 +32,9 @@ from dalnet.data.datasets.tagged import match_masks
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import read_image, read_mask
 from dalnet.data.mapper import build_resize
+from dalnet.documents import write_json
 from dalnet.errors import UsageError
 from dalnet.export.bundle import BUNDLE_FILES, push_to_hub, write_bundle
-from dalnet.io import atomic_write
 from dalnet.labeling.mask_values import convert_mask, read_mask_values
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -211,8 +210,7 @@ def _report(result: Mapping[str, Mapping[str, float]], num_images: int, path: Pa
     """Print the comparison as a table and write it as JSON."""
     threads = torch.get_num_threads()
     content = {"num_images": num_images, "threads": threads, "forms": result}
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(path, content)
     keys = [key for key in _COLUMNS if any(key in one for one in result.values())]
     rows = [
         [name, *(format(one[key], _COLUMNS[key][1]) if key in one else "" for key in keys)]

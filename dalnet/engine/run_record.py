@@ -2,7 +2,6 @@
 """Write down how a run came about: one JSON file in its folder, with an entry for each start."""
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -20,9 +19,8 @@ from detectron2.data import DatasetCatalog
 
 import dalnet
 from dalnet.config.base import SEEDS
-from dalnet.documents import read_json
+from dalnet.documents import read_json, write_json
 from dalnet.errors import UsageError
-from dalnet.io import write_text
 
 RECORD = "run.json"
 _PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "pillow")
@@ -78,8 +76,7 @@ def add_start(cfg: CfgNode, num_processes: int, resume: bool) -> None:
         "hardware": _hardware(),
         "config": cfg.dump(),
     }
-    text = json.dumps({"starts": [*starts, start]}, indent=1)
-    write_text(folder / RECORD, f"{text}\n")
+    write_json(folder / RECORD, {"starts": [*starts, start]})
 
 
 def list_hash(dataset_name: str) -> str:

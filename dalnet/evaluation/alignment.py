@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare M_obj and cosines with texts, which alignment losses work with, with the true masks."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,8 @@ from tqdm import tqdm
 from dalnet.checkpoint import load_model
 from dalnet.data import build_test_loader
 from dalnet.data.classes import read_truth
+from dalnet.documents import write_json
 from dalnet.errors import UsageError
-from dalnet.io import write_text
 from dalnet.modeling.cam import object_mask
 from dalnet.modeling.losses import text_similarity
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -95,7 +94,7 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         "quality": quality.compute(),
     }
     table, path = format_quality(result["quality"]), output / RESULT_FILE
-    write_text(path, json.dumps(result, indent=1) + "\n")
+    write_json(path, result)
     logger.info("%s, %d images:\n%s\nWritten: %s", split, quality.num_images, table, path)
     return result
 

@@ -2,7 +2,6 @@
 """Write results as JSON, as CSV and as a table, and read them; IoUs are in percent."""
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from tabulate import tabulate
 
 from dalnet.checkpoint import checkpoint_hash
 from dalnet.checkpoint.history import read_last
-from dalnet.documents import read_json
+from dalnet.documents import read_json, write_json
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write, write_text
+from dalnet.io import atomic_write
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 from dalnet.numbers import finite_or_none, percent, threshold_text
 
@@ -188,7 +187,7 @@ def write_results(result: Result, folder: Path) -> None:
     if differences := result.get("label_differences"):
         text = describe_differences(differences)
         logger.warning("%s: image-level labels and masks differ: %s.", result["split"], text)
-    write_text(folder / "results.json", json.dumps(result, indent=1) + "\n")
+    write_json(folder / "results.json", result)
     shared = {key: result[key] for key in ("split", "num_scored", "weights_sha256")}
     columns = [*shared, *_COLUMNS, *(f"iou:{name}" for name in result["class_names"])]
     with (

@@ -6,7 +6,6 @@ predicted counts 0. Detectron2 leaves it out.
 """
 
 import dataclasses
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from dalnet.data import ensure_registered
 from dalnet.data.checks import check_masks
 from dalnet.data.datasets.zero_shot import PREFIX, read_truth
 from dalnet.data.image_io import read_image
+from dalnet.documents import write_json
 from dalnet.errors import UsageError
-from dalnet.io import write_text
 from dalnet.modeling.meta_arch import OpenVocabularySegmentor, WeakSegmentor
 from dalnet.numbers import finite_or_none, percent
 
@@ -140,7 +139,7 @@ def write_zero_shot(results: Sequence[Result], folder: Path) -> None:
     logger.info("Zero-shot evaluation:\n%s", format_zero_shot(results))
     for one in results:
         name = re.sub(r"[^\w.]+", "_", f"{PREFIX}{one['dataset']}_{one['preset']}")
-        write_text(folder / f"{name}.json", json.dumps(one, indent=1) + "\n")
+        write_json(folder / f"{name}.json", one)
 
 
 def _find(dataset: str) -> tuple[str, str]:

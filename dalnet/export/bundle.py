@@ -15,7 +15,7 @@ from dalnet.checkpoint.files import BUNDLE_FILE, INFO, read_file
 from dalnet.checkpoint.info import read_info
 from dalnet.documents import parse_yaml
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, write_text
 
 BUNDLE_FILES = (BUNDLE_FILE, "config.yaml", "README.md")
 
@@ -75,8 +75,7 @@ def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
     state = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / BUNDLE_FILE) as unfinished:
         save_file(state, unfinished, {INFO: json.dumps(asdict(info)), "format": "pt"})
-    with atomic_write(folder / BUNDLE_FILES[1]) as unfinished:
-        unfinished.write_text(info.config, encoding="utf-8")
+    write_text(folder / BUNDLE_FILES[1], info.config)
     config = parse_yaml(info.config, weights)
     text = _CARD.format(
         name=folder.resolve().name,
@@ -89,8 +88,7 @@ def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
         results=f"\n## Results\n\n{results}\n" if results else "",
     )
     about = ModelCardData(library_name="dalnet", pipeline_tag="image-segmentation")
-    with atomic_write(folder / BUNDLE_FILES[2]) as unfinished:
-        unfinished.write_text(str(ModelCard(f"---\n{about}\n---\n\n{text}")), encoding="utf-8")
+    write_text(folder / BUNDLE_FILES[2], str(ModelCard(f"---\n{about}\n---\n\n{text}")))
     return folder
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import atomic_write, write_text
 
 _MIN_AREA = 4.0  # pixels; smaller polygons are dropped
 _TOLERANCE = 1.0  # pixels that a simplified outline may be off
@@ -144,13 +144,10 @@ def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folde
         if owners.setdefault(path, image.file) != image.file:
             what = f"it would hold the labels of {owners[path]} and {image.file}"
             raise UsageError(what, path, "rename one of the images, or choose another form")
-        with atomic_write(path) as unfinished:
-            unfinished.write_text("".join(lines), encoding="utf-8")
+        write_text(path, "".join(lines))
     names = "".join(f"  {i}: {json.dumps(n)}\n" for i, n in enumerate(class_names[1:]))
-    with atomic_write(folder / "data.yaml") as unfinished:
-        # Without "path", which Ultralytics does not take for relative to this file.
-        text = f"train: images\nval: images\nnames:\n{names}"
-        unfinished.write_text(text, encoding="utf-8")
+    # Without "path", which Ultralytics does not take for relative to this file.
+    write_text(folder / "data.yaml", f"train: images\nval: images\nnames:\n{names}")
 
 
 def write_label_studio(
@@ -305,8 +302,7 @@ def _categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    write_text(path, json.dumps(content, ensure_ascii=False))
 
 
 def _write_xml(path: Path, root: ElementTree.Element, declaration: bool = True) -> None:

@@ -30,7 +30,7 @@ from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file, plain_nam
 from dalnet.data.tags import TagTable, match_names, read_folder_tags, read_tags
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write
+from dalnet.io import write_text
 
 from .catalog import register
 
@@ -109,9 +109,7 @@ class TaggedImages:
         content = asdict(self) | {"held_out": list(self.held_out)}
         for key in ("images", "tags", "masks", "corrections"):
             content[key] = content[key] and str(content[key])
-        with atomic_write(path) as unfinished:
-            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            unfinished.write_text(text, encoding="utf-8")
+        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     @classmethod
     def load(cls, path: Path) -> "TaggedImages":

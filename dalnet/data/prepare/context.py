@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write, read_lines
+from dalnet.io import read_lines, write_text
 
 from .masks import MaskSource, MaskSummary, load_mat, write_masks
 
@@ -50,8 +50,8 @@ def prepare_context(
         sources[target] = MaskSource(file, file.stat().st_mtime)
     summary = write_masks(sources, read_context_mask, workers)
     # Last, so that a list never names masks that are not there.
-    with atomic_write(voc / "ImageSets" / "SegmentationContext" / f"{_SPLIT}.txt") as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in listed), encoding="utf-8")
+    path = voc / "ImageSets" / "SegmentationContext" / f"{_SPLIT}.txt"
+    write_text(path, "".join(f"{name}\n" for name in listed))
     return summary, len(listed)
 
 

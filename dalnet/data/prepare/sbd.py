@@ -9,7 +9,7 @@ from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.voc import VOC_CLASSES
 from dalnet.data.image_io import read_mask
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write, read_lines
+from dalnet.io import read_lines, write_text
 
 from .masks import MaskSource, MaskSummary, load_mat, write_masks
 
@@ -49,8 +49,8 @@ def prepare_sbd(sbd: Path, voc: Path, workers: int | None = None) -> tuple[MaskS
     summary = write_masks(sources, read_source_mask, workers)
 
     # Last, so that a list never names masks that are not there.
-    with atomic_write(voc / "ImageSets" / "Segmentation" / "train_aug.txt") as temporary:
-        temporary.write_text("".join(f"{image_id}\n" for image_id in listed), encoding="utf-8")
+    path = voc / "ImageSets" / "Segmentation" / "train_aug.txt"
+    write_text(path, "".join(f"{image_id}\n" for image_id in listed))
     return summary, len(listed)
 
 

@@ -49,7 +49,7 @@ from dalnet.evaluation.crf import (
 )
 from dalnet.evaluation.dump import LABEL_FOLDER, image_name, require_own_names
 from dalnet.evaluation.scorer import label_probabilities
-from dalnet.io import atomic_write
+from dalnet.io import write_text
 from dalnet.modeling.cam import cam_scores
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.meta_arch import WeakSegmentor
@@ -181,8 +181,8 @@ def refine_split(
         refiner = Refiner(cfg, model, pool, edge_network)
         loader = build_test_loader(cfg, split, left) if left else ()
         _refine(refiner, loader, method, output, 2 * workers)
-    with atomic_write(output / "ImageSets" / "Segmentation" / f"{split}.txt") as unfinished:
-        unfinished.write_text("".join(f"{image_name(r)}\n" for r in records), encoding="utf-8")
+    path = output / "ImageSets" / "Segmentation" / f"{split}.txt"
+    write_text(path, "".join(f"{image_name(r)}\n" for r in records))
 
 
 def _read_split(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
@@ -236,8 +236,7 @@ def _write_settings(output: Path, settings: dict[str, Any]) -> None:
     text = json.dumps(settings, indent=1)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise UsageError("it holds label maps of other settings", output, "name another folder")
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _load_edges(path: str, cfg: CfgNode) -> EdgeNetwork:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.errors import UsageError, one_sentence_errors
-from dalnet.io import atomic_write, sha256
+from dalnet.io import atomic_write, sha256, write_text
 
 from .image_folder import PIXEL_MEAN, PIXEL_STD, read_images
 from .pretrain import PretrainOptions, draw_preview, pretrain
@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> None:
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
     }
-    with atomic_write(output.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(summary, indent=2, default=str)
+    write_text(output.with_suffix(".json"), f"{text}\n")
     logger.info("wrote %s, loss %.4f", output, loss)
     if args.preview:
         draw_preview(model, images, args.preview)
