@@ -23,9 +23,11 @@ from dalnet.data.classes import read_truth
 from dalnet.documents import write_json
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import object_mask
+from dalnet.modeling.image_classes import classes_of_labels
 from dalnet.modeling.losses import text_similarity
 from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.multi_scale import Features
+from dalnet.modeling.resize import resize
 
 from .ranks import gather
 
@@ -100,14 +102,14 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
 
 
 def _measure(quality: "AlignmentQuality", model: WeakSegmentor, record: dict[str, Any]) -> None:
-    size, labels = (record["height"], record["width"]), record["image_labels"]
+    labels = record["image_labels"]
     truth = torch.from_numpy(read_truth(record, quality.num_classes))
-    features = model.infer(record["image"].to(model.device).float()[None], size).features()
+    features = model.infer_record(record).features()
     raw, beta = model.maps("cam_inter", features), getattr(model, "object_mask_threshold", 0.0)
     mask = object_mask(raw, labels[None].to(model.device), beta)[0]
     cosines = None
     if getattr(model, "projections", None) is not None:
-        cosines = patch_similarities(model, features, labels.nonzero().flatten().tolist())
+        cosines = patch_similarities(model, features, classes_of_labels(labels))
     quality.update(truth, mask, cosines)
 
 
@@ -218,12 +220,10 @@ def similarity_maps(model: WeakSegmentor, record: dict[str, Any]) -> dict[int, n
     Raises:
         UsageError: as :func:`patch_similarities`.
     """
-    size = (record["height"], record["width"])
-    image = model.infer(record["image"].to(model.device).float()[None], size)
-    image_classes = record["image_labels"].nonzero().flatten().tolist()
+    image = model.infer_record(record)
+    image_classes = classes_of_labels(record["image_labels"])
     cosines = patch_similarities(model, image.features(), image_classes)
-    small = torch.stack(list(cosines.values()))[None]
-    maps = F.interpolate(small, size=size, mode="bilinear", align_corners=False)[0]
+    maps = resize(torch.stack(list(cosines.values()))[None], image.size)[0]
     return dict(zip(cosines, maps.cpu().numpy(), strict=True))
 
 

@@ -20,6 +20,7 @@ from dalnet.config import with_class_names
 from dalnet.data.classes import read_truth
 from dalnet.data.labels import warn_of_unlabeled
 from dalnet.errors import UsageError
+from dalnet.modeling.image_classes import classes_of_labels
 
 from .counts import Counts, bin_cams, labeled_pixels, mean_iou
 from .crf import CRFPool, CRFTask
@@ -184,8 +185,7 @@ class TableEvaluator(DatasetEvaluator):
         """
         predictions = []
         for record, output in zip(inputs, outputs, strict=True):
-            labels = record.get("image_labels")
-            classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
+            classes = classes_of_labels(record.get("image_labels"))
             predictions.append(
                 {
                     one: ImageCAMs(output[one.source][list(classes)], classes)

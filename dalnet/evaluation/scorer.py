@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dalnet.modeling.cam import cam_probabilities
+from dalnet.modeling.image_classes import classes_of_labels
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -52,12 +53,8 @@ class ImageScorer:
         return [self._predict_image(record) for record in batched_inputs]
 
     def _predict_image(self, record: dict[str, Any]) -> dict[Measurement, Prediction]:
-        labels = record.get("image_labels", torch.zeros(self.model.num_classes))
-        image = self.model.infer(
-            record["image"].to(self.model.device).float()[None],
-            (record["height"], record["width"]),
-            labels.nonzero().flatten().tolist(),
-        )
+        image_classes = classes_of_labels(record.get("image_labels"))
+        image = self.model.infer_record(record, image_classes)
         return {
             one: self._predict(image, one)
             for one in self.measurements

@@ -69,11 +69,11 @@ class ImageClassifier(nn.Module):
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[Record]) -> list[Tensor]:
         """Return logits ``[C]`` of each image, at one scale."""
-        return [self._classify(record["image"]) for record in batched_inputs]
-
-    def _classify(self, image: Tensor) -> Tensor:
-        images = image.to(self.model.device).float()[None]
-        return self.model.image_logits(self.model.encode(self.model.normalize(images)))[0]
+        model = self.model
+        return [
+            model.image_logits(model.infer_record(record).features())[0]
+            for record in batched_inputs
+        ]
 
 
 class TagsEvaluator(DatasetEvaluator):

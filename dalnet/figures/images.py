@@ -19,6 +19,7 @@ from dalnet.errors import UsageError
 from dalnet.evaluation.dump import image_name
 from dalnet.evaluation.scorer import label_map_of
 from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.image_classes import classes_of_labels
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 Record = dict[str, Any]
@@ -124,8 +125,8 @@ def predict_images(
 
 
 def _predict_image(model: WeakSegmentor, record: Record) -> ImageResult:
-    image, labels = read_image(record["file_name"]), record.get("image_labels")
-    image_classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
+    image = read_image(record["file_name"])
+    image_classes = classes_of_labels(record.get("image_labels"))
     label_maps, cams = {}, {}
     if "sem_seg_file_name" in record:
         size, num_classes = image.shape[:2], len(model.class_names)

@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def classes_of_labels(image_labels: Tensor | None) -> tuple[int, ...]:
+    """Return the classes, 0..C-1, of multi-hot ``image_labels [C]``; none where not given."""
+    return () if image_labels is None else tuple(image_labels.nonzero().flatten().tolist())
+
+
 @dataclass(frozen=True)
 class ImageClasses:
     """Holds the classes of each image by a local index, so that the work does not grow with C.

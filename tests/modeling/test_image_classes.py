@@ -4,9 +4,14 @@
 import pytest
 import torch
 
-from dalnet.modeling.image_classes import ImageClasses
+from dalnet.modeling.image_classes import ImageClasses, classes_of_labels
 
 LABELS = torch.tensor([[0.0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
+
+
+def test_classes_of_one_image():
+    assert [classes_of_labels(row) for row in LABELS] == [(1, 3), (4,), ()]
+    assert classes_of_labels(None) == ()
 
 
 def test_local_indices_are_the_shown_classes_in_order():

@@ -16,6 +16,7 @@ from dalnet.layers import PixelAdaptiveRefinement
 from dalnet.modeling.batch import ImageBatch, TrainingBatch
 from dalnet.modeling.class_rows import match_class_rows
 from dalnet.modeling.cpu import use_onednn_products
+from dalnet.modeling.image_classes import classes_of_labels
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.multi_scale import CAMSettings, Features, MultiScaleFlip
 from dalnet.modeling.pseudo_labels import refine_local
@@ -261,6 +262,20 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
         (one,) = self.infer_batch(images, size, image_classes)
         return one
 
+    def infer_record(
+        self, record: Mapping[str, Any], image_classes: Sequence[int] = ()
+    ) -> ImageInference:
+        """Return what the model says about the image of a record, as :meth:`infer`.
+
+        Args:
+            record: of the test mapper, with ``image`` ``[3, h, w]``, RGB in 0..255; ``height`` and
+                ``width`` are the size of the results, where not given that of ``image``.
+            image_classes: as for :meth:`infer`.
+        """
+        images = record["image"].to(self.device).float()[None]
+        size = (record.get("height", images.shape[-2]), record.get("width", images.shape[-1]))
+        return self.infer(images, size, image_classes)
+
     def infer_batch(
         self,
         images: Tensor,
@@ -314,11 +329,8 @@ class WeakSegmentor(nn.Module, Generic[Batch], metaclass=ABCMeta):
     def _predict(self, record: dict) -> dict[str, Tensor]:
         """Predict one image; one at a time, so that no other image changes the result."""
         settings = self.inference_settings
-        images = record["image"].to(self.device).float()[None]
-        size = (record.get("height", images.shape[-2]), record.get("width", images.shape[-1]))
         labels = record.get("image_labels") if settings.cams else None
-        classes = () if labels is None else tuple(labels.nonzero().flatten().tolist())
-        image = self.infer(images, size, classes)
+        image = self.infer_record(record, classes_of_labels(labels))
         result: dict[str, Tensor] = {}
         # CAMs first, because they use the flipped copy of every scale: both are then one batch.
         for name, source in self.sources.items():

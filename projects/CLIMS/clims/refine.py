@@ -51,6 +51,7 @@ from dalnet.evaluation.dump import LABEL_FOLDER, image_name, require_own_names
 from dalnet.evaluation.scorer import label_probabilities
 from dalnet.io import write_text
 from dalnet.modeling.cam import cam_scores
+from dalnet.modeling.image_classes import classes_of_labels
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.meta_arch import WeakSegmentor
 
@@ -212,14 +213,11 @@ def _refine(
 
 
 def _start(refiner: Refiner, inputs: dict[str, Any], method: str) -> Finish:
-    model, size = refiner.model, (inputs["height"], inputs["width"])
-    labels = inputs.get("image_labels")
-    classes = [] if labels is None else labels.nonzero().flatten().tolist()
+    classes = classes_of_labels(inputs.get("image_labels"))
     if not classes:
-        value = refiner.settings.ignore_value if labels is None else 0
-        return lambda: np.full(size, value, np.uint8)
-    image = model.infer(inputs["image"].to(model.device).float()[None], size, classes)
-    return refiner.start(image, method)
+        value = 0 if "image_labels" in inputs else refiner.settings.ignore_value
+        return lambda: np.full((inputs["height"], inputs["width"]), value, np.uint8)
+    return refiner.start(refiner.model.infer_record(inputs, classes), method)
 
 
 def _write(path: Path, finish: Finish) -> None:
