@@ -18,7 +18,7 @@ PACKAGE = ROOT / "dalnet"
 FLOORS = (
     ("dalnet", "dalnet.errors"),
     ("dalnet.io", "dalnet.numbers", "dalnet.assets"),
-    ("dalnet.documents",),
+    ("dalnet.documents", "dalnet.pages"),
     ("dalnet.layers",),
     ("dalnet.config",),
     ("dalnet.modeling", "dalnet.data"),

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the findings about tagged images as one HTML page."""
 
-import base64
-import io
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
-
-from dalnet.io import atomic_write
+from dalnet.pages import jpeg_base64, read_template, write_html
 
 from .check import Findings
 
@@ -25,20 +20,12 @@ def write_page(findings: Findings, path: Path, title: str, estimate: str) -> Non
     Raises:
         UsageError: it cannot be written.
     """
-    pages = Environment(
-        loader=PackageLoader("dalnet", "labeling"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    pages.filters["data_url"] = _data_url
     sides = [side for size in findings.sizes.values() for side in size]
     examples = {
         name: [file for file in findings.thumbnails if name in (findings.tags[file] or ())]
         for name in findings.classes
     }
-    text = pages.get_template("check_page.html.j2").render(
+    text = read_template("labeling", "check_page.html.j2", jpeg_base64=jpeg_base64).render(
         title=title,
         findings=findings,
         together=_count_together(findings),
@@ -46,9 +33,7 @@ def write_page(findings: Findings, path: Path, title: str, estimate: str) -> Non
         sides=(min(sides), max(sides)) if sides else None,
         estimate=estimate,
     )
-    with atomic_write(path) as unfinished:
-        # Names of files need not be valid text.
-        unfinished.write_text(text, encoding="utf-8", errors="replace")
+    write_html(path, text)
 
 
 def _count_together(findings: Findings) -> dict[str, dict[str, int]]:
@@ -60,9 +45,3 @@ def _count_together(findings: Findings) -> dict[str, dict[str, int]]:
         }
         for first in findings.classes
     }
-
-
-def _data_url(picture: Image.Image) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a report's gallery: images chosen by the scores of their predictions, as small images."""
 
-import base64
-import io
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -19,6 +17,7 @@ from dalnet.figures.images import ImageResult, Record, predict_images
 from dalnet.figures.overlay import Color, find_labels
 from dalnet.figures.sheet import draw_panels
 from dalnet.modeling.meta_arch import WeakSegmentor
+from dalnet.pages import jpeg_base64
 
 _SEED = 0  # the same random images for every model
 _WIDTH = 220  # pixels of a panel; larger ones are shrunk
@@ -126,10 +125,9 @@ def make_card(
     """Draw an image and keep only its small panels; arguments as for ``make_gallery``."""
     panels = {}
     for title, panel in draw_panels(result, colors, colorblind).items():
-        image, stream = Image.fromarray(panel), io.BytesIO()
+        image = Image.fromarray(panel)
         image.thumbnail((_WIDTH, 10 * _WIDTH))
-        image.save(stream, "JPEG", quality=82)
-        panels[title] = base64.b64encode(stream.getvalue()).decode("ascii")
+        panels[title] = jpeg_base64(image, quality=82)
     return Card(
         name=result.name,
         groups=groups,

@@ -4,13 +4,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dalnet.evaluation.results import Result
 from dalnet.evaluation.sources import Measurement
 from dalnet.figures.overlay import Color, make_legend
 from dalnet.numbers import percent, threshold_text
+from dalnet.pages import read_template
 
 from .charts import Line, draw_chart
 from .gallery import Card
@@ -40,16 +40,9 @@ def render_page(
         others: ``title``; ``split`` and ``records``, the data set and its images; ``facts``, what
             was run, by name; ``usual_results``, the file where results are expected.
     """
-    pages = Environment(
-        loader=PackageLoader("dalnet", "report"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    pages.filters |= {"percent": percent, "threshold": threshold_text}
+    filters = {"percent": percent, "threshold": threshold_text}
     source_titles = {one.source: one.title for one in measured}
-    return pages.get_template("page.html.j2").render(
+    return read_template("report", "page.html.j2", **filters).render(
         results=results,
         measured=measured,
         source_titles=source_titles,

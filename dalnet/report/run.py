@@ -18,7 +18,8 @@ from dalnet.evaluation.results import Result, read_results
 from dalnet.evaluation.sources import model_measurements
 from dalnet.figures.images import Record
 from dalnet.figures.overlay import choose_colors
-from dalnet.io import atomic_write, read_bytes
+from dalnet.io import read_bytes
+from dalnet.pages import write_html
 
 from .gallery import make_gallery
 from .page import render_page
@@ -83,9 +84,7 @@ def write_report(
         class_names=class_names,
         colors=colors,
     )
-    with atomic_write(output) as unfinished:
-        # Names of files need not be valid text.
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
+    write_html(output, page)
 
 
 def _facts(config_name: str | None, file: str, weights: str) -> dict[str, str]:
