@@ -16,6 +16,7 @@ from dalnet.config.load import flatten, merge_options, merge_values
 from dalnet.config.validation import use_cpu_without_cuda
 from dalnet.documents import parse_yaml
 from dalnet.errors import UsageError
+from dalnet.modeling.memory import is_out_of_memory
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .checkpointer import Checkpointer
@@ -38,9 +39,8 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
     """
     try:
         model = build_model(cfg)
-    except RuntimeError as error:
-        # PyTorch has no exception class for the CPU's memory.
-        if "DefaultCPUAllocator" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         what = f"the model that its config describes does not fit into memory ({error})"
         raise UsageError(what, cfg.MODEL.WEIGHTS or KEY, HINT) from error

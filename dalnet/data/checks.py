@@ -17,7 +17,7 @@ from dalnet.io import reading_errors
 from .classes import match_classes
 from .datasets import ensure_registered
 from .datasets.tagged import CORRECTED_MASK, register_tagged
-from .image_io import exif_orientation, open_image, read_mask
+from .image_io import exif_orientation, open_image, read_mask, short_side
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
     if any(cfg.INPUT.MIN_SIZE_TRAIN) or cfg.INPUT.LONGER_SIDE_RANGE or not paths:
         return
     chosen = paths[:: max(len(paths) // _SAMPLES, 1)][:_SAMPLES]
-    side = statistics.median(map(_short_side, chosen))
+    side = statistics.median(map(short_side, chosen))
     factor = statistics.mean(cfg.INPUT.RESCALE_RANGE)
     if side * factor > _MAX_SIDES_TO_CROP * min(cfg.INPUT.CROP.SIZE):
         logger.warning(
@@ -107,11 +107,6 @@ def warn_of_large_images(cfg: CfgNode, paths: Sequence[str]) -> None:
             tuple(cfg.INPUT.CROP.SIZE),
             tuple(cfg.INPUT.RESCALE_RANGE),
         )
-
-
-def _short_side(path: str) -> int:
-    with open_image(path, "image") as image:
-        return min(image.size)
 
 
 @reading_errors()

@@ -51,6 +51,16 @@ def read_image(path: str) -> np.ndarray:
         return to_rgb(image, path)
 
 
+def short_side(path: str) -> int:
+    """Return the shorter side of an image, in pixels; only its header is read.
+
+    Raises:
+        UsageError: it is missing, unreadable or too large.
+    """
+    with open_image(path, "image") as image:
+        return min(image.size)
+
+
 def decode_image(content: bytes, where: str) -> np.ndarray:
     """Return the image that a file's content holds, as :func:`read_image` does.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from dalnet.errors import UsageError
+from dalnet.modeling.memory import is_out_of_memory
 
 TRAINING = (
     "SOLVER.IMS_PER_BATCH",
@@ -41,12 +42,12 @@ def memory_errors(place: tuple[str, str]) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        # PyTorch has no exception classes for the CPU's memory and for loaders.
+        # PyTorch has no exception class for loaders.
         if "DataLoader worker (pid" in text:
             what = "a process that reads images was ended, as the system does where memory runs out"
             raise UsageError(f"{what} ({text})", *_LOADING) from error
-        is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
-        if is_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        if is_out_of_memory(error):
+            is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
             what = "the GPU's memory is full" if is_gpu else "memory is full"
             raise UsageError(f"{what} ({text})".removesuffix(" ()"), *place) from error
         raise

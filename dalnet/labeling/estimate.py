@@ -12,6 +12,7 @@ import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import fill_class_names, load_config
 from dalnet.config.recipes import choose_recipe
 from dalnet.config.validation import use_cpu_without_cuda
+from dalnet.modeling.memory import gpu_memory
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 from .check import Findings
@@ -28,10 +29,7 @@ def estimate_training(findings: Findings) -> str:
         return ""
     known = sum(tags is not None for tags in findings.tags.values())
     side = int(statistics.median(min(size) for size in findings.sizes.values()))
-    memory = None
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    recipe = choose_recipe(max(known, 1), len(findings.classes), side, memory)
+    recipe = choose_recipe(max(known, 1), len(findings.classes), side, gpu_memory())
     names = str(("background", *findings.classes))
     opts = [
         *recipe.opts,

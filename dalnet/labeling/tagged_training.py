@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import timm.models
-import torch
 
 from dalnet.config import new_config
 from dalnet.config.recipes import ENCODERS, Recipe, choose_recipe
@@ -23,13 +22,14 @@ from dalnet.data.datasets.tagged import (
     read_tag_table,
 )
 from dalnet.data.image_files import find_images
-from dalnet.data.image_io import open_image
+from dalnet.data.image_io import short_side
 from dalnet.data.labels import is_known
 from dalnet.data.tags import match_names
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError
 from dalnet.io import read_lines
 from dalnet.modeling.clip.weights import find_weights
+from dalnet.modeling.memory import gpu_memory
 
 from .mask_values import convert_masks, read_mask_values
 
@@ -372,12 +372,9 @@ def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:
     if not records:
         what = "it holds out every image of which a tag is known"
         raise UsageError(what, "val", "leave some for the training")
-    sides = [_short_side(str(r["file_name"])) for r in records[:: len(records) // _SAMPLES + 1]]
-    memory = None
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    sides = [short_side(str(r["file_name"])) for r in records[:: len(records) // _SAMPLES + 1]]
     side = int(statistics.median(sides))
-    return choose_recipe(len(records), len(names), side, memory, align, encoder)
+    return choose_recipe(len(records), len(names), side, gpu_memory(), align, encoder)
 
 
 def _require_text_tower() -> None:
@@ -391,8 +388,3 @@ def _require_text_tower() -> None:
             where="texts",
             hint="name a file of text embeddings, or train without alignment (--no-alignment)",
         ) from error
-
-
-def _short_side(path: str) -> int:
-    with open_image(path, "image") as image:  # the header alone
-        return min(image.size)

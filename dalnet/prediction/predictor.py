@@ -19,6 +19,7 @@ from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.modeling.cam import cam_probabilities, cam_scores
 from dalnet.modeling.image_inference import ImageInference
+from dalnet.modeling.memory import is_out_of_memory
 from dalnet.modeling.meta_arch import OpenVocabularySegmentor
 from dalnet.modeling.meta_arch.segmentor import crf_parameters
 
@@ -312,9 +313,7 @@ def _memory_errors(pixels: np.ndarray) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # PyTorch has no exception class for the CPU's memory: the message tells.
-        known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-        if not known and "DefaultCPUAllocator" not in str(error):
+        if not is_out_of_memory(error):
             raise
         what = f"{pixels.shape[1]} x {pixels.shape[0]} pixels do not fit into memory"
         raise UsageError(what, "image", "make it smaller") from error

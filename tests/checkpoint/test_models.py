@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and configs that checkpoints give."""
 
+import pytest
 import torch
 import yaml
 from detectron2.data import MetadataCatalog
@@ -11,6 +12,7 @@ from dalnet.checkpoint import (
     config_for,
     config_of_checkpoint,
     load_model,
+    models,
 )
 
 
@@ -83,3 +85,20 @@ def test_keys_that_are_not_known_here_are_named_and_left_out(
         config_of_checkpoint(tmp_path / "model.pth")
     assert "LATER" in caplog.text and "MODEL.SOONER" in caplog.text
     assert "OTHER_SYSTEM" not in caplog.text  # of a system that is not installed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_models_beyond_memory(tiny_cfg, monkeypatch, error):
+    def fail(cfg):
+        raise error
+
+    monkeypatch.setattr(models, "build_model", fail)
+    with refused("MODEL.WEIGHTS", "does not fit into memory"):
+        load_model(tiny_cfg)
