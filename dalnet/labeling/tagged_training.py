@@ -141,7 +141,7 @@ def describe_images(
                 names[label],
             )
     held_out = tuple(_choose_held_out(records, val))
-    return TaggedImages(**{**vars(whole), "held_out": held_out})
+    return replace(whole, held_out=held_out)
 
 
 def require_outside(folder: Path, images: Path, parameter: str) -> None:
@@ -351,18 +351,14 @@ def _data_options(described: TaggedImages, path: Path) -> list[str]:
     return [*names, "DATASETS.DESCRIPTION", str(path), "OUTPUT_DIR", str(path.parent)]
 
 
-def _own_recipe(described: TaggedImages, config: str, encoder: str) -> Recipe:
-    """Return the user's config as a recipe that sets only the number of classes and the encoder."""
+def _choose_recipe(described: TaggedImages, config: str, align: bool, encoder: str) -> Recipe:
+    """Return the user's config as a recipe or, where there is none, the one for these images."""
+    if not config:
+        return _recipe_for(described, align, encoder)
+    # Of the user's own, only the number of classes and the encoder are set.
     opts = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", str(len(described.classes) + 1)]
     opts += ["MODEL.VIT.NAME", encoder] if encoder else []
     return Recipe(config, tuple(opts), (f"images of {len(described.classes)} classes",))
-
-
-def _choose_recipe(described: TaggedImages, config: str, align: bool, encoder: str) -> Recipe:
-    """Return the user's config as a recipe or, where there is none, the one for these images."""
-    if config:
-        return _own_recipe(described, config, encoder)
-    return _recipe_for(described, align, encoder)
 
 
 def _recipe_for(described: TaggedImages, align: bool, encoder: str) -> Recipe:
