@@ -258,9 +258,7 @@ _MOST_TIMES = 16  # that an image is enlarged before CAMs or predictions are mad
 
 BASE_RULES: tuple[Rule, ...] = (
     at_least(0, "MODEL.PAR.NUM_ITERS", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_NONFINITE_STEPS"),
-    at_least(
-        0, *_keys("SOLVER", f"{_RATES} {_DECAYS} WARMUP_ITERS STEP_TIMEOUT CHECKPOINT_PERIOD")
-    ),
+    at_least(0, *_keys("SOLVER", f"{_RATES} {_DECAYS} {_PERIODS}")),
     at_least(1, *_keys("SOLVER", _COUNTS)),
     at_least(0, *_keys("MODEL.VIT", "IMG_SIZE PATCH_SIZE EMBED_DIM DEPTH NUM_HEADS")),
     at_least(1, *_keys("MODEL.SEM_SEG_HEAD", "CONVS_DIM DILATION"), "MODEL.CLIP.EMBED_DIM"),

@@ -3,6 +3,6 @@
 
 from .launch import run
 from .setup import setup
-from .trainer import Trainer, evaluate
+from .trainer import Trainer
 
-__all__ = ["Trainer", "evaluate", "run", "setup"]
+__all__ = ["Trainer", "run", "setup"]

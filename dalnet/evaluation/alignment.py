@@ -73,7 +73,8 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
         hint = "name another split"
         raise UsageError("no image has a mask and image-level labels", where=split, hint=hint)
     model = load_model(cfg)
-    if not hasattr(model, "object_mask_threshold"):
+    beta = getattr(model, "object_mask_threshold", None)
+    if beta is None:
         raise UsageError(
             "the system has no object-aware mask and aligns nothing with texts",
             where=cfg.MODEL.META_ARCHITECTURE,
@@ -82,7 +83,7 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     quality = AlignmentQuality(len(model.class_names))
     with inference_context(model), torch.no_grad():
         for (record,) in tqdm(build_test_loader(cfg, split, records), desc=split, unit="image"):
-            _measure(quality, model, record)
+            _measure(quality, model, record, beta)
     parts = gather(quality)
     if not parts:
         return None
@@ -101,11 +102,13 @@ def evaluate_alignment(cfg: CfgNode, split: str, output: Path) -> dict[str, Any]
     return result
 
 
-def _measure(quality: "AlignmentQuality", model: WeakSegmentor, record: dict[str, Any]) -> None:
+def _measure(
+    quality: "AlignmentQuality", model: WeakSegmentor, record: dict[str, Any], beta: float
+) -> None:
     labels = record["image_labels"]
     truth = torch.from_numpy(read_truth(record, quality.num_classes))
     features = model.infer_record(record).features()
-    raw, beta = model.maps("cam_inter", features), getattr(model, "object_mask_threshold", 0.0)
+    raw = model.maps("cam_inter", features)
     mask = object_mask(raw, labels[None].to(model.device), beta)[0]
     cosines = None
     if getattr(model, "projections", None) is not None:

@@ -47,7 +47,7 @@ prediction.labels, prediction.overlay()
 
 The file `{file}` holds the weights and, in its metadata, the classes and the whole config
 as plain text; nothing is unpickled.
-{results}
+
 ## License
 
 To be named by whoever publishes the model: it depends on the images, and on the weights that the
@@ -55,16 +55,12 @@ training began with.
 """
 
 
-def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
+def write_bundle(weights: Path, folder: Path) -> None:
     """Write ``model.safetensors``, ``config.yaml`` and the model card ``README.md``.
 
     Args:
         weights: a checkpoint that holds its config.
         folder: where the files go.
-        results: a table for the model card; may be empty.
-
-    Returns:
-        The folder.
 
     Raises:
         UsageError: the checkpoint is unreadable or of before 0.2, or the folder not writable.
@@ -85,11 +81,9 @@ def write_bundle(weights: Path, folder: Path, results: str = "") -> Path:
         versions=", ".join(f"{name} {version}" for name, version in sorted(info.versions.items())),
         sha256=checkpoint_hash(str(weights)),
         file=BUNDLE_FILE,
-        results=f"\n## Results\n\n{results}\n" if results else "",
     )
     about = ModelCardData(library_name="dalnet", pipeline_tag="image-segmentation")
     write_text(folder / BUNDLE_FILES[2], str(ModelCard(f"---\n{about}\n---\n\n{text}")))
-    return folder
 
 
 def push_to_hub(folder: Path, name: str, files: Sequence[str] = BUNDLE_FILES) -> str:

@@ -2,7 +2,6 @@
 """The network. Importing this package registers its parts with Detectron2."""
 
 from .backbone import TimmViT
-from .heads import LargeFOVHead
 from .meta_arch import DALNet
 
-__all__ = ["DALNet", "LargeFOVHead", "TimmViT"]
+__all__ = ["DALNet", "TimmViT"]

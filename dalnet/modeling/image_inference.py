@@ -76,15 +76,15 @@ class ImageInference:
             return self._passes.cams(source, scales, flip, self._local(), size)[0]
         return resize(self._cams_as_seen(source, tuple(scales), flip), self.size)[0]
 
-    def pseudo_label(self, scales: Sequence[float], flip: bool, source: str = "cam") -> Tensor:
+    def pseudo_label(self, scales: Sequence[float], flip: bool) -> Tensor:
         """Return the label map ``[H, W]``, long, that the image's CAMs are refined to.
 
         Class c has the value c + 1, background 0; unsure pixels have the ignore value. An image
         that shows no class is all background.
         """
-        key = "pseudo_label", source, tuple(scales), flip
+        key = "pseudo_label", tuple(scales), flip
         if key not in self._kept:
-            self._kept[key] = self._refine(self._cams_as_seen(source, tuple(scales), flip))
+            self._kept[key] = self._refine(self._cams_as_seen("cam", tuple(scales), flip))
         return self._kept[key]
 
     def refine_by_crf(self, probabilities: Tensor, **parameters: Any) -> Tensor:

@@ -36,7 +36,6 @@ from .catalog import register
 
 CORRECTED_MASK = "corrected_mask"  # key of a record: mask to use instead of a pseudo label
 SPLITS = {"tagged_train": "train", "tagged_val": "val"}  # split of each data set
-UNTAGGED = ("unknown", "none")
 
 
 @dataclass(frozen=True)
