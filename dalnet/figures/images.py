@@ -136,8 +136,7 @@ def _predict_image(model: WeakSegmentor, record: Record) -> ImageResult:
     if all_cams is not None:
         cams = {c: all_cams[c].float().cpu().numpy() for c in image_classes}
         if scores is None:
-            threshold = model.cam_settings.background
-            scores = cam_scores(all_cams[None], all_cams.new_ones(1, len(all_cams)), threshold)[0]
+            scores = cam_scores(all_cams, model.cam_settings.background)
     if "pseudo_label" in output:
         label_maps["pseudo label"] = label_map_of(output["pseudo_label"])
     if scores is not None:

@@ -146,30 +146,28 @@ def cam_to_label(
 
 
 @torch.no_grad()
-def cam_scores(cams: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Return scores of background and classes, whose arg max is the CAMs' label map.
-
-    Args:
-        cams: ``[N, C, H, W]`` in 0..1.
-        labels: ``[N, C]`` multi-hot image labels; other classes score 0.
-        threshold: score of the background, not negative; it wins ties.
-
-    Returns:
-        ``[N, C + 1, H, W]``, background first.
-    """
-    return F.pad(cams * labels[:, :, None, None], (0, 0, 0, 0, 1, 0), value=threshold)
-
-
-def cam_probabilities(cams: Tensor, threshold: float) -> Tensor:
-    """Return scores of background and an image's own classes that add up to 1, for a CRF.
+def cam_scores(cams: Tensor, threshold: float) -> Tensor:
+    """Return scores of background and an image's own classes; their arg max is the label map.
 
     Args:
         cams: ``[K, H, W]`` in 0..1, of the K classes of one image.
-        threshold: score of the background, not negative.
+        threshold: score of the background, not negative; it wins ties.
+
+    Returns:
+        ``[K + 1, H, W]``, background first.
+    """
+    return F.pad(cams, (0, 0, 0, 0, 1, 0), value=threshold)
+
+
+def cam_probabilities(cams: Tensor, threshold: float) -> Tensor:
+    """Return the scores of :func:`cam_scores` that add up to 1, for a CRF.
+
+    Args:
+        cams, threshold: as there.
 
     Returns:
         ``[K + 1, H, W]``, background first. Where all scores of a pixel are 0 they stay 0, and
         the CRF takes them as equal.
     """
-    scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+    scores = cam_scores(cams, threshold)
     return scores / scores.sum(dim=0).clamp(min=torch.finfo(scores.dtype).tiny)

@@ -17,6 +17,7 @@ from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.image_io import read_image, to_rgb
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
+from dalnet.evaluation.scorer import label_map_of
 from dalnet.modeling.cam import cam_probabilities, cam_scores
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.memory import is_out_of_memory
@@ -188,7 +189,7 @@ class Predictor:
     def _predict(self, pixels: np.ndarray, inference: ImageInference, find: bool) -> Prediction:
         """Return the prediction of one image; ``find``: with the CAMs of the classes found."""
         scores = self._scores(inference)
-        labels = _find_labels(scores)
+        labels = label_map_of(scores)
         if find:
             # The encoder's passes are shared, and no CAM has been computed yet.
             values = np.unique(labels[labels > 0]).tolist()
@@ -230,7 +231,7 @@ class Predictor:
             if self._crf is not None and values:
                 local = inference.refine_by_crf(local, **self._crf)
             scores = self._scatter(local, values)
-            labels = _find_labels(scores)
+            labels = label_map_of(scores)
             return Prediction(pixels, labels, scores.cpu().numpy(), {}, self.class_names)
 
     def _predict_tiles(self, pixels: np.ndarray) -> Prediction:
@@ -240,7 +241,7 @@ class Predictor:
 
         with _memory_errors(pixels):
             scores = predict_tiles(predict, pixels, len(self.class_names), self._tile)
-            labels = _find_labels(scores)
+            labels = label_map_of(scores)
             return Prediction(pixels, labels, scores.numpy(), {}, self.class_names)
 
     def _local_scores(
@@ -276,7 +277,7 @@ class Predictor:
         cams = inference.cams("cam", self._cam_scales, self._flip)
         threshold = self._model.cam_settings.background
         if self._crf is None:
-            local = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
+            local = cam_scores(cams, threshold)
         else:
             local = inference.refine_by_crf(cam_probabilities(cams, threshold), **self._crf)
         return self._scatter(local, [index + 1 for index in inference.image_classes])
@@ -286,12 +287,6 @@ class Predictor:
         scores = local.new_zeros(len(self.class_names), *local.shape[1:])
         scores[[0, *values]] = local
         return scores
-
-
-def _find_labels(scores: Tensor) -> np.ndarray:
-    """Return the arg max, uint8 ``[H, W]``, of scores ``[C + 1, H, W]``."""
-    # On a CPU, argmax along another dimension than the last takes ten times as long.
-    return scores.max(dim=0).indices.to(torch.uint8).cpu().numpy()
 
 
 def _read(image: ImageLike) -> np.ndarray:

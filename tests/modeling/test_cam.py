@@ -179,13 +179,14 @@ def test_cam_to_label_is_the_plain_rule():
 
 def test_cam_scores_arg_max_is_the_label_map():
     cams = torch.randint(0, 9, (3, 4, 6, 7)) / 8
-    labels = torch.tensor([[1.0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]])
-    boxes = torch.tensor([[0, 6, 0, 7]] * 3)
+    labels, boxes = torch.ones(3, 4), torch.tensor([[0, 6, 0, 7]] * 3)
     for threshold in (0.0, 0.5):
-        scores = cam_scores(cams, labels, threshold)
-        assert scores.shape == (3, 5, 6, 7)
         expected = cam_to_label(cams, labels, boxes, threshold, threshold)
-        assert torch.equal(scores.argmax(dim=1), expected)
+        for one, label_map in zip(cams, expected, strict=True):
+            scores = cam_scores(one, threshold)
+            assert scores.shape == (5, 6, 7)
+            assert torch.equal(scores.argmax(dim=0), label_map)
+    assert cam_scores(torch.zeros(0, 2, 3), 0.5).tolist() == [[[0.5] * 3] * 2]
 
 
 @pytest.mark.parametrize("flip", ["max", "sum"])

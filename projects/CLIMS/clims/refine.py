@@ -135,9 +135,8 @@ class Refiner:
 
 def label_cams(cams: Tensor, image_classes: Sequence[int], threshold: float) -> Tensor:
     """Return the label map ``[H, W]``, long, of CAMs ``[K, H, W]`` of classes 0..C-1."""
-    scores = cam_scores(cams[None], cams.new_ones(1, len(cams)), threshold)[0]
     values = torch.tensor([0, *(c + 1 for c in image_classes)], device=cams.device)
-    return values[scores.max(dim=0).indices]
+    return values[cam_scores(cams, threshold).max(dim=0).indices]
 
 
 def refine_split(
