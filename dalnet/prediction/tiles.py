@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dalnet.evaluation.zero_shot import window_boxes
+from dalnet.modeling.boxes import window_boxes
 
 _OVERLAP = 4  # neighboring tiles share a fourth of their side
 
