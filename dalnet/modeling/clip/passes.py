@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from dalnet.errors import UsageError
@@ -111,15 +112,10 @@ def image_tokens(clip: FrozenCLIP, images: Tensor, blocks: int | None = None) ->
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return a position embedding ``[1 + s s, D]`` for another grid (h, w): ``[1 + h w, D]``.
 
-    The patches' part is resized as a picture (bicubic, corners not aligned), the class token's row
+    The patches' part is resized like an image (bicubic, corners not aligned), the class token's row
     stays.
     """
-    side = round((len(positions) - 1) ** 0.5)
-    if grid == (side, side):
-        return positions
-    square = positions[1:].T.reshape(1, -1, side, side)
-    resized = F.interpolate(square, grid, mode="bicubic", align_corners=False)
-    return torch.cat([positions[:1], resized[0].flatten(1).T])
+    return resample_abs_pos_embed(positions[None], list(grid), antialias=False)[0]
 
 
 def project_image_tokens(clip: FrozenCLIP, tokens: Tensor) -> Tensor:
