@@ -176,7 +176,9 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         """
         features = self.encode(self.normalize(batch.images))  # class, patch, intermediate tokens
         outputs = self.heads(features)  # image logits, segmentation logits
-        targets = made_once(lambda: self.targets_of(batch, features, outputs))  # no gradient
+        targets = made_once(  # no gradient; multi_scale_cams takes two thirds of a step
+            lambda: self.make_targets(batch, outputs, self.multi_scale_cams(batch, features))
+        )
         outputs |= self.align(batch, features)  # tokens and texts in the common space
         losses = self.criterion(outputs, targets)  # Eq. 7 and 8
         if self.projections is not None and not self.aligns("gia", "lea"):
@@ -193,12 +195,6 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             "inter_tokens": inter_tokens,  # [N, D, h, w]
             "seg_logits": self.sem_seg_head(features),  # [N, C + 1, h, w]
         }
-
-    def targets_of(
-        self, batch: MultiCropBatch, features: Features, outputs: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the targets of the losses; two thirds of a step's time go into their CAMs."""
-        return self.make_targets(batch, outputs, self.multi_scale_cams(batch, features))
 
     @torch.no_grad()
     def multi_scale_cams(self, batch: MultiCropBatch, features: Features) -> CAMs | None:
