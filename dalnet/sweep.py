@@ -26,6 +26,7 @@ from tabulate import tabulate
 from torch.cuda import device_count
 
 from dalnet.config import load_config
+from dalnet.config.load import flatten
 from dalnet.documents import read_json, read_yaml, write_json
 from dalnet.errors import UsageError
 from dalnet.io import write_text
@@ -120,18 +121,11 @@ def _parse_runs(file: Any) -> Iterator[tuple[str, tuple[str, list]]]:
         raise ValueError(f"{', '.join(map(repr, wrong))} is missing, or neither 'runs' nor 'opts'")
     for name, spec in file["runs"].items():
         spec = {"config": spec} if isinstance(spec, str) else spec
-        keys = [*_flatten({**(file.get("opts") or {})}), *_flatten({**spec.get("opts", {})})]
+        opts = flatten({**(file.get("opts") or {})}) | flatten({**spec.get("opts", {})})
         wrong = (spec.keys() ^ {"config"}) - {"opts"}
         if wrong or not re.fullmatch(r"\w[\w.+-]*", name):
             raise ValueError(f"run {name!r}: {', '.join(wrong) or 'use letters and digits'}")
-        yield name, (str(spec["config"]), [part for pair in keys for part in pair])
-
-
-def _flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return full key and value of everything below a mapping of mappings."""
-    if not isinstance(node, dict):
-        return [(prefix.removeprefix("."), node)]
-    return [pair for key, value in node.items() for pair in _flatten(value, f"{prefix}.{key}")]
+        yield name, (str(spec["config"]), [part for pair in opts.items() for part in pair])
 
 
 def _verify_folder(folder: Path, cfg: CfgNode) -> None:
@@ -143,7 +137,7 @@ def _verify_folder(folder: Path, cfg: CfgNode) -> None:
     if any((folder / name).exists() for name in ("last_checkpoint", "evaluation")):
         before = load_config(str(folder / "job.yaml"), ["OUTPUT_DIR", cfg.OUTPUT_DIR])
         # Compared as JSON, because the file has lists where ``cfg`` has tuples.
-        found, wanted = ({k: json.dumps(v) for k, v in _flatten(c)} for c in (before, cfg))
+        found, wanted = ({k: json.dumps(v) for k, v in flatten(c).items()} for c in (before, cfg))
         if changed := ", ".join(f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]):
             hint = "choose another folder for the sweep"
             raise UsageError(f"it was trained with {changed}", where=folder, hint=hint)

@@ -54,6 +54,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def split_list(text: str) -> list[str]:
+    """Return the parts of a comma-separated list that are not blank, without spaces around them."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def refuse_without_images(args: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse arguments that say something of the user's own images where ``images`` is not given.
 

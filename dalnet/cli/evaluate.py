@@ -26,7 +26,7 @@ from dalnet.evaluation.alignment import evaluate_alignment
 from dalnet.evaluation.results import Result
 from dalnet.evaluation.run import PROTOCOLS, evaluate
 
-from .arguments import add_config, add_keys, add_processes, add_split, add_weights
+from .arguments import add_config, add_keys, add_processes, add_split, add_weights, split_list
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +76,8 @@ def evaluate_in_process(args: argparse.Namespace) -> Result | None:
     return evaluate(
         cfg,
         args.split,
-        sources=_split_list(args.sources),
-        protocols=_split_list(args.protocols),
+        sources=split_list(args.sources),
+        protocols=split_list(args.protocols),
         output=output,
         dump=args.dump,
         workers=args.workers,
@@ -97,8 +97,3 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     # Not OUTPUT_DIR itself, where the config and the log of the training lie.
     cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)
     return cfg
-
-
-def _split_list(text: str) -> list[str]:
-    """Return the parts of a comma-separated list that are not blank."""
-    return [part.strip() for part in text.split(",") if part.strip()]

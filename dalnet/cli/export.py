@@ -38,7 +38,7 @@ from dalnet.export.bundle import BUNDLE_FILES, push_to_hub, write_bundle
 from dalnet.labeling.mask_values import convert_mask, read_mask_values
 from dalnet.modeling.meta_arch import WeakSegmentor
 
-from .arguments import add_weights
+from .arguments import add_weights, split_list
 
 _FORMATS = ("bundle", "onnx", "onnx-int8")
 _ONNX_FILES = {"onnx": "model.onnx", "onnx-int8": "model_int8.onnx"}
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UsageError: there is no model, an unknown format, or the folder is not empty.
     """
-    formats = [name for name in args.format.split(",") if name]
+    formats = split_list(args.format)
     if unknown := set(formats) - {*_FORMATS}:
         raise UsageError(
             f"there is no format {min(unknown)!r}", "format", f"use {', '.join(_FORMATS)}"

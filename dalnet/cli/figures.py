@@ -26,7 +26,7 @@ from dalnet.figures.images import choose_images, predict_images
 from dalnet.figures.layout import check_format, save_figure
 from dalnet.figures.sheet import draw_sheet
 
-from .arguments import add_config, add_keys, add_split, add_weights
+from .arguments import add_config, add_keys, add_split, add_weights, split_list
 
 FIGURES = {
     "cams": "Figure 3: CAM of each class that an image shows",
@@ -104,7 +104,7 @@ def _draw(args: argparse.Namespace) -> Figure:
     needs_labels = needs_cams or any("sem_seg" not in one.sources for one in models.values())
     records = choose_images(
         args.split,
-        [name.strip() for name in args.images.split(",") if name.strip()],
+        split_list(args.images),
         args.count,
         args.seed,
         class_name=getattr(args, "class_name", None),

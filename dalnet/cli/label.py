@@ -31,7 +31,7 @@ from dalnet.labeling.label import label_images, tagged_images, write_formats
 from dalnet.labeling.tagged_training import DESCRIPTION, require_outside
 from dalnet.prediction import Predictor
 
-from .arguments import add_keys, add_weights, refuse_without_images
+from .arguments import add_keys, add_weights, refuse_without_images, split_list
 
 _PROTOCOL = "ms+flip+crf"
 
@@ -104,8 +104,7 @@ def _label_here(args: argparse.Namespace, weights: Path) -> None:
     settings = {"weights": checkpoint_hash(str(weights)), "opts": args.opts, **protocol}
     options = {"source": args.source, "overlays": args.overlays, "overwrite": args.overwrite}
     done = label_images(predictor, images, output, settings, **options)
-    formats = [name for name in args.format.split(",") if name]
-    write_formats(output, images, predictor.class_names, formats)
+    write_formats(output, images, predictor.class_names, split_list(args.format))
     print(f"{done} of {len(images)} images labeled now; written: {output}")
 
 

@@ -33,7 +33,7 @@ from dalnet.prediction.batch import PredictOptions, predict_files
 from dalnet.prediction.files import PredictionInput, find_inputs
 from dalnet.prediction.predictor import Predictor
 
-from .arguments import add_config, add_keys, add_weights
+from .arguments import add_config, add_keys, add_weights, split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +136,7 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = split_list(text)
     if not names:
         raise argparse.ArgumentTypeError("give at least one name")
     return names

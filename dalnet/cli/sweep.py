@@ -17,7 +17,7 @@ from dalnet.config.load import find_config
 from dalnet.errors import UsageError
 from dalnet.sweep import TRAIN_COMMAND, run_sweep
 
-from .arguments import add_keys
+from .arguments import add_keys, split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, train_command: Sequence[str] = TRAIN_COMMAND) 
         [int(seed) for seed in seeds],
         args.output,
         args.opts,
-        runs=[name for name in args.runs.split(",") if name],
+        runs=split_list(args.runs),
         jobs=args.jobs,
         reference=args.reference,
         table_only=args.table_only,

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags for the user's own images are refused where no folder of images is named."""
+"""Lists between commas; flags for one's own images are refused without a folder of images."""
 
 import pytest
 
 from dalnet.cli import main
+from dalnet.cli.arguments import split_list
+
+
+def test_parts_of_a_list_between_commas():
+    assert split_list(" coco, label-studio,, ") == ["coco", "label-studio"]
+    assert split_list("") == []
 
 
 @pytest.mark.parametrize(
