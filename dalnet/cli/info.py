@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from tabulate import tabulate
 
 import dalnet
-from dalnet.assets import CONFIGS
+from dalnet.config.load import recipe_names
 from dalnet.config.systems import installed_systems
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.modeling.clip.weights import CLIP_CACHE
@@ -38,9 +38,8 @@ def collect_information() -> list[tuple[str, str]]:
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    recipes = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
     # Bases and sweeps are no recipes of their own.
-    recipes = [name for name in recipes if not name.startswith(("Base", "sweeps/"))]
+    recipes = [name for name in recipe_names() if not name.startswith(("Base", "sweeps/"))]
     return [
         ("dalnet", f"{dalnet.__version__} in {Path(dalnet.__file__).parent}"),
         ("python", f"{platform.python_version()} on {platform.platform()}"),

@@ -59,13 +59,18 @@ def find_config(config: str) -> str:
             return str(path)
     if config.startswith(AssetHandler.PREFIX):
         return config
-    recipes = sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
+    recipes = recipe_names()
     nearest = get_close_matches(config.removesuffix(".yaml"), recipes, n=3) or recipes
     raise UsageError(
         "it is neither a file nor a recipe of DALNet",
         where=config or "config",
         hint=f"name a file, or a recipe as {', '.join(nearest)}",
     )
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all config files that come with DALNet, bases and sweeps too, sorted."""
+    return sorted(str(p.relative_to(CONFIGS).with_suffix("")) for p in CONFIGS.rglob("*.yaml"))
 
 
 def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:

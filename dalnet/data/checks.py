@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from dalnet.config import class_difference
 from dalnet.errors import UsageError
 from dalnet.io import reading_errors
 
@@ -75,14 +76,9 @@ def check_datasets(
             where="MODEL.SEM_SEG_HEAD.NUM_CLASSES",
             hint=f"set it to {len(classes)} or name another data set",
         )
-    # Of as many classes in another order, every label would be taken for that of another class.
-    for value, (own, found) in enumerate(zip(known, classes, strict=False)):
-        if own != found:
-            raise UsageError(
-                f"class {value} of {names[0]} is {found!r}, but the model's is {own!r}",
-                where=key,
-                hint="name a data set of the same classes in the same order",
-            )
+    if known and (difference := class_difference(classes, known)):
+        what = f"the classes of {names[0]} are not the model's: {difference}"
+        raise UsageError(what, key, "name a data set of the same classes in the same order")
 
 
 def _class_names(dataset_name: str) -> list[str]:
