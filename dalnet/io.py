@@ -132,6 +132,11 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
+def cache_folder() -> Path:
+    """Return where what is computed once is kept: ``$DALNET_CACHE`` or ``~/.cache/dalnet``."""
+    return Path(os.environ.get("DALNET_CACHE") or "~/.cache/dalnet").expanduser()
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()

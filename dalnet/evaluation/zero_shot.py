@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
 from dalnet.data.datasets.zero_shot import class_lists
 from dalnet.errors import UsageError
 from dalnet.modeling.boxes import window_boxes
+from dalnet.modeling.clip.prompts import IMAGENET_TEMPLATES
 from dalnet.modeling.meta_arch import OpenVocabularySegmentor
 
 _LONGEST_SIDE = 2048  # pixels, of an image that the network sees
@@ -154,9 +154,8 @@ class ZeroShotSegmenter:
         # The class of each of the K names, whose scores are computed.
         self._owners = torch.tensor([i for i, group in enumerate(names) for _ in group])
         if preset.by_names:
-            templates = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
             flat = [name for group in names for name in group]
-            self._texts = model.embed_texts(flat, templates).to(model.device)
+            self._texts = model.embed_texts(flat, IMAGENET_TEMPLATES).to(model.device)
         else:
             model.set_vocabulary(classes[1:] if self.has_background else classes)
 

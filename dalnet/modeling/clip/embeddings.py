@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dalnet.errors import UsageError
-from dalnet.io import atomic_write, sha256
+from dalnet.io import atomic_write, cache_folder, sha256
 from dalnet.modeling.cpu import use_onednn_products
 from dalnet.modeling.precision import unit_vectors
 
@@ -167,8 +167,8 @@ def _cached_embeddings(clip: CfgNode, words: Sequence[str]) -> Tensor:
     openai = clip.WEIGHTS == "openai"
     identity = [clip.PROVIDER, clip.NAME, openai, sha256(weights), clip.TEMPLATE, list(words)]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = Path(clip.CACHE_DIR or os.environ.get("DALNET_CACHE") or "~/.cache/dalnet")
-    file = folder.expanduser() / f"text-{key}.safetensors"
+    folder = Path(clip.CACHE_DIR).expanduser() if clip.CACHE_DIR else cache_folder()
+    file = folder / f"text-{key}.safetensors"
     embeddings = _read_cache(file, len(words))
     if embeddings is None:
         towers = load_clip(clip.NAME, clip.WEIGHTS, clip.PROVIDER)

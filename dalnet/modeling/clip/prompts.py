@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip import SimpleTokenizer
+from open_clip import OPENAI_IMAGENET_TEMPLATES, SimpleTokenizer
 from torch import Tensor
 from tqdm import tqdm
 
 from dalnet.errors import UsageError
 
+# The 80 sentences that CLIP's authors wrote for ImageNet, each with one "{}" for a name.
+IMAGENET_TEMPLATES: tuple[str, ...] = tuple(make("{}") for make in OPENAI_IMAGENET_TEMPLATES)
 _END = 49407  # CLIP's token for the end of a text
 _BATCH = 16  # prompts encoded at a time, after which the progress bar moves
 

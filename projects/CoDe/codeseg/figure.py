@@ -22,7 +22,7 @@ from dalnet.config.validation import check_values
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.figures.layout import Cell, add_colorbar, draw_page, save_figure
 from dalnet.figures.overlay import draw_heat, make_faint
-from dalnet.modeling.multi_scale import resize
+from dalnet.modeling.resize import resize
 
 from .batch import CaptionBatch
 from .captions import clip_tokenizer

@@ -8,18 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from dalnet.data.image_io import decode_image, read_image
+from dalnet.modeling.clip.prompts import IMAGENET_TEMPLATES
 
 from .caption_files import Captioned
 from .captions import CONTEXT_LENGTH, clip_tokenizer, pseudo_word_labels
-
-# The 80 sentences that CLIP's authors wrote for ImageNet.
-TEMPLATES = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,9 @@ class CaptionMapper:
         )
         pixels = v2.functional.pil_to_tensor(self.view(Image.fromarray(upright)))
         selected = [nouns[i] for i in np.random.permutation(len(nouns))[: self.num_nouns]]
-        drawn = np.random.randint(len(TEMPLATES), size=len(selected))
-        prompts = [TEMPLATES[i].replace("{}", n) for i, n in zip(drawn, selected, strict=True)]
+        drawn = np.random.randint(len(IMAGENET_TEMPLATES), size=len(selected))
+        pairs = zip(drawn, selected, strict=True)
+        prompts = [IMAGENET_TEMPLATES[i].replace("{}", noun) for i, noun in pairs]
         return {
             "image": pixels,
             "caption_tokens": clip_tokenizer()([sample.caption])[0],

@@ -25,7 +25,8 @@ from dalnet.modeling.clip.passes import (
     word_embeddings,
 )
 from dalnet.modeling.meta_arch import OpenVocabularySegmentor, Source
-from dalnet.modeling.multi_scale import Features, resize
+from dalnet.modeling.multi_scale import Features
+from dalnet.modeling.resize import resize
 
 from .batch import CaptionBatch
 from .criterion import CoDeCriterion, Outputs

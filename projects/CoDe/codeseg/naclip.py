@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor, nn
 
 from dalnet.config import System
@@ -21,14 +20,14 @@ from dalnet.config.checks import Rule, above_zero, are_finite, fraction
 from dalnet.modeling.batch import ImageBatch
 from dalnet.modeling.clip import FrozenCLIP, load_clip
 from dalnet.modeling.clip.passes import attend, image_tokens, project_image_tokens, require_vit
+from dalnet.modeling.clip.prompts import IMAGENET_TEMPLATES
 from dalnet.modeling.meta_arch import OpenVocabularySegmentor, Source
-from dalnet.modeling.multi_scale import Features, resize
+from dalnet.modeling.multi_scale import Features
+from dalnet.modeling.resize import resize
 
 from .captions import CONTEXT_LENGTH, clip_tokenizer
 from .image_segmenter import cut_padding, pad_to_patches
 from .losses import EPS
-
-_TEMPLATES = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 @META_ARCH_REGISTRY.register()
@@ -61,7 +60,7 @@ class NACLIP(OpenVocabularySegmentor[ImageBatch, Tensor]):
         self.clip = clip
         self.sigma, self.background, self.affine = sigma, background, affine
         self.patch_size = int(clip.visual.conv1.stride[0])
-        sentences = [template.replace("{}", "") for template in _TEMPLATES]
+        sentences = [template.replace("{}", "") for template in IMAGENET_TEMPLATES]
         longest = max(len(clip_tokenizer().encode(sentence)) for sentence in sentences)
         self.name_tokens = CONTEXT_LENGTH - 2 - longest
         self.backbone = nn.Identity()  # nothing is trained
@@ -109,7 +108,7 @@ class NACLIP(OpenVocabularySegmentor[ImageBatch, Tensor]):
 
     def embed_classes(self, names: Sequence[str]) -> Tensor:
         """Return the names ``[C, d]``, each the mean over CLIP's 80 sentences."""
-        return self.embed_texts(names, _TEMPLATES)
+        return self.embed_texts(names, IMAGENET_TEMPLATES)
 
     def losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         """There is nothing to train."""

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+from dalnet.modeling.clip.prompts import IMAGENET_TEMPLATES
 
 from .images import MAX_OBJECTS, ToyImage
 from .words import (
@@ -20,9 +21,7 @@ from .words import (
 
 ANY = -1  # in a caption: a field that it does not mention
 
-# CLIP's 80 templates, and the one that class prompts use.
-TEMPLATES: tuple[str, ...] = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-PROMPT = "a photo of {}."
+PROMPT = "a photo of {}."  # the template of class prompts
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def draw_caption(rng: np.random.Generator, image: ToyImage) -> Caption:
         if article in ("a", "an") and rng.random() < 0.9:
             text = rest
         common = rng.random() < 0.4
-        text = (PROMPT if common else TEMPLATES[rng.integers(80)]).replace("{}", text)
+        text = (PROMPT if common else IMAGENET_TEMPLATES[rng.integers(80)]).replace("{}", text)
     text = text.removesuffix(".") + ("." if rng.random() < 0.5 else "")
     return Caption(text, caption.objects, caption.ground, caption.empty)
 

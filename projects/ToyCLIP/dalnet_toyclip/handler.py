@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``toyclip://toyclip.safetensors``, readable wherever Detectron2 reads a path."""
 
-import os
 from pathlib import Path
 from typing import IO, Any
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from dalnet.errors import UsageError
-from dalnet.io import sha256
+from dalnet.io import cache_folder, sha256
 
 WEIGHTS = Path(__file__).resolve().parent / "toyclip.safetensors"
 
@@ -27,8 +26,7 @@ class ToyCLIPHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         if path != self.PREFIX + WEIGHTS.name:
             raise UsageError("there is no such file", path, f"write {self.PREFIX}{WEIGHTS.name}")
-        folder = Path(os.environ.get("DALNET_CACHE") or "~/.cache/dalnet").expanduser()
-        file = folder / f"toyclip-{sha256(WEIGHTS)}.safetensors"
+        file = cache_folder() / f"toyclip-{sha256(WEIGHTS)}.safetensors"
         if not file.is_file():
             from .files import export  # brings OpenCLIP along, which few commands need
 

@@ -8,7 +8,9 @@ import torch
 from open_clip import SimpleTokenizer
 from torch import Tensor
 
-from .captions import PROMPT, TEMPLATES
+from dalnet.modeling.clip.prompts import IMAGENET_TEMPLATES
+
+from .captions import PROMPT
 from .words import (
     ANY_OBJECT,
     ATTRIBUTE_WORDS,
@@ -34,7 +36,8 @@ def known_ids() -> Tensor:
     """Return the token ids that captions have, in rising order; start and end are the last two."""
     groups = (*CLASS_WORDS, *GROUND_WORDS, *(words for a in ATTRIBUTE_WORDS for words in a))
     words = [word for group in groups for word in group]
-    sentences = [*words, *EMPTY_WORDS, *ANY_OBJECT, *PREPOSITIONS, *TEMPLATES, PROMPT, "a an and ,"]
+    words += [*EMPTY_WORDS, *ANY_OBJECT, *PREPOSITIONS]
+    sentences = [*words, *IMAGENET_TEMPLATES, PROMPT, "a an and ,"]
     text = [sentence.replace("{}", " ") for sentence in sentences]
     ids = tokenizer()(text)
     return ids[ids > 0].unique()

@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from dalnet_toyclip.captions import ANY, PROMPT, TEMPLATES, Caption, draw_caption, find_fits
+from dalnet.modeling.clip.prompts import IMAGENET_TEMPLATES
+from dalnet_toyclip.captions import ANY, PROMPT, Caption, draw_caption, find_fits
 from dalnet_toyclip.images import ToyImage
 from dalnet_toyclip.vocabulary import OTHER_WORD, num_rows, tokenize
 from dalnet_toyclip.words import ATTRIBUTE_WORDS, CLASS_WORDS, EMPTY_WORDS, GROUND_WORDS
@@ -75,7 +76,7 @@ def test_which_images_a_caption_fits():
 
 
 def test_every_word_of_a_caption_has_a_row_of_its_own():
-    assert len(TEMPLATES) == 80 and num_rows() < 400
+    assert len(IMAGENET_TEMPLATES) == 80 and num_rows() < 400
     rows = tokenize([c.text for image in IMAGES for c in many_captions(image)])
     ends = rows.argmax(dim=1)
     assert (rows.gather(1, ends[:, None]) == num_rows() - 1).all()

@@ -78,3 +78,8 @@ def test_a_sentence_longer_than_the_tower_reads(length):
     assert len(embed(room)) == 2
     with refused("names", "a photo of dog dog", f"{length - 1} tokens", f"the {length - 2} that"):
         embed(room + 1)
+
+
+def test_the_sentences_for_imagenet_are_clips():
+    assert len(prompts.IMAGENET_TEMPLATES) == 80
+    assert all(template.count("{}") == 1 for template in prompts.IMAGENET_TEMPLATES)
