@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what keeps a word from being the name of a class."""
+"""Bring names into one Unicode form, and say what keeps a word from being the name of a class."""
 
 import re
+import unicodedata
 
 # Characters that control a terminal or break lines, and halves of characters, which no file holds.
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MAX_LETTERS = 200
+
+
+def plain_name(name: str) -> str:
+    """Return a class, tag or file name in the Unicode form that names are compared in."""
+    return unicodedata.normalize("NFC", name)
 
 
 def fault_of_name(name: str) -> str:

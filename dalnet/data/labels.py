@@ -8,7 +8,6 @@ Where it is unknown of some classes whether the image shows them, the record als
 
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from dalnet.documents import parse_xml
 from dalnet.errors import UsageError, printable
 from dalnet.io import read_bytes
 
+from .class_names import plain_name
 from .tags import TagTable, match_names, read_tags
 
 TAGS_FILES = ("image_tags.json", "image_tags.csv")
@@ -185,11 +185,6 @@ def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:
             what = f"{other!r} and {name!r} mean {file} and differ"
             raise UsageError(what, f"{table.path}, {table.places[name]}", "keep one of them")
     return names
-
-
-def plain_name(name: str) -> str:
-    """Return a class, tag or file name in the Unicode form that names are compared in."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _names_in_xml(path: Path) -> list[str]:

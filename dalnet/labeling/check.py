@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dalnet.data.class_names import plain_name
 from dalnet.data.datasets.catalog import refuse_other_words
 from dalnet.data.datasets.tagged import classes_of, match_masks, read_tag_table
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import exif_orientation, open_image, read_mask, to_rgb
-from dalnet.data.labels import plain_name
 from dalnet.data.tags import TagTable, match_names
 from dalnet.errors import UsageError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dalnet.data.class_names import plain_name
 from dalnet.data.datasets.catalog import letters_of
 from dalnet.data.image_io import read_mask, write_mask
-from dalnet.data.labels import plain_name
 from dalnet.documents import read_json
 from dalnet.errors import UsageError
 from dalnet.io import read_lines

@@ -2,11 +2,11 @@
 """The user's own data sets: every VOC-layout folder in the data root that has a ``classes.txt``."""
 
 import logging
-import unicodedata
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
+from dalnet.data.class_names import plain_name
 from dalnet.errors import UsageError
 from dalnet.io import read_lines, reading_errors
 
@@ -104,7 +104,7 @@ def read_classes(path: Path) -> dict[str, str]:
     for line in read_lines(path, "write one class a line"):
         where = f"{path}, line {line!r}"
         name, _, words = (part.strip() for part in line.partition(":"))
-        name = unicodedata.normalize("NFC", name)
+        name = plain_name(name)
         if not name or name in classes:
             raise UsageError("a name that is missing or taken", where, "give each class its own")
         refuse_other_words([name, words], where)

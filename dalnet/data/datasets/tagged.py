@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from dalnet.data.class_names import plain_name
 from dalnet.data.image_files import find_images, walk_files
-from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file, plain_name
+from dalnet.data.labels import ImageLabels, LabelIndex, names_by_file
 from dalnet.data.tags import TagTable, match_names, read_folder_tags, read_tags
 from dalnet.documents import read_yaml
 from dalnet.errors import UsageError

@@ -3,10 +3,10 @@
 
 import posixpath
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from dalnet.data.class_names import plain_name
 from dalnet.data.image_files import IMAGE_SUFFIXES
 
 # Label Studio puts eight digits before the names of uploaded files.
@@ -15,7 +15,7 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 def _forms(name: str) -> tuple[str, str, str, str]:
     """Return a name as path and as file, each also without suffix, in one Unicode form."""
-    path = unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+    path = plain_name(name.replace("\\", "/").removeprefix("./"))
     file = path.rpartition("/")[2]
     stem, suffix = posixpath.splitext(file)
     if suffix.lower() not in IMAGE_SUFFIXES:  # a dot in a name is no suffix
