@@ -35,10 +35,8 @@ class _Header(NamedTuple):
 def keep_readable(records: Sequence[Record], strict: bool) -> Readable:
     """Return the records of images whose headers can be read, and the errors of the others.
 
-    The first of these are named in the log.
-
-    The log also says how many images EXIF turns, as masks have to be of upright images. Pixels are
-    not read: that an image is cut off shows only when it is loaded.
+    The log names the first of the errors, and how many images EXIF turns, as masks have to be of
+    upright images. Pixels are not read: that an image is cut off shows only when it is loaded.
 
     Args:
         records: with ``file_name``.

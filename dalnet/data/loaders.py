@@ -221,10 +221,11 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
 
 def share_memory(worker: int) -> None:
-    """Let a worker share all memory that it has from the main process, for as long as it runs.
+    """Keep a worker from copying the memory that it shares with the main process.
 
-    The garbage collector writes into each object that it looks at, which would copy its page: all
-    records, where the main process has a list of them, into every worker.
+    The operating system copies shared memory when a process writes to it, and Python's garbage
+    collector writes to each object that it looks at. It leaves out what is frozen. Otherwise every
+    worker would come to have a copy of all records that the main process has listed.
     """
     gc.freeze()
 

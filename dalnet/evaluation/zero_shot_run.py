@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dalnet.data import ensure_registered
 from dalnet.data.checks import check_masks
-from dalnet.data.datasets.zero_shot import PREFIX, read_truth
+from dalnet.data.datasets.zero_shot import PREFIX, read_zero_shot_truth
 from dalnet.data.image_io import read_image
 from dalnet.documents import write_json
 from dalnet.errors import UsageError
@@ -84,7 +84,7 @@ def evaluate_zero_shot(
             image = read_image(record["file_name"])
             labels = metadata.get("mask_labels")
             size = (image.shape[0], image.shape[1])
-            truth = read_truth(record["sem_seg_file_name"], size, labels, len(classes))
+            truth = read_zero_shot_truth(record["sem_seg_file_name"], size, labels, len(classes))
             matrix += confusion_matrix(truth, segment(image), len(classes))[:, :-1]
     parts = gather(matrix)
     if not comm.is_main_process():

@@ -160,7 +160,7 @@ def cam_scores(cams: Tensor, threshold: float) -> Tensor:
 
 
 def cam_probabilities(cams: Tensor, threshold: float) -> Tensor:
-    """Return the scores of :func:`cam_scores` that add up to 1, for a CRF.
+    """Return the scores of :func:`cam_scores`, divided so that they add up to 1, for a CRF.
 
     Args:
         cams, threshold: as there.

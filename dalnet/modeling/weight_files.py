@@ -17,6 +17,16 @@ from torch import Tensor
 import dalnet.assets  # noqa: F401  (registers dalnet://)
 from dalnet.errors import UsageError
 
+_WEB_PAGE = "it is a web page, as a download that was refused leaves it"
+# What lies where weights are meant to be, by its first bytes.
+_OTHER_CONTENT = {
+    # Not "<" alone, with which the header of a safetensors file may begin.
+    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml"), _WEB_PAGE),
+    b"version https://git-lfs": "Git LFS has put a pointer in its place: run git lfs pull",
+}
+_HARMLESS = 1 << 28  # bytes that any archive may unfold to
+_MOST_UNFOLDING = 20  # times the size of the archive
+
 
 def fetch(weights: str, key: str) -> Path:
     """Return where on disk lies what ``weights`` names, downloaded where it is an address.
@@ -37,19 +47,6 @@ def fetch(weights: str, key: str) -> Path:
             where=key,
             hint="correct the address, or fetch the file by other means and give its path",
         ) from error
-
-
-# What lies where weights are meant to be, by its first bytes.
-_WEB_PAGE = "it is a web page, as a download that was refused leaves it"
-_OTHER_CONTENT = {
-    # Not "<" alone, with which the header of a safetensors file may begin.
-    **dict.fromkeys((b"<!doctype", b"<html", b"<?xml"), _WEB_PAGE),
-    b"version https://git-lfs": "Git LFS has put a pointer in its place: run git lfs pull",
-}
-
-
-_HARMLESS = 1 << 28  # bytes that any archive may unfold to
-_MOST_UNFOLDING = 20  # times the size of the archive
 
 
 @contextmanager

@@ -179,7 +179,7 @@ def _records(one: ZeroShotSet) -> list[dict[str, Any]]:
     ]
 
 
-def read_truth(
+def read_zero_shot_truth(
     path: str, size: tuple[int, int], labels: Mapping[int, int] | None, num_classes: int
 ) -> np.ndarray:
     """Return the label map ``[H, W]`` of a mask, uint8, 255 for what is not counted.

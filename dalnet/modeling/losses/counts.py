@@ -15,15 +15,20 @@ T = TypeVar("T")
 
 
 def total_count(count: Tensor, across_processes: bool) -> tuple[Tensor, int]:
-    """Return a count over the whole batch and :func:`shares`; or ``count`` and 1, of this share.
+    """Return a count over the whole batch, and the number of shares that the batch is cut into.
 
-    A loss S / n of one share becomes S / (total / shares): the mean of these over the shares, which
-    DistributedDataParallel and the sum over the parts take of their gradients, is the sum over all
-    shares divided by the total. Counts have no gradient, so that they alone are exchanged.
+    Each process has a share, or several, one for each of the :class:`Parts` of its batch. The
+    gradients of all shares are averaged: by DistributedDataParallel over the processes, by the
+    trainer over the parts. So a share computes its loss S / n as S / (total / shares), and the mean
+    of these is the sum of all S divided by the total. Counts alone are exchanged, as they have no
+    gradient.
 
     Args:
-        count: a tensor that is exchanged if there are several processes.
-        across_processes: whether it is, and whether the :class:`Parts` of a batch are counted.
+        count: of this share.
+        across_processes: whether to count the whole batch.
+
+    Returns:
+        The total and :func:`shares`; where the share counts for itself ``count`` and 1.
     """
     parts = _current.get()
     if not across_processes:

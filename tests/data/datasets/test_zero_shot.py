@@ -8,7 +8,7 @@ from helpers import refused
 from PIL import Image
 
 import dalnet.data  # noqa: F401  registers the data sets
-from dalnet.data.datasets.zero_shot import class_lists, read_truth
+from dalnet.data.datasets.zero_shot import class_lists, read_zero_shot_truth
 
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 # Where an image and its mask lie, and a list of them where there is one.
@@ -64,7 +64,9 @@ def test_masks_as_published(write_set, task, classes, values, labels):
     (record,) = DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)
     assert len(metadata.stuff_classes) == classes
-    truth = read_truth(record["sem_seg_file_name"], (1, len(values)), metadata.mask_labels, classes)
+    truth = read_zero_shot_truth(
+        record["sem_seg_file_name"], (1, len(values)), metadata.mask_labels, classes
+    )
     assert truth.tolist() == [list(labels)]
     assert Image.open(record["file_name"]).size == (len(values), 1)
 
@@ -113,9 +115,11 @@ def test_names_of_known_labels():
 def test_values_that_mean_nothing_are_counted(write_set):
     mask = write_set("voc20", (0, 1, 30, 30))
     with refused(mask, "value 30", "0: 1, 1: 1, 30: 2"):
-        read_truth(str(mask), (1, 4), MetadataCatalog.get("zero_shot_voc20").mask_labels, 20)
+        read_zero_shot_truth(
+            str(mask), (1, 4), MetadataCatalog.get("zero_shot_voc20").mask_labels, 20
+        )
     with refused(mask, "value 30"):
-        read_truth(str(mask), (1, 4), None, 11)
+        read_zero_shot_truth(str(mask), (1, 4), None, 11)
 
 
 def test_a_data_set_that_is_not_there(tmp_path, monkeypatch):
