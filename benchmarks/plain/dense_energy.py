@@ -34,7 +34,7 @@ def published_dense_energy(
     scale: float = 0.5,
     ignore: int = 255,
 ) -> Tensor:
-    """Scalar; photographs that fill their view, so that no box is needed.
+    """Scalar; images that fill their view, so that no box is needed.
 
     Args:
         images: [N, 3, H, W] in 0..255.
@@ -42,8 +42,8 @@ def published_dense_energy(
         labels: [N, H, W].
         bounds: of the shrunk images, see :func:`published_lattice`.
         sigma_rgb, sigma_xy: standard deviations, in gray levels and pixels at full size.
-        scale: share of the side to which everything is shrunk.
-        ignore: label of unlabelled pixels.
+        scale: fraction of the side to which everything is shrunk.
+        ignore: label of unlabeled pixels.
     """
     images = F.interpolate(images, scale_factor=scale)
     probs = F.interpolate(probs, scale_factor=scale, mode="bilinear", align_corners=False)

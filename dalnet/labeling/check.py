@@ -202,14 +202,14 @@ def _look_at_images(findings: Findings, images: Path, thumbnails: int) -> None:
         except UsageError:
             damaged.append(file)
             continue
-        picture = Image.fromarray(pixels)
-        findings.sizes[file] = picture.size
-        hashes[str(imagehash.phash(picture))].append(file)
+        image = Image.fromarray(pixels)
+        findings.sizes[file] = image.size
+        hashes[str(imagehash.phash(image))].append(file)
         wanted = [name for name in findings.tags.get(file) or () if kept[name] < thumbnails]
         if wanted:
             kept.update(wanted)
-            picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            findings.thumbnails[file] = picture
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            findings.thumbnails[file] = image
     if damaged:
         text = f"{len(damaged)} images cannot be read; restore or remove them"
         findings.add("error", text, damaged)

@@ -47,7 +47,7 @@ class ImageBatch:
                     where="INPUT.DATASET_MAPPER_NAME",
                     hint="set it to the one in the system's recipes",
                 )
-            stacked = torch.stack([item[key].to(device, non_blocking=True) for item in inputs])
+            stacked = torch.stack([record[key].to(device, non_blocking=True) for record in inputs])
             values[name] = stacked.float() if stacked.dtype == torch.uint8 else stacked
         return cls(**values)
 
@@ -80,14 +80,14 @@ class TrainingBatch(ImageBatch):
     @classmethod
     def derive(cls, inputs: list[dict], device: torch.device) -> dict[str, Any]:
         """Return ``image_classes``, and ``known_labels`` where the mapper gives none."""
-        labels = torch.stack([item["image_labels"] for item in inputs])
+        labels = torch.stack([record["image_labels"] for record in inputs])
         values: dict[str, Any] = {"image_classes": ImageClasses.from_labels(labels).to(device)}
         if "known_labels" not in inputs[0]:
             values["known_labels"] = torch.ones_like(labels, dtype=torch.bool).to(device)
         values["corrected"] = None
-        if any("label_map" in item for item in inputs):
+        if any("label_map" in record for record in inputs):
             without = torch.full(inputs[0]["image"].shape[-2:], -1, dtype=torch.int16)
-            maps = [item.get("label_map", without).to(torch.int16) for item in inputs]
+            maps = [record.get("label_map", without).to(torch.int16) for record in inputs]
             values["corrected"] = torch.stack(maps).to(device)
         return values
 

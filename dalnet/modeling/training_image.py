@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image of a training step as a strip of four pictures, for TensorBoard."""
+"""One image of a training step as a strip of four panels, for TensorBoard."""
 
 import torch
 from torch import Tensor
@@ -27,11 +27,11 @@ def draw_training_image(image: Tensor, cams: Tensor, label_map: Tensor, logits: 
     large = resize(logits[None].float(), image.shape[-2:])
     heat = cams.float().cpu().amax(dim=0, keepdim=True)
     colored = image * (1 - heat) + torch.tensor(_HEAT).view(3, 1, 1) * heat
-    pictures = [_to_bytes(image), _to_bytes(colored)]
+    panels = [_to_bytes(image), _to_bytes(colored)]
     for labels in (label_map.cpu(), large[0].argmax(dim=0).cpu()):
         masks = labels == torch.arange(1, num_classes + 1).view(-1, 1, 1)
-        pictures.append(draw_segmentation_masks(pictures[0], masks, alpha=0.7))
-    return torch.cat(pictures, dim=2)
+        panels.append(draw_segmentation_masks(panels[0], masks, alpha=0.7))
+    return torch.cat(panels, dim=2)
 
 
 def _to_bytes(image: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
             zero_classifiers: whether the weights of the image classifiers start from zeros.
             seg_start_iter: first iteration, counted from 0, with L_seg and L_reg.
             align_start_iter: the same of L_im and L_ex.
-            vis_period: iterations between pictures of the training; 0 for none.
+            vis_period: iterations between drawings of a training image; 0 for none.
             shared: see :class:`WeakSegmentor`.
         """
         super().__init__(**shared)
@@ -362,15 +362,15 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
         return acts and get_event_storage().iter >= self.seg_start_iter
 
     def _draw(self, batch: MultiCropBatch, cams: Tensor, label_map: Tensor, logits: Tensor) -> None:
-        """Put a picture of the first image into the event storage, if one is due."""
+        """Draw the first image, with its maps, into the event storage if that is due."""
         storage = get_event_storage()
         due = self.vis_period > 0 and (storage.iter + 1) % self.vis_period == 0
         # Only in the main process, because elsewhere no writer would empty the storage.
         if due and is_main_process():
-            picture = draw_training_image(
+            panels = draw_training_image(
                 batch.images[0],
                 cams[0] * batch.image_classes.valid[0][:, None, None],
                 label_map[0],
                 logits[0].detach(),
             )
-            storage.put_image("image | CAM | pseudo label | prediction", picture)
+            storage.put_image("image | CAM | pseudo label | prediction", panels)

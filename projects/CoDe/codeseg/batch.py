@@ -39,9 +39,9 @@ class CaptionBatch(ImageBatch):
             return {"caption_length": 0}  # refused by the caller
         values: dict[str, Any] = {}
         for name in ("noun_tokens", "prompt_tokens"):
-            tokens = torch.stack([item[name] for item in inputs])
+            tokens = torch.stack([record[name] for record in inputs])
             values[name] = tokens[..., : longest(tokens)].to(device, non_blocking=True)
-        captions = torch.stack([item["caption_tokens"] for item in inputs])
+        captions = torch.stack([record["caption_tokens"] for record in inputs])
         return {**values, "caption_length": longest(captions)}
 
 
