@@ -6,12 +6,14 @@ does, and its data set names the classes.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from detectron2.modeling import build_model
-from torch import Tensor
+from torch import Tensor, serialization
 
 import dalnet.data  # noqa: F401  registers the data sets
 from dalnet.config import load_config
@@ -66,12 +68,39 @@ def convert_checkpoint(
 
 
 def read_published(source: str) -> State:
-    """Return the weights in a published file.
+    """Return the weights in a published file, which may hold the rest of its training too.
 
     Raises:
         UsageError: the file is missing or cannot be read safely.
     """
-    return read_state(local_file(source, "source", (".pth", ".pt")), "source")
+    path = local_file(source, "source", (".pth", ".pt"))
+    with _other_objects_ignored(path):
+        return read_state(path, "source")
+
+
+class _Ignored:
+    """Stands for an object of the training, such as its config, of which nothing is run."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+@contextmanager
+def _other_objects_ignored(path: Path) -> Iterator[None]:
+    """Have PyTorch's reader of tensors put a stub for each object of another kind in a file."""
+    names: list[str] = []
+    # Since PyTorch 2.6; before, and of a file in PyTorch's oldest form, such objects are refused.
+    if hasattr(serialization, "get_unsafe_globals_in_checkpoint") and zipfile.is_zipfile(path):
+        with suppress(Exception):  # a damaged file, of which the reader says more
+            names = serialization.get_unsafe_globals_in_checkpoint(path)
+    if not names:
+        yield
+        return
+    with serialization.safe_globals([(_Ignored, name) for name in names]):
+        yield
 
 
 def run_converter(

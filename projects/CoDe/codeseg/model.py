@@ -282,9 +282,10 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
         Raises:
             UsageError: they were trained with another one.
         """
-        mark = state_dict.get("clip_mark", self.clip_mark)
-        # A converted checkpoint has no mark.
-        if mark.any() and not torch.equal(mark.cpu(), _mark(self.clip)):
+        mark, own = state_dict.get("clip_mark", self.clip_mark), _mark(self.clip)
+        if not mark.any():  # published weights, which get that of the CLIP that they are read with
+            state_dict = {**state_dict, "clip_mark": own}
+        elif not torch.equal(mark.cpu(), own):
             raise UsageError(
                 "the checkpoint was trained with another CLIP",
                 "MODEL.CLIP.WEIGHTS",

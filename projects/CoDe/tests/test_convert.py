@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The converter on a file of the published names and layout, made for the purpose."""
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from helpers import refused
+from omegaconf import OmegaConf
 
 from codeseg.convert import convert_state, main
 from dalnet.checkpoint import Checkpointer
@@ -65,7 +67,10 @@ def published_state(code_cfg):
 
 
 def test_a_published_file(code_cfg, published_state, tmp_path):
-    torch.save({"model": published_state}, tmp_path / "in.pth")
+    # As the published code saves it: with its config, and with numbers of NumPy.
+    content = {"model": published_state, "optimizer": {"state": {}}, "scaler": {}, "step": 5}
+    content |= {"config": OmegaConf.create({"seed": 1}), "metrics": {"miou": np.mean([1.0, 2.0])}}
+    torch.save(content, tmp_path / "in.pth")
     config = tmp_path / "code.yaml"
     config.write_text(code_cfg.dump())
     main([str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--config", str(config)])
@@ -75,6 +80,9 @@ def test_a_published_file(code_cfg, published_state, tmp_path):
         if key != "clip_mark":
             theirs = published_state[published_name(key)]
             assert torch.equal(value, theirs.reshape(value.shape)), key
+    # From now on it is told from a checkpoint of another CLIP.
+    assert model.clip_mark.any()
+    assert torch.equal(model.clip_mark, build_model(code_cfg).clip_mark)
     predictor = Predictor(tmp_path / "out.pth", vocabulary=["leaf"])
     assert predictor.class_names == ("background", "leaf")
 
