@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training images with the label maps that ``python -m clims.refine`` has written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
 from torch import Tensor
 
@@ -44,7 +46,7 @@ class LabelMapMapper(SingleViewMapper):
     def __init__(self, cfg: CfgNode, is_train: bool) -> None:
         """
         Raises:
-            UsageError: there is no folder of labels.
+            UsageError: there is no folder of labels, or an image has none in it.
         """
         super().__init__(cfg, is_train)
         self.labels = Path(cfg.MODEL.CLIMS[self.section].LABELS) / "SegmentationClass"
@@ -55,6 +57,23 @@ class LabelMapMapper(SingleViewMapper):
                 where=f"MODEL.CLIMS.{self.section}.LABELS",
                 hint="name what python -m clims.refine has written",
             )
+        if is_train:
+            self._require_all(cfg.DATASETS.TRAIN)
+
+    def _require_all(self, splits: Sequence[str]) -> None:
+        records = [record for split in splits for record in DatasetCatalog.get(split)]
+        paths = (self._path(record) for record in records)
+        # Else the training would take the next image for each, and say so only in the log.
+        if missing := [path for path in paths if not path.is_file()]:
+            raise UsageError(
+                f"{len(missing)} of {len(records)} training images have no label map in it, as "
+                f"{missing[0].stem}",
+                where=self.labels,
+                hint="let python -m clims.refine end, with the split that DATASETS.TRAIN names",
+            )
+
+    def _path(self, record: dict[str, Any]) -> Path:
+        return self.labels / f"{image_name(record)}.png"
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs for one record of a data set."""
@@ -69,6 +88,7 @@ class LabelMapMapper(SingleViewMapper):
         self, record: dict[str, Any], image: np.ndarray, resize: T.Transform
     ) -> list[np.ndarray]:
         """Return a list of the image's label map, resized as the image."""
-        path = self.labels / f"{image_name(record)}.png"
-        label_map = read_mask(str(path), image.shape[:2], self.num_classes + 1, self.ignore)
+        label_map = read_mask(
+            str(self._path(record)), image.shape[:2], self.num_classes + 1, self.ignore
+        )
         return [resize.apply_segmentation(label_map)]

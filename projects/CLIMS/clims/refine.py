@@ -35,8 +35,12 @@ from tqdm import tqdm
 
 from dalnet.checkpoint import checkpoint_hash, config_for, find_checkpoint, load_model
 from dalnet.config import class_difference, with_class_names
+from dalnet.config.load import flatten
 from dalnet.data import build_test_loader
+from dalnet.data.datasets.custom import CLASSES_FILE
 from dalnet.data.image_io import read_image, read_mask, write_mask
+from dalnet.data.labels import has_labels
+from dalnet.documents import read_json, write_json
 from dalnet.engine import setup
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.evaluation.counts import confusion_matrix, labeled_pixels, mean_iou
@@ -165,22 +169,18 @@ def refine_split(
     """
     require_workers(workers)
     records = _read_split(cfg, split)
-    hashes = [
-        checkpoint_hash(str(find_checkpoint(one))) for one in (cfg.MODEL.WEIGHTS, edges) if one
-    ]
-    # Before anything is written, which would keep a corrected command from this folder.
-    model, edge_network = load_model(cfg), _load_edges(edges, cfg) if edges else None
-    _write_settings(
-        output, {"method": method, "split": split, "weights": hashes, "config": cfg.dump()}
-    )
+    model, edge_network = _load_cam_model(cfg), _load_edges(edges, cfg) if edges else None
+    backend = choose_backend(cfg.TEST.CRF.BACKEND)
+    _write_settings(output, _settings(cfg, split, method, edges, backend))
     left = [r for r in records if not _mask_path(output, r).is_file()]
     logger.info("%d of %d images are done already.", len(records) - len(left), len(records))
     parameters = {key.lower(): value for key, value in cfg.MODEL.CLIMS.CRF.items()}
-    backend = choose_backend(cfg.TEST.CRF.BACKEND)
     with pool_errors(), inference_context(model), CRFPool(workers, parameters, backend) as pool:
         refiner = Refiner(cfg, model, pool, edge_network)
         loader = build_test_loader(cfg, split, left) if left else ()
         _refine(refiner, loader, method, output, 2 * workers)
+    names = MetadataCatalog.get(split).stuff_classes[1:]
+    write_text(output / CLASSES_FILE, "".join(f"{name}\n" for name in names))
     path = output / "ImageSets" / "Segmentation" / f"{split}.txt"
     write_text(path, "".join(f"{image_name(r)}\n" for r in records))
 
@@ -194,7 +194,22 @@ def _read_split(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
     if difference := class_difference(names, with_class_names(cfg).MODEL.CLASS_NAMES):
         hint = "name a split of the model's classes in their order"
         raise UsageError(f"its classes are not the model's: {difference}", split, hint)
+    known = sum(map(has_labels, records))
+    if not known:
+        hint = "name a split with image labels"
+        raise UsageError("what its images show is not known", split, hint)
+    if known < len(records):
+        what = "What %d of %d images show is not known: their label maps are 255, ignored."
+        logger.warning(what, len(records) - known, len(records))
     return records
+
+
+def _load_cam_model(cfg: CfgNode) -> WeakSegmentor:
+    model = load_model(cfg)
+    if "cam" not in model.sources:
+        what = f"it is a checkpoint of {type(model).__name__}, which has no CAMs"
+        raise UsageError(what, "weights", "name one of a network that has them")
+    return model
 
 
 @torch.no_grad()
@@ -227,13 +242,30 @@ def _mask_path(output: Path, record: dict[str, Any]) -> Path:
     return output / LABEL_FOLDER / f"{image_name(record)}.png"
 
 
+def _settings(cfg: CfgNode, split: str, method: str, edges: str, backend: str) -> dict[str, Any]:
+    """Return what decides what the label maps are: files by their contents, and no paths."""
+    paths = [one for one in (cfg.MODEL.WEIGHTS, edges) if one]
+    sizes = {key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")}
+    own = cfg.MODEL.CLIMS
+    nodes = {"cam": cfg.MODEL.CAM, "par": cfg.MODEL.PAR, "crf": own.CRF, "walk": own.WALK}
+    return {
+        "method": method,
+        "split": split,
+        "weights": [checkpoint_hash(str(find_checkpoint(path))) for path in paths],
+        "backend": backend,
+        **sizes,
+        **{name: flatten(node) for name, node in nodes.items()},
+    }
+
+
 def _write_settings(output: Path, settings: dict[str, Any]) -> None:
     """Write what a folder's label maps are made from, so that no others are put beside them."""
     path = output / "refine.json"
-    text = json.dumps(settings, indent=1)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    begun = any((output / LABEL_FOLDER).rglob("*.png"))
+    # As they are read again: JSON has no tuples.
+    if begun and path.is_file() and read_json(path) != json.loads(json.dumps(settings)):
         raise UsageError("it holds label maps of other settings", output, "name another folder")
-    write_text(path, text)
+    write_json(path, settings)
 
 
 def _load_edges(path: str, cfg: CfgNode) -> EdgeNetwork:

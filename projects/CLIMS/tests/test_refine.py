@@ -158,6 +158,8 @@ def test_from_cams_to_a_random_walk(refine, clims_cfg, tmp_path, toy_split, caps
         assert found <= {0, 255, *(c + 1 for c in record["image_labels"])}
     listed = (tmp_path / "crf" / "ImageSets/Segmentation" / f"{toy_split}.txt").read_text()
     assert listed.split() == [str(i) for i in range(8)]
+    names = (tmp_path / "crf" / "classes.txt").read_text().splitlines()
+    assert names == list(MetadataCatalog.get(toy_split).stuff_classes[1:])
     measured = measure(tmp_path / "crf", toy_split)
     assert f"mIoU {measured['miou']:.1f}, " in capsys.readouterr().out
 
@@ -176,6 +178,9 @@ def test_from_cams_to_a_random_walk(refine, clims_cfg, tmp_path, toy_split, caps
     state = torch.load(tmp_path / "edges" / "model_final.pth", weights_only=True)
     assert state["iteration"] == 2
 
+    with pytest.raises(SystemExit):
+        refine("irn", "--weights", str(tmp_path / "edges"))
+    assert "EdgeNetwork, which has no CAMs" in capsys.readouterr().err
     walk = ("irn", "--refine", "irn", "--edges", str(tmp_path / "edges"))
     with pytest.raises(SystemExit):  # the edge network has learned from images of another size
         refine(*walk, opts=("INPUT.MIN_SIZE_TEST", "96"))
@@ -191,7 +196,8 @@ def test_it_goes_on_where_it_was(refine, tmp_path, toy_split):
     paths = sorted((tmp_path / "par").glob("SegmentationClass/*"))
     times = [path.stat().st_mtime_ns for path in paths]
     paths[3].unlink()
-    refine("par", "--refine", "par")
+    # What changes nothing in the label maps does not keep a command from going on.
+    refine("par", "--refine", "par", opts=("DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "7"))
     after = masks_of(tmp_path / "par", toy_split)
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     changed = [path.stat().st_mtime_ns != t for path, t in zip(paths, times, strict=True)]
@@ -254,7 +260,7 @@ def test_masks_are_not_needed(refine, change, tmp_path, toy_split, capsys):
     assert f"{toy_split}: it has no masks" in capsys.readouterr().err
 
 
-def test_images_without_classes(refine, change, tmp_path, toy_split):
+def test_images_without_classes(refine, change, tmp_path, toy_split, capsys):
     def without(i, record):
         if i in (2, 5):
             record["image_labels"] = []
@@ -264,3 +270,7 @@ def test_images_without_classes(refine, change, tmp_path, toy_split):
     refine("par", "--refine", "par")
     masks = masks_of(tmp_path / "par", toy_split)
     assert not masks[2].any() and (masks[5] == 255).all() and masks[0].any()
+    change(lambda i, record: record | {"image_labels": [], "unknown_labels": list(range(10))})
+    with pytest.raises(SystemExit):
+        refine("unknown")
+    assert f"{toy_split}: what its images show is not known" in capsys.readouterr().err

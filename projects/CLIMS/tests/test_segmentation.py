@@ -155,3 +155,10 @@ def test_labels_that_are_missing(cfg, tmp_path):
     cfg.MODEL.CLIMS.SEGMENTATION.LABELS = str(tmp_path / "gone")
     with refused("MODEL.CLIMS.SEGMENTATION.LABELS", "gone"):
         LabelMapMapper(cfg, is_train=True)
+
+
+def test_label_maps_that_are_missing(cfg, tmp_path):
+    path = tmp_path / "labels" / "SegmentationClass"
+    (path / "3.png").unlink()
+    with refused(path, "1 of 8 training images have no label map in it, as 3"):
+        LabelMapMapper(cfg, is_train=True)
