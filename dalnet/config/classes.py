@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 
 from dalnet.errors import UsageError
 
@@ -12,18 +12,21 @@ from dalnet.errors import UsageError
 def fill_class_names(cfg: CfgNode) -> None:
     """Set empty ``MODEL.CLASS_NAMES`` and ``PROMPT_NAMES`` to those of the training data set.
 
-    A data set that is not registered, or has no classes, leaves them empty.
+    A data set that is not registered, or has no classes, leaves them empty. Class names that are
+    given are the prompt names, too, unless they are those of the data set, which may have others.
 
     Raises:
         UsageError: prompt names that are not as many as the classes without the background.
     """
     name = next(iter(cfg.DATASETS.TRAIN), "")
-    if not cfg.MODEL.CLASS_NAMES and name in MetadataCatalog:
-        metadata = MetadataCatalog.get(name)
-        names = tuple(metadata.get("stuff_classes", ()))
-        cfg.MODEL.CLASS_NAMES = names
-        if not cfg.MODEL.PROMPT_NAMES:
-            cfg.MODEL.PROMPT_NAMES = tuple(metadata.get("prompt_names", names[1:]))
+    metadata = MetadataCatalog.get(name) if name in MetadataCatalog else Metadata()
+    classes = tuple(metadata.get("stuff_classes", ()))
+    if not cfg.MODEL.CLASS_NAMES:
+        cfg.MODEL.CLASS_NAMES = classes
+    if not cfg.MODEL.PROMPT_NAMES:
+        own = tuple(cfg.MODEL.CLASS_NAMES)
+        words = metadata.get("prompt_names", own[1:]) if own == classes else own[1:]
+        cfg.MODEL.PROMPT_NAMES = tuple(words)
     count, words = len(cfg.MODEL.CLASS_NAMES) - 1, len(cfg.MODEL.PROMPT_NAMES)
     if words and count >= 0 and words != count:
         what = f"it has {words} names for {count} classes without the background"

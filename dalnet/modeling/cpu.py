@@ -2,12 +2,15 @@
 """Make products of matrices and attention over few tokens quick on a CPU, in float32."""
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _FEW, _FEW_WITH_GRADIENT = 160, 256  # tokens, up to which all pairs are the quicker attention
+_choosing = threading.RLock()
 _LARGEST_ERROR = 1e-5  # of a product in float32, relative to the product's largest value
 
 
@@ -48,4 +51,12 @@ def attention_kernel(tokens: int, device: torch.device) -> AbstractContextManage
     if device.type != "cpu" or torch.compiler.is_compiling() or not use_onednn_products():
         return nullcontext()
     is_short = tokens <= (_FEW_WITH_GRADIENT if torch.is_grad_enabled() else _FEW)
-    return sdpa_kernel(SDPBackend.MATH) if is_short else nullcontext()
+    return _all_pairs() if is_short else nullcontext()
+
+
+@contextmanager
+def _all_pairs() -> Iterator[None]:
+    # PyTorch keeps its choice for the whole process: threads that set it and bring it back in
+    # turns would leave it as it was in between.
+    with _choosing, sdpa_kernel(SDPBackend.MATH):
+        yield

@@ -72,9 +72,9 @@ class ImageInference:
             size: (H, W), to which the raw maps are resized directly; where not given, that of the
                 results.
         """
-        if size is not None:
+        if size is not None and self.image_classes:
             return self._passes.cams(source, scales, flip, self._local(), size)[0]
-        return resize(self._cams_as_seen(source, tuple(scales), flip), self.size)[0]
+        return resize(self._cams_as_seen(source, tuple(scales), flip), size or self.size)[0]
 
     def pseudo_label(self, scales: Sequence[float], flip: bool) -> Tensor:
         """Return the label map ``[H, W]``, long, that the image's CAMs are refined to.

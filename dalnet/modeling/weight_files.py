@@ -172,6 +172,14 @@ def _join_states(state: dict[str, Any]) -> dict[str, Any]:
     return joined
 
 
+def weights_path(path: Path) -> Path:
+    """Return the path of a file of weights to write, with ``.safetensors`` where that is missing.
+
+    Added, not put in place of a suffix: in ``vit_0.5`` there is none.
+    """
+    return path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+
+
 def find_part(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Return the part of a state dict that a model's ``names`` are found in, by these names.
 

@@ -10,7 +10,13 @@ import timm.models
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from dalnet.errors import UsageError
-from dalnet.modeling.weight_files import find_part, local_file, read_state, refused_with
+from dalnet.modeling.weight_files import (
+    find_nan,
+    find_part,
+    local_file,
+    read_state,
+    refused_with,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +110,8 @@ def _load_state(vit: VisionTransformer, state: dict[str, Any]) -> None:
 
 def _load_npz(vit: VisionTransformer, path: Path) -> None:
     vit.load_pretrained(str(path))
+    if broken := find_nan(vit.state_dict()):
+        raise ValueError(f"{broken} holds NaN")
     # timm leaves blocks beyond the model's depth unread.
     with np.load(path, allow_pickle=False) as arrays:
         surplus = f"/encoderblock_{len(vit.blocks)}/"

@@ -12,6 +12,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from dalnet.config import with_class_names
+from dalnet.errors import UsageError
 from dalnet.modeling.batch import MultiCropBatch
 from dalnet.modeling.boxes import token_grid_boxes
 from dalnet.modeling.cam import cam_to_label, object_mask
@@ -116,10 +117,20 @@ class DALNet(WeakSegmentor[MultiCropBatch]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the parts that ``cfg`` describes."""
+        """Build the parts that ``cfg`` describes.
+
+        Raises:
+            UsageError: a backbone without the tokens that the method works with.
+        """
         cfg = with_class_names(cfg)
         method = cfg.MODEL.DALNET
         backbone = build_backbone(cfg)
+        if (
+            missing := {"cls_token", "patch_tokens", "inter_tokens"}
+            - backbone.output_shape().keys()
+        ):
+            what = f"{cfg.MODEL.BACKBONE.NAME} gives no {min(missing)}"
+            raise UsageError(what, "MODEL.BACKBONE.NAME", "set it to 'TimmViT'")
         criterion = DALNetCriterion(cfg)
         projections = text_embeddings = None
         if criterion.acts("gia", "lea"):

@@ -80,6 +80,11 @@ class OpenVocabularySegmentor(WeakSegmentor[Batch], Generic[Batch, Texts]):
         self._texts = None
         return super().train(mode)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Of .to(), .cuda(), .half() and their like.
+        self._texts = None
+        return super()._apply(fn, recurse)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load weights; the classes are embedded anew."""
         self._texts = None

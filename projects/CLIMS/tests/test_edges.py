@@ -23,7 +23,7 @@ def edge_cfg(stage0_cfg, tmp_path):
         [
             *("MODEL.META_ARCHITECTURE", "EdgeNetwork", "MODEL.CNN.STRIDE", 16),
             *("INPUT.DATASET_MAPPER_NAME", "EdgeMapper", "MODEL.CLIMS.EDGES.RADIUS", 4),
-            *("MODEL.CLIMS.EDGES.LABELS", str(tmp_path / "labels")),
+            *("MODEL.CLIMS.EDGES.LABELS", str(tmp_path / "labels"), "DATASETS.TRAIN", ()),
         ]
     )
     return stage0_cfg

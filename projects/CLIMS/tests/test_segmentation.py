@@ -41,7 +41,7 @@ def cfg(stage0_cfg, tmp_path):
             *("MODEL.META_ARCHITECTURE", "LabelMapSegmentor", "MODEL.SEM_SEG_HEAD.NORM", "BN"),
             *("MODEL.CNN.NORM", "BN", "MODEL.CLIMS.SEGMENTATION.DILATIONS", (1, 2, 3)),
             *("INPUT.DATASET_MAPPER_NAME", "LabelMapMapper"),
-            *("MODEL.CLIMS.SEGMENTATION.LABELS", str(tmp_path / "labels")),
+            *("MODEL.CLIMS.SEGMENTATION.LABELS", str(tmp_path / "labels"), "DATASETS.TRAIN", ()),
         ]
     )
     return stage0_cfg
@@ -157,8 +157,9 @@ def test_labels_that_are_missing(cfg, tmp_path):
         LabelMapMapper(cfg, is_train=True)
 
 
-def test_label_maps_that_are_missing(cfg, tmp_path):
-    path = tmp_path / "labels" / "SegmentationClass"
+def test_label_maps_that_are_missing(cfg, labels, toy_split):
+    cfg.DATASETS.TRAIN = (toy_split,)
+    path = labels / "SegmentationClass"
     (path / "3.png").unlink()
     with refused(path, "1 of 8 training images have no label map in it, as 3"):
         LabelMapMapper(cfg, is_train=True)

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from dalnet.data.datasets.catalog import datasets_root
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.io import atomic_write, sha256, write_text
+from dalnet.modeling.weight_files import weights_path
 
 from .image_folder import PIXEL_MEAN, PIXEL_STD, read_images
 from .pretrain import PretrainOptions, draw_preview, pretrain
@@ -85,8 +86,8 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Read the images, train, write the encoder and what it was trained on."""
     options = PretrainOptions(**{f.name: getattr(args, f.name) for f in fields(PretrainOptions)})
-    output = args.output.with_suffix(".safetensors")
-    folder = args.output.with_suffix("")
+    output = weights_path(args.output)
+    folder = output.with_suffix("")
     for name in ("detectron2", "fvcore", __package__):
         setup_logger(str(folder), name=name)
     images, skipped = read_images(args.images, args.list, args.memory_side)

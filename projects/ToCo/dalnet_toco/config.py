@@ -43,12 +43,6 @@ def check_toco(cfg: CN) -> None:
             where="INPUT.DATASET_MAPPER_NAME",
             hint="set it to 'ToCoMapper'",
         )
-    if cfg.SOLVER.ACCUMULATION_STEPS > 1:
-        raise UsageError(
-            "ToCo's teacher moves with each part of a batch",
-            where="SOLVER.ACCUMULATION_STEPS",
-            hint="set it to 1",
-        )
     views = cfg.INPUT.MULTI_CROP
     places = [side - views.LOCAL_SIZE + 1 for side in cfg.INPUT.CROP.SIZE]
     if not (min(places) >= 1 <= views.LOCAL_VIEWS <= math.prod(places)):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from dalnet.assets import ASSETS
 from dalnet.errors import UsageError, one_sentence_errors
+from dalnet.modeling.weight_files import weights_path
 
 from .train import TrainOptions, evaluate, save_encoder, train
 
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=TrainOptions.iterations)
     parser.add_argument("--seed", type=int, default=TrainOptions.seed)
     parser.add_argument("--cnn", default="", help="timm's name of a CNN to train instead")
-    text = "default: the file that comes with dalnet; of a CNN, output/toy_<name>.safetensors"
+    text = "default: output/toy_backbone.safetensors, of a CNN output/toy_<name>.safetensors"
     parser.add_argument("--output", type=Path, help=text)
     text = "of log and checkpoints (default: output/toy_backbone, of a CNN output/toy_<name>)"
     parser.add_argument("--folder", type=Path, help=text)
@@ -39,8 +39,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--iterations must be at least 1, and --seed at least 0")
     name = f"toy_{args.cnn}" if args.cnn else "toy_backbone"
     args.folder = args.folder or Path("output", name)
-    own = Path("output", f"{name}.safetensors") if args.cnn else ASSETS / "toy_vit.safetensors"
-    args.output = args.output or own
+    args.output = args.output or Path("output", f"{name}.safetensors")
     return args
 
 
@@ -56,7 +55,9 @@ def main() -> None:
         except OSError as error:
             hint = "name another folder, or make it usable"
             raise UsageError(error.strerror or str(error), error.filename or "", hint) from error
-        save_encoder(model, args.output.with_suffix(".safetensors"))
+        path = weights_path(args.output)
+        save_encoder(model, path)
+        print(f"written: {path}")
         for classes in (False, True):
             evaluate(model, options, 32, classes)
 

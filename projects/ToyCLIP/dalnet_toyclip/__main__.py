@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from dalnet.data.datasets.toy import TOY_CLASSES
 from dalnet.errors import UsageError, one_sentence_errors
+from dalnet.modeling.weight_files import weights_path
 
 from .cosines import measure_cosines
 from .evaluate import embed_words, evaluate
@@ -37,8 +38,9 @@ def parse_args() -> argparse.Namespace:
     training = commands.add_parser("train", help="train, and write the small file")
     training.add_argument("--iterations", type=int, default=TrainOptions.iterations)
     training.add_argument("--seed", type=int, default=TrainOptions.seed)
-    training.add_argument("--output", type=Path, default=WEIGHTS)
     folder = Path("output/toyclip")
+    text = "of the small file (default: %(default)s)"
+    training.add_argument("--output", type=Path, default=folder / WEIGHTS.name, help=text)
     training.add_argument("--folder", type=Path, default=folder, help="of log and checkpoints")
     training.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     evaluation = commands.add_parser("evaluate", help="print zero-shot figures and cosines")
@@ -65,11 +67,11 @@ def main() -> None:
         elif args.command == "evaluate":
             _print_evaluation(args.file)
         elif args.command == "export":
-            export(args.file, args.output.with_suffix(".safetensors"))
+            export(args.file, weights_path(args.output))
         else:
             names = [*TOY_CLASSES, EMPTY_WORDS[0]]
             texts = embed_words(load_small(args.file), names)
-            save_texts(texts, names, args.output.with_suffix(".safetensors"))
+            save_texts(texts, names, weights_path(args.output))
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -80,7 +82,9 @@ def _train(args: argparse.Namespace) -> None:
         model = train(options, args.folder, args.resume)
     except OSError as error:
         raise UsageError(f"{error}", "folder", "name another folder, or make it usable") from error
-    save_small(model, args.output.with_suffix(".safetensors"))
+    path = weights_path(args.output)
+    save_small(model, path)
+    print(f"written: {path}")
 
 
 def _print_evaluation(file: Path) -> None:

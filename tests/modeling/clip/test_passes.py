@@ -58,6 +58,12 @@ def test_images_of_another_size(clip, images):
     # Enlarged from 2 x 2 to 2 x 3 places, and then as the tower does it.
     wide = torch.cat([images, images], dim=3)[..., :48]
     assert image_tokens(clip, wide).shape == (2, 7, 64)
+    visual = clip.visual
+    patches = visual.conv1(wide).flatten(2).transpose(1, 2)  # [2, 6, width], row by row
+    start = visual.class_embedding.expand(2, 1, -1)
+    tokens = torch.cat([start, patches], dim=1)
+    expected = visual.ln_pre(tokens + resize_positions(visual.positional_embedding, (2, 3)))
+    close(image_tokens(clip, wide, 0), expected)
     assert torch.equal(clip.visual.positional_embedding, resize_positions(
         clip.visual.positional_embedding, (2, 2)))  # fmt: skip
 
