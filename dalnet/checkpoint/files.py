@@ -15,7 +15,7 @@ from dalnet.errors import UsageError
 from dalnet.io import require_file, sha256
 from dalnet.modeling.weight_files import fetch, find_nan, reason_of, refuse_unfolding
 
-from .history import read_last
+from .history import read_last, read_saved
 
 KEY = "MODEL.WEIGHTS"  # the config key that names a checkpoint
 HINT = "name a checkpoint that a training has saved"
@@ -55,6 +55,10 @@ def find_checkpoint(path: str | Path) -> Path:
             others = ", ".join(sorted(file.name for file in found.glob("model_*.pth")))
             hint = f"name one of {others}" if others else HINT
             raise UsageError(f"its last_checkpoint names {name!r}, which is not there", path, hint)
+        saved = next((one for one in read_saved(found) if one.file == name), None)
+        if saved is not None and (damage := saved.damage(found)):
+            hint = "name another checkpoint of it, or the file itself to take it as it is"
+            raise UsageError(f"its newest checkpoint, {name}, {damage}", path, hint)
         found = found / name
     if not found.is_file():
         raise UsageError("it is no checkpoint and no run folder with one", path, HINT)

@@ -61,9 +61,15 @@ def read_saved(folder: Path) -> list[SavedCheckpoint]:
     if not path.is_file():
         return []
     try:
-        return [SavedCheckpoint(**entry) for entry in read_json(path, hint)]
+        checkpoints = [SavedCheckpoint(**entry) for entry in read_json(path, hint)]
     except TypeError as error:
         raise UsageError(f"it is no list of checkpoints ({error})", path, hint) from error
+    for one in checkpoints:
+        kinds = isinstance(one.file, str), isinstance(one.size, int), isinstance(one.sha256, str)
+        # Files of this list are deleted once there are newer ones.
+        if not all(kinds) or not one.file or not _is_file_name(one.file):
+            raise UsageError(f"it names {str(one.file)[:80]!r}", path, hint)
+    return checkpoints
 
 
 def has_saved(folder: Path) -> bool:
@@ -92,11 +98,17 @@ def read_last(folder: Path) -> str:
     if not path.is_file():
         return ""
     name = read_text(path, "write the name of a checkpoint").strip()
-    if Path(name).name != name or len(name) > _MAX_NAME or "\0" in name:
+    if not _is_file_name(name):
         raise UsageError(
             f"it holds {name[:80]!r}", path, "write the name of a checkpoint beside it"
         )
     return name
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a name is that of a file beside the list, not of one elsewhere."""
+    is_one = Path(name).name == name and name != ".." and "\0" not in name
+    return is_one and len(name) <= _MAX_NAME
 
 
 def newest_good(folder: Path) -> Path | None:

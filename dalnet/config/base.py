@@ -5,6 +5,7 @@ Sources: [P] stated by the DALNet paper, [T] taken from ToCo because the paper i
 [D] decided here because the paper is silent or ambiguous (see docs/decisions.md).
 """
 
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -237,7 +238,9 @@ def _is_device(name: str) -> bool:
         device = torch.device(name)
     except RuntimeError:
         return False
-    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def _registered(registry: Registry, key: str, known: str) -> Rule:
@@ -263,6 +266,7 @@ BASE_RULES: tuple[Rule, ...] = (
     at_least(0, *_keys("MODEL.VIT", "IMG_SIZE PATCH_SIZE EMBED_DIM DEPTH NUM_HEADS")),
     at_least(1, *_keys("MODEL.SEM_SEG_HEAD", "CONVS_DIM DILATION"), "MODEL.CLIP.EMBED_DIM"),
     at_least(1, "MODEL.CNN.STRIDE", "INPUT.MULTI_CROP.LOCAL_SIZE"),
+    at_least(1, "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST"),
     at_least(0, "INPUT.MULTI_CROP.LOCAL_VIEWS", "INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS"),
     at_least(0, *_keys("TEST.CRF", "ITERS POS_W BI_W")),
     above_zero(*_keys("TEST.CRF", "POS_XY_STD BI_XY_STD BI_RGB_STD")),
@@ -324,6 +328,26 @@ BASE_RULES: tuple[Rule, ...] = (
     ),
     one_of(("value", "norm", "full_model"), "SOLVER.CLIP_GRADIENTS.CLIP_TYPE"),
     fraction("SOLVER.MIN_LR_FACTOR"),
+    Rule(
+        ("MODEL.CLASS_NAMES", "MODEL.PROMPT_NAMES"),
+        lambda names: all(isinstance(name, str) for name in names),
+        "list texts, as ('cat', 'dog')",
+    ),
+    Rule(
+        ("SOLVER.STEPS",),
+        lambda steps: all(isinstance(step, int) for step in steps) and list(steps) == sorted(steps),
+        "list iterations in their order, as (1000, 1500)",
+    ),
+    # Keys of Detectron2 that would be taken for read.
+    Rule(("TEST.AUG.ENABLED",), operator.not_, "dalnet evaluate --protocols ms+flip does that"),
+    Rule(
+        ("SOLVER.BIAS_LR_FACTOR",), lambda factor: factor == 1, "leave it at 1.0; nothing reads it"
+    ),
+    Rule(
+        ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT",),
+        lambda weight: weight == 1,
+        "leave it at 1.0, and set the weight of the system's own loss, as MODEL.DALNET.SEG_WEIGHT",
+    ),
     Rule(("SEED",), lambda value: value < SEEDS, f"it must be below {SEEDS}; -1 draws one"),
     Rule(("MODEL.DEVICE",), _is_device, "set it to 'cpu', 'cuda' or a GPU that exists here"),
     _registered(BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME", "'TimmViT' or 'TimmCNN'"),

@@ -18,6 +18,7 @@ from dalnet.io import reading_errors
 from .classes import match_classes
 from .datasets import ensure_registered
 from .datasets.tagged import CORRECTED_MASK, register_tagged
+from .datasets.tagged import SPLITS as TAGGED_SPLITS
 from .image_io import exif_orientation, open_image, read_mask, short_side
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ def check_datasets(
             the data sets among each other, from ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``, or from
             ``MODEL.CLASS_NAMES`` (where empty, those of ``DATASETS.TRAIN``).
     """
-    if cfg.DATASETS.DESCRIPTION:
+    # A run that has been moved can be measured on other data sets without its description.
+    needed = key == "DATASETS.TRAIN" or not TAGGED_SPLITS.keys().isdisjoint(names)
+    if cfg.DATASETS.DESCRIPTION and needed:
         register_tagged(Path(cfg.DATASETS.DESCRIPTION))
     if not names:
         raise UsageError("it is empty", where=key, hint="name at least one data set")
@@ -60,6 +63,9 @@ def check_datasets(
         if not _class_names(name):
             hint = "name one for semantic segmentation"
             raise UsageError(f"{name} has no classes of pixels", where=key, hint=hint)
+        if MetadataCatalog.get(name).get("mask_labels"):
+            what = f"{name} has masks of its own numbers, without background"
+            raise UsageError(what, key, "measure on it by dalnet zero-shot")
     classes = _class_names(names[0])
     for name in names[1:]:
         if _class_names(name) != classes:

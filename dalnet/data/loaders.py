@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetCatalog,
     DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
@@ -198,7 +199,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
     check_rules(cfg, _RULES)
     names = list(cfg.DATASETS.TRAIN)
     check_datasets(cfg, names, "DATASETS.TRAIN")
-    dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    dicts = _list_records(names, "DATASETS.TRAIN")
     classes = MetadataCatalog.get(names[0]).stuff_classes[1:]
     dicts = filter_unlabeled(dicts, len(classes), cfg.DATASETS.UNLABELED_IMAGES)
     dicts, left_out = keep_readable(dicts, cfg.DATALOADER.STRICT)
@@ -218,6 +219,21 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         collate_fn=trivial_batch_collator,
         pin_memory=pins_memory(cfg),
     )
+
+
+def _list_records(names: Sequence[str], key: str) -> list[dict[str, Any]]:
+    """Return the records of data sets together.
+
+    Raises:
+        UsageError: one has none.
+    """
+    try:
+        return get_detection_dataset_dicts(list(names), filter_empty=False)
+    except AssertionError as error:  # in words that name neither key nor remedy
+        empty = next((name for name in names if not DatasetCatalog.get(name)), None)
+        if empty is None:
+            raise
+        raise UsageError(f"{empty} has no images", key, "name another data set") from error
 
 
 def share_memory(worker: int) -> None:
@@ -260,7 +276,7 @@ def build_test_loader(
     """
     check_datasets(cfg, [dataset_name], "DATASETS.TEST", any_order=any_order)
     if dicts is None:
-        dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+        dicts = _list_records([dataset_name], "DATASETS.TEST")
     if any_order:
         dicts = number_as_model(cfg, dataset_name, dicts)
     check_masks(dicts)

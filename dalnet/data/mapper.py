@@ -31,7 +31,7 @@ DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 
 _PASSED_ON = ("file_name", "image_id")
 _MASK_KEYS = ("sem_seg_file_name", "mask_classes")
-_RULES = (
+INPUT_RULES = (
     one_of(("RGB",), "INPUT.FORMAT"),
     one_of(("absolute",), "INPUT.CROP.TYPE"),
     one_of(("choice", "range"), "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
@@ -68,7 +68,7 @@ class ImageLabelMapper(metaclass=ABCMeta):
 
     def __init__(self, cfg: CfgNode, is_train: bool) -> None:
         """Read ``INPUT`` and the number of classes of ``cfg``."""
-        check_rules(cfg, _RULES)
+        check_rules(cfg, INPUT_RULES)
         self.num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES - 1  # without the background
         self.views = self.build_views(cfg) if is_train else None
         self.resize = build_resize(cfg, is_train)
@@ -148,7 +148,7 @@ def build_resize(cfg: CfgNode, is_train: bool) -> T.Augmentation | None:
     if not any(sizes):
         return None
     sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if sampling == "range" and len(sizes) != 2:
+    if sampling == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
         raise UsageError(
             f"it is {sizes}, but INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'",
             where="INPUT.MIN_SIZE_TRAIN",

@@ -13,6 +13,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
+from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch import WeakSegmentor
 
 
@@ -22,6 +23,9 @@ def build_optimizer(cfg: CfgNode, model: WeakSegmentor) -> torch.optim.Optimizer
     The model's ``backbone`` learns at ``SOLVER.BASE_LR``, everything else at
     ``HEAD_LR_MULTIPLIER`` times that (ToCo's setting; the paper names only the base rate,
     Sec. 4.1). A step leaves the model's ``withheld_parameters`` as they are.
+
+    Raises:
+        UsageError: a model without such parameters.
     """
     solver = cfg.SOLVER
     heads = nn.ModuleDict({k: m for k, m in model.named_children() if k != "backbone"})
@@ -34,6 +38,9 @@ def build_optimizer(cfg: CfgNode, model: WeakSegmentor) -> torch.optim.Optimizer
             weight_decay_norm=solver.WEIGHT_DECAY_NORM,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         )
+    if not groups:
+        what = f"{type(model).__name__} has nothing that is trained"
+        raise UsageError(what, "MODEL.META_ARCHITECTURE", "measure it as it is")
     if not solver.DECAY_VECTORS:
         for group in groups:  # each has one parameter
             if group["params"][0].ndim == 1:

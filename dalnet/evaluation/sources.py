@@ -80,6 +80,17 @@ class Measurement:
         return f"{self.source}/{self.protocol}"
 
 
+def require_sources(cfg: CfgNode, available: Mapping[str, Source]) -> None:
+    """Refuse a system without sources, as a network that finds edges.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if not available:
+        what = f"{cfg.MODEL.META_ARCHITECTURE} predicts no classes of pixels"
+        raise UsageError(what, cfg.MODEL.WEIGHTS or "MODEL.WEIGHTS", "name another checkpoint")
+
+
 def make_measurements(
     cfg: CfgNode,
     available: Mapping[str, Source],
@@ -95,8 +106,9 @@ def make_measurements(
         protocols: see :meth:`Protocol.parse`.
 
     Raises:
-        UsageError: a source that the system has not, an unknown protocol, or none.
+        UsageError: a source that the system has not, an unknown protocol, or none of either.
     """
+    require_sources(cfg, available)
     names, parsed = {*sources} or {*available}, [Protocol.parse(text) for text in protocols]
     if not parsed:
         raise UsageError("no protocol is named", where="protocols", hint="write ss or ms")

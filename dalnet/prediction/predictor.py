@@ -18,6 +18,7 @@ from dalnet.data.image_io import read_image, to_rgb
 from dalnet.data.mapper import build_resize
 from dalnet.errors import UsageError
 from dalnet.evaluation.scorer import label_map_of
+from dalnet.evaluation.sources import require_sources
 from dalnet.modeling.cam import cam_probabilities, cam_scores
 from dalnet.modeling.image_inference import ImageInference
 from dalnet.modeling.memory import is_out_of_memory
@@ -94,6 +95,7 @@ class Predictor:
         check_values(cfg)
         cfg.freeze()
         self._model = load_model(cfg).eval()
+        require_sources(cfg, self._model.sources)
         self.is_open = isinstance(self._model, OpenVocabularySegmentor)
         self.set_vocabulary(self._model.class_names[1:] if vocabulary is None else vocabulary)
         self.has_cams = "cam" in self._model.sources

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which checkpoints a run has, and which of them are whole."""
 
+import json
+
 import pytest
 import torch
 from helpers import refused
 
-from dalnet.checkpoint import Checkpointer, history
+from dalnet.checkpoint import Checkpointer, find_checkpoint, history
 
 
 @pytest.fixture
@@ -69,6 +71,17 @@ def test_a_damaged_checkpoint_is_left_out_with_a_word(run, damage, caplog):
         history.newest_good(folder)
 
 
+def test_a_damaged_newest_checkpoint_is_not_used_by_other_commands(run):
+    folder = run(1, 3)
+    assert find_checkpoint(folder) == folder / "model_0000003.pth"
+    content = bytearray((folder / "model_0000003.pth").read_bytes())
+    content[-500] ^= 1
+    (folder / "model_0000003.pth").write_bytes(content)
+    with refused(folder, "model_0000003.pth", "has other bytes"):
+        find_checkpoint(folder)
+    assert find_checkpoint(folder / "model_0000003.pth").is_file()
+
+
 def test_an_earlier_checkpoint_may_be_named(run):
     folder = run(1, 3)
     (folder / "last_checkpoint").write_text("model_0000001.pth\n")
@@ -85,8 +98,14 @@ def test_runs_without_a_list_go_on_from_what_the_last_checkpoint_names(tmp_path)
         history.newest_good(tmp_path)
 
 
+def _list(file):
+    return json.dumps([{"file": file, "iteration": 1, "size": 1, "sha256": "0"}])
+
+
 @pytest.mark.faults("damaged checkpoints")
-@pytest.mark.parametrize("text", ["", "{}", "[3]", '[{"file": "x"}]'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[3]", '[{"file": "x"}]', _list("../x"), _list(".."), _list(""), _list(5)]
+)
 def test_a_damaged_list_is_named(run, text):
     folder = run(1)
     (folder / "checkpoints.json").write_text(text or "x")

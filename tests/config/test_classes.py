@@ -7,11 +7,15 @@ from helpers import refused
 from dalnet.config import class_difference, fill_class_names, new_config, with_class_names
 
 
-@pytest.fixture
-def voc_cfg():
+def new_voc():
     cfg = new_config()
     cfg.DATASETS.TRAIN = ("voc_2012_sem_seg_train",)
     return cfg
+
+
+@pytest.fixture
+def voc_cfg():
+    return new_voc()
 
 
 def test_names_come_from_the_training_data(voc_cfg):
@@ -24,6 +28,13 @@ def test_names_that_are_given_stay(voc_cfg):
     voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES = ("background", "x"), ("y",)
     fill_class_names(voc_cfg)
     assert (voc_cfg.MODEL.CLASS_NAMES, voc_cfg.MODEL.PROMPT_NAMES) == (("background", "x"), ("y",))
+
+
+def test_class_names_that_are_given_are_the_prompt_names_too(voc_cfg):
+    voc_cfg.MODEL.CLASS_NAMES = ("background", "x", "y")
+    assert with_class_names(voc_cfg).MODEL.PROMPT_NAMES == ("x", "y")
+    voc_cfg.MODEL.CLASS_NAMES = with_class_names(new_voc()).MODEL.CLASS_NAMES
+    assert with_class_names(voc_cfg).MODEL.PROMPT_NAMES[10] == "dining table"
 
 
 def test_prompt_names_that_are_given_stay_where_class_names_are_filled(voc_cfg):

@@ -46,6 +46,18 @@ def test_classes_of_another_order_are_refused(reordered, tree_cfg):
         build_train_loader(tree_cfg(*names))
 
 
+def test_masks_with_numbers_of_their_own_are_left_to_another_command(tree_cfg):
+    with refused("DATASETS.TEST", "zero_shot_voc20", "dalnet zero-shot"):
+        build_test_loader(tree_cfg(), "zero_shot_voc20")
+
+
+def test_a_run_that_was_moved_needs_no_description_for_another_data_set(tree, tree_cfg):
+    cfg = tree_cfg("DATASETS.DESCRIPTION", "gone.yaml", "DATASETS.TRAIN", ("tagged_train",))
+    build_test_loader(cfg, "built_tree")
+    with refused("gone.yaml"):
+        build_test_loader(cfg, "tagged_val")
+
+
 @pytest.mark.parametrize(
     ("options", "warned"),
     [

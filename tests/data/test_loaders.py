@@ -203,6 +203,14 @@ def test_config_that_does_not_fit_the_data(tree, tree_cfg, key, value, words):
         build_train_loader(tree_cfg(key, value))
 
 
+def test_data_sets_without_images_are_named(tree, tree_cfg):
+    (tree / "ImageSets/Segmentation/all.txt").write_text("")
+    with refused("DATASETS.TRAIN", "built_tree has no images"):
+        build_train_loader(tree_cfg())
+    with refused("DATASETS.TEST", "built_tree has no images"):
+        build_test_loader(tree_cfg(), "built_tree")
+
+
 def test_test_loader_checks_name_and_classes(tree, tree_cfg):
     with refused("DATASETS.TEST", "nowhere"):
         build_test_loader(tree_cfg(), "nowhere")

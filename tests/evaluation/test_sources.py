@@ -64,6 +64,12 @@ def test_a_source_that_the_system_has_not_is_refused(tiny_cfg):
         make_measurements(tiny_cfg, DALNet.sources, ["cam"], [])
 
 
+def test_a_system_without_sources_is_refused(tiny_cfg):
+    tiny_cfg.MODEL.WEIGHTS = "edges.pth"
+    with refused("edges.pth", "DALNet predicts no classes of pixels"):
+        make_measurements(tiny_cfg, {}, (), ("ss",))
+
+
 def test_the_models_own_protocols_follow_the_config(tiny_cfg):
     def protocols(sources):
         return {str(one): one.scales for one in model_measurements(tiny_cfg, sources)}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words for the classes and phrases for backgrounds, from a YAML file that users edit."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,14 +99,23 @@ def _check_types(path: Path, content: dict[str, Any]) -> None:
     if (
         not all(isinstance(one, list) for one in lists)
         or not isinstance(related, dict)
-        or not all(isinstance(number, int | float) for number in numbers)
+        or not all(_is_weight(number) for number in numbers)
     ):
         raise UsageError(
             "'background' is no list of phrases, 'related' no such list for each class, or "
-            "'weights' no number for each class",
+            "'weights' no number above 0 for each class",
             where=path,
             hint="write it as in the files in clims/texts",
         )
+    for key in ("related", "weights"):
+        if unknown := [name for name in content.get(key, {}) if name not in content["words"]]:
+            what = f"'{key}' has {unknown[0]!r}, which is no class below 'words'"
+            raise UsageError(what, where=path, hint="write the class as it stands there")
+
+
+def _is_weight(number: object) -> bool:
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    return is_number and 0 < number < math.inf
 
 
 def _refuse_shared_words(path: Path, texts: Texts, class_names: Sequence[str]) -> None:

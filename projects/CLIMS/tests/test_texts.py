@@ -75,6 +75,12 @@ def test_a_file_of_ones_own(write):
         ("words: {cat: cat, dog: hound}\nbackground: sofa", ["'background' is no list"]),
         ("words: {cat: cat, dog: hound}\nrelated: [sofa]", ["'related'"]),
         ("words: {cat: cat, dog: hound}\nweights: {cat: many}", ["'weights'"]),
+        *(
+            (f"words: {{cat: cat, dog: hound}}\nweights: {{cat: {number}}}", ["above 0"])
+            for number in ("0", "-3", ".nan", ".inf", "true")
+        ),
+        ("words: {cat: cat, dog: hound}\nweights: {cats: 3}", ["'weights' has 'cats'"]),
+        ("words: {cat: cat, dog: hound}\nrelated: {cats: [mat]}", ["'related' has 'cats'"]),
         ("words: [cat, dog]", ["below 'words'"]),
         ("- cat\n", ["below 'words'"]),
     ],

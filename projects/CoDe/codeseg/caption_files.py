@@ -149,10 +149,11 @@ def read_shard(path: Path) -> Iterator[Captioned]:
     or ``.caption``; a list of its nouns may stand in ``.nouns.json``. Stems without an image are
     passed over, as are all files of other kinds.
 
-    A damaged file is read up to the damage, which is named in the log.
+    A damaged file is read up to the damage, which is named in the log, as is a file without a
+    caption: one of a thousand that were downloaded for days must not end the training.
 
     Raises:
-        UsageError: webdataset is not installed, or no image has a caption.
+        UsageError: webdataset is not installed, or the nouns of an image are no list.
     """
     try:
         from webdataset.tariterators import group_by_keys
@@ -170,13 +171,10 @@ def read_shard(path: Path) -> Iterator[Captioned]:
                 captions += bool(found.caption)
                 yield found
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        # One of a thousand files that were downloaded for days must not end the training.
         logger.warning("%s is damaged (%s): the rest of it is left out.", path, error)
         return
     if not captions:
-        raise UsageError(
-            "no image in it has a caption", path, "it needs a .txt beside each image, same stem"
-        )
+        logger.warning("%s: no image in it has a caption, a .txt of the same stem.", path)
 
 
 def _read_members(path: Path) -> Iterator[dict[str, Any]]:

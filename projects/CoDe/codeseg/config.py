@@ -16,6 +16,7 @@ from dalnet.config.checks import (
     is_fraction_range,
     one_of,
 )
+from dalnet.data.mapper import INPUT_RULES
 from dalnet.errors import UsageError
 
 from .captions import CONTEXT_LENGTH
@@ -98,6 +99,7 @@ CODE = System(
     name="CoDe",
     add_config=add_code_config,
     rules=(
+        *INPUT_RULES,
         at_least(0, *_keys(*(f"WEIGHTS.{name}" for name in _LOSSES), "UNFREEZE_ITER")),
         at_least(0, *_keys("CAPTIONS.SHUFFLE_BUFFER", "SCORES.REFINEMENT_STEPS", "DECODER_LAYERS")),
         at_least(1, *_keys("NOUNS")),

@@ -179,7 +179,8 @@ class CaptionStream(IterableDataset):
                 raise UsageError(
                     f"there are no images for one of {parts} processes that read them",
                     "MODEL.CODE.CAPTIONS.FILES",
-                    "name more files, or set DATALOADER.NUM_WORKERS lower",
+                    "name more files (damaged ones are in the log), or set "
+                    "DATALOADER.NUM_WORKERS lower",
                 )
             yield first
             yield from images

@@ -105,11 +105,20 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.CODE`` and ``MODEL.CLIP``; the CLIP is loaded here."""
-        code, clip = cfg.MODEL.CODE, cfg.MODEL.CLIP
+        """Read ``MODEL.CODE`` and ``MODEL.CLIP``; the CLIP is loaded here.
+
+        Raises:
+            UsageError: crops that are not filled by patches.
+        """
+        code = cfg.MODEL.CODE
+        clip = load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.CLIP.PROVIDER)
+        patch = int(clip.visual.conv1.stride[0])
+        if any(side % patch for side in cfg.INPUT.CROP.SIZE):
+            what = f"it is {list(cfg.INPUT.CROP.SIZE)}, but patches have {patch} pixels"
+            raise UsageError(what, "INPUT.CROP.SIZE", "set it to multiples of that")
         return {
             **cls.shared_arguments(cfg),
-            "clip": load_clip(clip.NAME, clip.WEIGHTS, clip.PROVIDER),
+            "clip": clip,
             "criterion": CoDeCriterion.from_config(cfg),
             "context_tokens": code.CONTEXT_TOKENS,
             "decoder_layers": code.DECODER_LAYERS,

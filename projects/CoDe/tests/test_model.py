@@ -332,6 +332,12 @@ def test_another_clip_is_refused(model, code_cfg):
         model.load_state_dict(state)
 
 
+def test_crops_are_filled_by_patches(code_cfg):
+    code_cfg.INPUT.CROP.SIZE = [38, 38]
+    with refused("INPUT.CROP.SIZE", "patches have 8 pixels"):
+        build_model(code_cfg)
+
+
 def test_no_vocabulary(code_cfg):
     code_cfg.merge_from_list(["MODEL.CLASS_NAMES", (), "MODEL.PROMPT_NAMES", ()])
     model = build_model(code_cfg).eval()
