@@ -22,11 +22,14 @@ from threading import Event
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 from torch.cuda import device_count
 
 from dalnet.config import load_config
 from dalnet.config.load import flatten
+from dalnet.data.datasets import ensure_registered
+from dalnet.data.datasets.tagged import register_tagged
 from dalnet.documents import read_json, read_yaml, write_json
 from dalnet.errors import UsageError
 from dalnet.io import write_text
@@ -75,9 +78,13 @@ def run_sweep(
     if unknown := {*chosen, *filter(None, [reference])} - {*names}:
         hint = f"it has {', '.join(names)}"
         raise UsageError(f"there is no run {min(unknown)}", where=path, hint=hint)
+    if reference and reference not in chosen:
+        raise UsageError(f"{reference} is not among the runs", "reference", "name it in runs too")
     trainings = {path: cfg for path, cfg in trainings.items() if path.parent.name in chosen}
     for folder, cfg in trainings.items():
         _verify_folder(folder, cfg)
+    if not table_only:
+        _require_masks(next(iter(trainings.values())))  # the first run's stands for all
     try:
         failed = 0 if table_only else _train_all(trainings, train_command, jobs, output)
     finally:
@@ -90,9 +97,10 @@ def run_sweep(
 def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[str]) -> Trainings:
     """Read the config of every training, by its folder ``output/RUN/seedN``.
 
-    ``runs`` of the file maps names to config files, relative to it, or to ``{config: FILE, opts:
-    {KEY: VALUE}}``; its ``opts`` are for all runs, and the argument ``opts`` replaces both. All
-    runs with the first seed come first, so that an unfinished table has the same seeds for all.
+    ``runs`` of the file maps names to config files, relative to it, or recipes, or to ``{config:
+    FILE, opts: {KEY: VALUE}}``; its ``opts`` are for all runs, and the argument ``opts`` replaces
+    both. All runs with the first seed come first, so that an unfinished table has the same seeds
+    for all.
 
     Raises:
         UsageError: a file or key that cannot be used.
@@ -110,7 +118,9 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
                 raise UsageError("SEED or OUTPUT_DIR is set", where=path, hint=hint)
             folder = output / name / f"seed{seed}"
             last = ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
-            trainings[folder] = load_config(str(path.parent / file), [*own, *opts, *last])
+            near = path.parent / file
+            config = str(near) if near.is_file() else file  # a recipe's name
+            trainings[folder] = load_config(config, [*own, *opts, *last])
     return trainings
 
 
@@ -141,6 +151,16 @@ def _verify_folder(folder: Path, cfg: CfgNode) -> None:
         if changed := ", ".join(f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]):
             hint = "choose another folder for the sweep"
             raise UsageError(f"it was trained with {changed}", where=folder, hint=hint)
+
+
+def _require_masks(cfg: CfgNode) -> None:
+    """Raise ``UsageError`` for a split that only tags could be measured on."""
+    if cfg.DATASETS.DESCRIPTION:
+        register_tagged(Path(cfg.DATASETS.DESCRIPTION))
+    for split in filter(ensure_registered, cfg.DATASETS.TEST):
+        if not any("sem_seg_file_name" in record for record in DatasetCatalog.get(split)):
+            what = f"{split} has no masks, which the table is measured with"
+            raise UsageError(what, "DATASETS.TEST", "name a split with masks")
 
 
 def _train_all(trainings: Trainings, command: Sequence[str], jobs: int, output: Path) -> int:

@@ -15,6 +15,8 @@ from helpers import refused
 
 from dalnet import sweep
 from dalnet.cli import sweep as command
+from dalnet.data.datasets.catalog import register
+from dalnet.data.datasets.toy import TOY_CLASSES
 from dalnet.errors import UsageError
 
 TOY = Path(__file__).parents[1] / "configs" / "toy_dalnet.yaml"
@@ -128,6 +130,19 @@ def test_finished_trainings_are_taken_over_and_the_chosen_others_run(toy):
     assert list(find(table, "a")["miou"]) == ["1", "2"]
 
 
+def test_a_split_without_masks_is_refused_before_a_training(toy):
+    register("unmasked", lambda: [{"file_name": "a.png", "image_labels": [0]}], TOY_CLASSES)
+    with refused("DATASETS.TEST", "unmasked has no masks"):
+        toy.run("a,b", "DATASETS.TEST", "('unmasked',)")
+    assert toy.starts("a") == []
+
+
+def test_runs_may_be_recipes(tmp_path):
+    (tmp_path / "s.yaml").write_text("runs: {a: toy_dalnet}")
+    (cfg,) = sweep.read_sweep(tmp_path / "s.yaml", [1], tmp_path / "out", []).values()
+    assert cfg.DATASETS.TRAIN == ("toy_train",)
+
+
 def test_failures_are_named_and_do_not_stop_the_others(toy, capsys):
     with refused(toy.output, "2 trainings"):
         toy.run("broken,early,a", "--seeds", "1")
@@ -227,7 +242,15 @@ def test_bad_sweep_file_is_one_sentence(tmp_path, text, part):
     assert part in str(error.value) and "\n" not in str(error.value)
 
 
-BAD = ["--seeds 1,", "--seeds one", "--seeds -1", "--jobs 0", "--runs a,c", "--reference c"]
+BAD = [
+    "--seeds 1,",
+    "--seeds one",
+    "--seeds -1",
+    "--jobs 0",
+    "--runs a,c",
+    "--reference c",
+    "--runs a --reference b",
+]
 
 
 @pytest.mark.parametrize("args", [*BAD, "DATASETS.TEST ()"])

@@ -73,8 +73,12 @@ def read_saved(folder: Path) -> list[SavedCheckpoint]:
 
 
 def has_saved(folder: Path) -> bool:
-    """Return whether a run has saved a checkpoint."""
-    return (folder / LIST).exists() or (folder / LAST).exists()
+    """Return whether a run has saved a checkpoint.
+
+    Raises:
+        UsageError: the list of its checkpoints is damaged.
+    """
+    return bool(read_saved(folder)) or (folder / LAST).exists()
 
 
 def add_saved(folder: Path, saved: SavedCheckpoint, keep: int) -> None:

@@ -20,6 +20,7 @@ from dalnet.checkpoint import load_model
 from dalnet.config import load_config
 from dalnet.engine import Trainer, setup
 from dalnet.engine import run as launch
+from dalnet.engine.run_record import read_record
 from dalnet.engine.train import run_training
 from dalnet.errors import UsageError
 from dalnet.figures.images import predict_images
@@ -51,15 +52,22 @@ def run(args: argparse.Namespace) -> None:
     launch(main, train.training_arguments(args))
 
 
+def _was_demo(folder: Path) -> bool:
+    """Return whether the training in a folder was started by this command."""
+    starts = read_record(folder)
+    return bool(starts) and "demo" in starts[-1].get("command", [])[1:2]
+
+
 def main(args: argparse.Namespace) -> None:
     """Do the work of :func:`run` in one process."""
     cfg = load_config(args.config_file, args.opts)
     if len(cfg.DATASETS.TEST) != 1:
         raise UsageError("the demo shows one split", where="DATASETS.TEST", hint="name one")
     cfg.TEST.EVAL_CAM = True
-    # The recipe's own folder is the demo's, which may run again.
+    # In the recipe's own folder an earlier demo may be replaced, and no other training.
     is_own = args.config_file == _RECIPE and cfg.OUTPUT_DIR == load_config(_RECIPE).OUTPUT_DIR
-    modes = {"resume": args.resume, "overwrite": args.overwrite or (is_own and not args.resume)}
+    again = is_own and not args.resume and _was_demo(Path(cfg.OUTPUT_DIR))
+    modes = {"resume": args.resume, "overwrite": args.overwrite or again}
     if args.eval_only:
         setup(cfg, eval_only=True, resume=args.resume)
         model = load_model(cfg, args.resume)

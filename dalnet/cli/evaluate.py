@@ -34,7 +34,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "recipe or YAML file (default: the config in the checkpoint)")
     add_weights(parser)
     add_split(parser)
-    text = "folder of the results (default: OUTPUT_DIR/evaluation/SPLIT)"
+    text = "folder of the results (default: OUTPUT_DIR/evaluation/SPLIT/PROTOCOLS)"
     parser.add_argument("--output", metavar="DIR", help=text)
 
 
@@ -94,6 +94,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """
     cfg = config_for(args.weights, args.config, args.opts)
     cfg.DATASETS.TEST = (args.split,)
-    # Not OUTPUT_DIR itself, where the config and the log of the training lie.
-    cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split)
+    # Not evaluation/SPLIT itself, where the results of the training lie.
+    own = "_".join(split_list(args.protocols))
+    cfg.OUTPUT_DIR = args.output or os.path.join(cfg.OUTPUT_DIR, "evaluation", args.split, own)
     return cfg

@@ -34,6 +34,7 @@ from dalnet.prediction import Predictor
 from .arguments import add_keys, add_weights, refuse_without_images, split_list
 
 _PROTOCOL = "ms+flip+crf"
+_CLUSTER = {"actors": 1, "cpus": 1.0, "gpus": 0.0, "shard_size": 256}  # flags, with their defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +64,14 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("on many machines").add_argument
     text = "local, or ray: a Ray Data job, on the cluster of RAY_ADDRESS or else on this machine"
     add("--engine", choices=("local", "ray"), default="local", help=text)
-    add("--actors", type=int, default=1, help="models that work at once; default: %(default)s")
+    parser.set_defaults(**_CLUSTER)
+    add("--actors", type=int, help="models that work at once; default: %(default)s")
     text = "CPUs of each model, also a fraction; default: %(default)g"
-    add("--cpus", type=float, default=1.0, help=text)
+    add("--cpus", type=float, help=text)
     text = "GPUs of each model, also a fraction; default: %(default)g"
-    add("--gpus", type=float, default=0.0, help=text)
+    add("--gpus", type=float, help=text)
     text = "label maps in a file; what is not in a file when the job is killed is done again; "
-    add("--shard-size", type=int, default=256, help=f"{text}default: %(default)s")
+    add("--shard-size", type=int, help=f"{text}default: %(default)s")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -88,6 +90,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _label_here(args: argparse.Namespace, weights: Path) -> None:
+    for name, default in _CLUSTER.items():
+        if getattr(args, name) != default:
+            raise UsageError("only a cluster reads it", name, "leave it out, or add --engine ray")
     protocol, output = _protocol(args), Path(args.output)
     own = None if args.images else _training_images(args, weights)
     # Before the network is read, which takes longer.

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="a results.json; may be given several times (default: that in DIR/evaluation/SPLIT)",
+        help="a results.json; may be given several times (default: all in DIR/evaluation/SPLIT)",
     )
     text = "page to write (default: OUTPUT_DIR/report/SPLIT/report.html)"
     add("--output", type=Path, metavar="FILE", help=text)

@@ -338,6 +338,9 @@ BASE_RULES: tuple[Rule, ...] = (
         lambda steps: all(isinstance(step, int) for step in steps) and list(steps) == sorted(steps),
         "list iterations in their order, as (1000, 1500)",
     ),
+    one_of(("linear", "constant"), "SOLVER.WARMUP_METHOD"),
+    at_least(0, "SOLVER.REFERENCE_WORLD_SIZE"),
+    Rule(("OUTPUT_DIR",), bool, "name a folder"),
     # Keys of Detectron2 that would be taken for read.
     Rule(("TEST.AUG.ENABLED",), operator.not_, "dalnet evaluate --protocols ms+flip does that"),
     Rule(
@@ -365,6 +368,8 @@ def check_base(cfg: CN) -> None:
     if cam.LOW_THRESHOLD > cam.HIGH_THRESHOLD:
         what = f"it is {cam.LOW_THRESHOLD}, above HIGH_THRESHOLD {cam.HIGH_THRESHOLD}"
         raise UsageError(what, "MODEL.CAM.LOW_THRESHOLD", "set it to that or less")
+    if cfg.SOLVER.OPTIMIZER == "SGD" and cfg.SOLVER.NESTEROV and not cfg.SOLVER.MOMENTUM:
+        raise UsageError("it is True without momentum", "SOLVER.NESTEROV", "set it to False")
     ignored, classes = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if ignored < classes:
         what = f"it is {classes}, but label {ignored} (IGNORE_VALUE) means ignored pixels"

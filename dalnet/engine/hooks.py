@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
@@ -18,7 +19,32 @@ logger = logging.getLogger(__name__)
 
 
 class EvalHook(hooks.EvalHook):
-    """Detectron2's hook, without its evaluation after a failed last step."""
+    """Detectron2's hook, without its evaluation after a failed last step.
+
+    It makes up for an evaluation before which, or in which, the training was stopped.
+    """
+
+    def __init__(
+        self, period: int, evaluate: Callable[[], Any], has_results: Callable[[int], bool]
+    ) -> None:
+        """
+        Args:
+            period: iterations between evaluations; 0 for one at the end alone.
+            evaluate: returns the results.
+            has_results: whether the training has results of after an iteration, counted from 0.
+        """
+        super().__init__(period, evaluate)
+        self._has_results = has_results
+
+    def before_train(self) -> None:
+        """Evaluate if that was due when the training was stopped."""
+        done = self.trainer.start_iter
+        is_due = self._period > 0 < done < self.trainer.max_iter and done % self._period == 0
+        if is_due and not self._has_results(done - 1):
+            storage = self.trainer.storage
+            storage.iter = done - 1  # as if after that step
+            self._do_eval()
+            storage.iter = done
 
     def after_train(self) -> None:
         """Evaluate after the last iteration, unless the training has failed."""

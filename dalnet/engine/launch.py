@@ -60,8 +60,14 @@ class Processes:
         """Read ``num_processes``, or of Detectron2's arguments ``num_gpus``, and the machines.
 
         Raises:
-            UsageError: there are not as many GPUs.
+            UsageError: there are not as many GPUs, or a number cannot be.
         """
+        for name, least in (("num_gpus", 0), ("num_processes", 0), ("num_machines", 1)):
+            if (number := getattr(args, name)) < least:
+                raise UsageError(f"it is {number}", name, f"set it to {least} or more")
+        if not 0 <= args.machine_rank < args.num_machines:
+            what = f"it is {args.machine_rank} of {args.num_machines} machines"
+            raise UsageError(what, "machine_rank", "number them from 0")
         available = torch.cuda.device_count()
         if args.num_gpus > max(available, 1):
             what = f"it is {args.num_gpus}, but this machine has {available} CUDA devices"

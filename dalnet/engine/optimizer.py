@@ -42,7 +42,9 @@ def build_optimizer(cfg: CfgNode, model: WeakSegmentor) -> torch.optim.Optimizer
         what = f"{type(model).__name__} has nothing that is trained"
         raise UsageError(what, "MODEL.META_ARCHITECTURE", "measure it as it is")
     if not solver.DECAY_VECTORS:
-        for group in groups:  # each has one parameter
+        # Later versions of Detectron2 put parameters of one rate together.
+        groups = [{**group, "params": [one]} for group in groups for one in group["params"]]
+        for group in groups:
             if group["params"][0].ndim == 1:
                 group["weight_decay"] = 0.0
     shared = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}

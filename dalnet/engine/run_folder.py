@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,9 @@ from .run_record import RECORD, read_record
 _FILES = ("model_*.pth", LAST, LIST, "metrics.json", RECORD, UNFINISHED)
 _LOGS = ("log.txt*", "events.out.tfevents.*")
 _RESULTS = "evaluation"  # folder of the results of its checkpoints
+# What a start replaces, and where that lies until the start has gone well.
+_REPLACED = ("config.yaml", "dataset.yaml")
+_OVERWRITTEN, _RESUMED, _REMOVED = ".overwritten", ".resumed", ".removed"
 _LOCK = ".lock"
 _OLD = 600.0  # seconds
 
@@ -53,10 +57,51 @@ def require_unused(folder: str | Path, resume: bool, overwrite: bool) -> None:
 
 def remove_training(folder: Path) -> None:
     """Remove what a training and the evaluations of its checkpoints have left in a folder."""
-    for pattern in (*_FILES, *_LOGS):
-        for path in folder.glob(pattern):
-            path.unlink()
-    shutil.rmtree(folder / _RESULTS, ignore_errors=True)
+    for path in _left_by_training(folder):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _left_by_training(folder: Path) -> list[Path]:
+    patterns = (*_FILES, *_LOGS, _RESULTS)
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+@contextmanager
+def old_training_kept(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Keep what the block replaces in a folder until it has ended well; else bring it back.
+
+    Of a training that is resumed these are config, description and record, of one that is
+    overwritten all that it has left.
+    """
+    if not (resume or overwrite):
+        yield
+        return
+    aside = folder / (_OVERWRITTEN if overwrite else _RESUMED)
+    aside.mkdir()
+    for path in _left_by_training(folder) if overwrite else ():
+        path.rename(aside / path.name)
+    for name in (*_REPLACED, RECORD):
+        if (folder / name).is_file():
+            shutil.copy2(folder / name, aside)
+    try:
+        yield
+    except BaseException:
+        _bring_back(folder)
+        raise
+    # Under another name nothing is brought back of what is half deleted.
+    shutil.rmtree(aside.rename(folder / _REMOVED))
+
+
+def _bring_back(folder: Path) -> None:
+    """Bring back what was kept, also after the process that kept it has been killed."""
+    if (folder / _OVERWRITTEN).is_dir():
+        remove_training(folder)
+    for aside in (folder / _OVERWRITTEN, folder / _RESUMED):
+        if aside.is_dir():
+            for path in aside.iterdir():
+                path.replace(folder / path.name)
+            aside.rmdir()
+    shutil.rmtree(folder / _REMOVED, ignore_errors=True)
 
 
 def make_writable(folder: str) -> None:
@@ -93,6 +138,7 @@ def locked(folder: str) -> Iterator[None]:
         hint = "wait for it, or choose another folder"
         raise UsageError(f"a training{which} runs in {folder}", "OUTPUT_DIR", hint) from None
     try:
+        _bring_back(Path(folder))
         _remove_leftovers(Path(folder))
         yield
     finally:
@@ -119,7 +165,7 @@ def drop_later_metrics(folder: Path, start_iter: int) -> None:
     with path.open("rb+") as stream:
         lines = stream.readlines()
         # Detectron2 writes results of an evaluation behind losses of later iterations.
-        kept = [line for line in lines if _iteration_of(line) < start_iter]
+        kept = [line for line in lines if _stays(_read_line(line), start_iter)]
         if len(kept) < len(lines):
             logger.info("Losses of iterations from %d on are taken anew.", start_iter)
             stream.seek(0)
@@ -127,9 +173,28 @@ def drop_later_metrics(folder: Path, start_iter: int) -> None:
             stream.truncate()
 
 
-def _iteration_of(line: bytes) -> float:
-    """Return the iteration of a line of metrics; infinity for one that a killed process has cut."""
+def has_results(folder: Path, iteration: int) -> bool:
+    """Return whether ``metrics.json`` has results of an evaluation after an iteration."""
+    path = folder / "metrics.json"
+    entries = map(_read_line, path.read_bytes().splitlines() if path.is_file() else ())
+    return any(_is_result(one) for one in entries if one.get("iteration") == iteration)
+
+
+def _read_line(line: bytes) -> dict[str, Any]:
+    """Return a line of metrics; one that a killed process has cut has iteration infinity."""
     try:
-        return float(json.loads(line)["iteration"])
+        entry = json.loads(line)
+        return entry | {"iteration": float(entry["iteration"])}
     except (KeyError, TypeError, ValueError, RecursionError):
-        return math.inf
+        return {"iteration": math.inf}
+
+
+def _stays(entry: dict[str, Any], start_iter: int) -> bool:
+    """Return whether a line is of the training before an iteration, or of its last evaluation."""
+    count: float = entry["iteration"]
+    return count < start_iter or (count == start_iter and _is_result(entry))
+
+
+def _is_result(entry: dict[str, Any]) -> bool:
+    """Return whether a line is of an evaluation, as sem_seg/mIoU."""
+    return any("/" in name for name in entry)

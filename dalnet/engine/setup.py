@@ -25,7 +25,7 @@ from dalnet.config.validation import (
 from dalnet.data import check_datasets
 from dalnet.errors import UsageError
 
-from .run_folder import make_writable, remove_training, require_unused
+from .run_folder import make_writable, require_unused
 from .run_record import add_start, read_record
 
 logger = logging.getLogger("dalnet.setup")
@@ -75,8 +75,6 @@ def setup(
     make_writable(cfg.OUTPUT_DIR)
     if not eval_only:
         _choose_seed(cfg, resume)
-        if overwrite and comm.is_main_process():
-            remove_training(Path(cfg.OUTPUT_DIR))
     cfg.freeze()
     _end_earlier_logs()
     default_setup(cfg, argparse.Namespace(eval_only=eval_only, command=sys.argv))

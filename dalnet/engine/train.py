@@ -4,15 +4,17 @@
 import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from dalnet.config import load_config
+from dalnet.errors import UsageError
 
 from .launch import run
-from .run_folder import locked
+from .run_folder import locked, old_training_kept
 from .setup import setup
 from .trainer import Trainer, evaluate
 
@@ -55,10 +57,19 @@ def run_training(
             the output folder.
         SystemExit: a signal has ended it, see :mod:`dalnet.engine.interruption`.
     """
-    with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
-        setup(cfg, resume=resume, overwrite=overwrite, prepare=prepare)
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=resume)
+    is_main, folder = comm.is_main_process(), Path(cfg.OUTPUT_DIR)
+    if (
+        overwrite
+        and cfg.MODEL.WEIGHTS
+        and Path(cfg.MODEL.WEIGHTS).resolve().is_relative_to(folder.resolve())
+    ):
+        what = f"{cfg.MODEL.WEIGHTS} lies in the folder that is overwritten"
+        raise UsageError(what, "MODEL.WEIGHTS", "choose another OUTPUT_DIR")
+    with locked(cfg.OUTPUT_DIR) if is_main else nullcontext():
+        with old_training_kept(folder, resume, overwrite) if is_main else nullcontext():
+            setup(cfg, resume=resume, overwrite=overwrite, prepare=prepare)
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=resume)
         trainer.train()
     return trainer
 

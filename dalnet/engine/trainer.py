@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from .hooks import CheckpointHook, EvalHook
 from .interruption import Interruption
 from .memory import EVALUATION, TRAINING, memory_errors
 from .optimizer import build_lr_scheduler, build_optimizer
-from .run_folder import drop_later_metrics
+from .run_folder import drop_later_metrics, has_results
 from .step import StepTrainer
 from .waiting import StepTimeout
 
@@ -114,7 +115,9 @@ class Trainer(DefaultTrainer):
         return [
             *(hook for hook in others if hook not in writers),
             CheckpointHook(self._save, periods, self._interruption, self._step_timeout.lifted),
-            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            EvalHook(
+                cfg.TEST.EVAL_PERIOD, self._evaluate, partial(has_results, Path(cfg.OUTPUT_DIR))
+            ),
             *writers,
         ]
 

@@ -51,7 +51,7 @@ def write_report(
         output: the HTML file, written under a temporary name until it is complete.
         config_name: name of the config file, for the headline; None: the name of ``run``.
         run: folder with the training's ``metrics.json``; None: the folder of the weights.
-        results: ``results.json`` files; if empty, that of the split in ``run``.
+        results: ``results.json`` files; if empty, those of the split in ``run``.
         images: number of images in each group of the gallery, 1 to :data:`MAX_IMAGES`.
         colorblind: use colors that color-blind readers can tell apart.
         open_masks: whether masks of the split may be opened, to show and score predictions.
@@ -66,8 +66,9 @@ def write_report(
     run = run or Path(cfg.MODEL.WEIGHTS).parent
     # Before the model is run, so that a wrong file is found at once.
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
-    usual = run / "evaluation" / split / "results.json"
-    found = _read_results(results or [usual] * usual.exists(), weights)
+    usual = run / "evaluation" / split / "results.json"  # of the training; others lie below it
+    lying = [*usual.parent.glob("results.json"), *sorted(usual.parent.glob("*/results.json"))]
+    found = _read_results(results or lying, weights)
     metrics, model = read_metrics(run / "metrics.json"), load_model(cfg)
     class_names, class_colors = class_table(split)
     colors = choose_colors(class_colors, (), colorblind)

@@ -2,11 +2,13 @@
 """The evaluation's command line: what it evaluates, and where its results go."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 from helpers import refused
 
 from dalnet.cli import main
+from dalnet.cli.arguments import split_list
 from dalnet.cli.evaluate import add_arguments, evaluate_in_process
 from dalnet.errors import UsageError
 from dalnet.evaluation.results import read_results
@@ -20,8 +22,11 @@ def command(split, tmp_path):
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         argv = ["--split", split.name, "--sources", "cam", "--protocols", "ss", *arguments]
-        result = evaluate_in_process(parser.parse_args([str(part) for part in argv]))
-        assert read_results(tmp_path / "run/evaluation" / split.name / "results.json") == result
+        args = parser.parse_args([str(part) for part in argv])
+        result = evaluate_in_process(args)
+        # Not in the folder of the split itself, where a training writes.
+        usual = tmp_path / "run/evaluation" / split.name / "_".join(split_list(args.protocols))
+        assert read_results(Path(args.output or usual, "results.json")) == result
         return result
 
     return execute
@@ -63,7 +68,8 @@ def test_the_command_as_a_whole(checkpoint, split, tmp_path, capsys):
     argv = ["evaluate", "--config-file", config, "--split", split.name, "--sources", "cam"]
     argv = [str(part) for part in argv]
     main([*argv, "MODEL.WEIGHTS", str(checkpoint.weights)])
-    assert len(read_results(checkpoint.results)["measurements"]) == 2
+    (file,) = checkpoint.results.parent.glob("*/results.json")
+    assert len(read_results(file)["measurements"]) == 2
     with pytest.raises(SystemExit):
         main([*argv, "--workers", "0", "MODEL.WEIGHTS", str(checkpoint.weights)])
     assert "error: --workers: " in capsys.readouterr().err

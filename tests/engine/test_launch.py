@@ -38,6 +38,23 @@ def test_arguments_say_how_many_there_are(monkeypatch):
     assert not processes("--num-processes", "2").use_gpus
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_processes", -1),
+        ("num_gpus", -2),
+        ("num_machines", 0),
+        ("machine_rank", 1),
+        ("machine_rank", -1),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(name, value):
+    args = argument_parser().parse_args([])
+    setattr(args, name, value)
+    with refused(name, value):
+        Processes.from_arguments(args)
+
+
 def test_the_environment_of_torchrun_says_it_too(monkeypatch):
     environment = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}
     assert Processes.from_environment(environment) == Processes(2, 2, 1)

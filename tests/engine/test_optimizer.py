@@ -6,6 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from dalnet.engine import Trainer
+from dalnet.engine import optimizer as module
 from dalnet.engine.optimizer import build_lr_scheduler, build_optimizer
 
 
@@ -72,6 +73,17 @@ def test_vectors_without_decay(tiny_cfg):
     }
     assert decays[1] == 0
     assert decays[0] == decays[2] == 0.01
+
+
+def test_vectors_without_decay_where_detectron2_joins_groups(tiny_cfg, monkeypatch):
+    original = module.get_default_optimizer_params
+
+    def joined(*args, **kwargs):
+        groups = original(*args, **kwargs)
+        return [{**groups[0], "params": [p for group in groups for p in group["params"]]}]
+
+    monkeypatch.setattr(module, "get_default_optimizer_params", joined)
+    test_vectors_without_decay(tiny_cfg)
 
 
 class TwoWeights(torch.nn.Module):

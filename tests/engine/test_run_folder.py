@@ -11,9 +11,11 @@ from helpers import refused
 
 from dalnet.engine.run_folder import (
     drop_later_metrics,
+    has_results,
     has_training,
     locked,
     make_writable,
+    old_training_kept,
     remove_training,
     require_unused,
 )
@@ -52,6 +54,58 @@ def test_only_what_a_training_leaves_is_removed(tmp_path):
     remove_training(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(own)
     assert not has_training(tmp_path)
+
+
+OLD = ("model_final.pth", "checkpoints.json", "metrics.json", "log.txt", "config.yaml", "run.json")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder with a training and a file that is not the training's."""
+    (tmp_path / "evaluation").mkdir()
+    for name in (*OLD, "evaluation/results.json", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    return tmp_path
+
+
+def contents(folder):
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def start_anew(folder):
+    for name in ("log.txt", "config.yaml", "run.json", "metrics.json"):
+        (folder / name).write_text("new")
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_a_start_replaces_comes_back_where_it_fails(trained, overwrite):
+    before = contents(trained)
+    modes = {"resume": not overwrite, "overwrite": overwrite}
+    with pytest.raises(KeyError), old_training_kept(trained, **modes):
+        assert (trained / "model_final.pth").exists() is not overwrite
+        for name in ("config.yaml", "run.json"):
+            (trained / name).write_text("new")
+        if overwrite:
+            start_anew(trained)
+        raise KeyError
+    assert contents(trained) == before
+
+
+def test_an_old_training_is_gone_once_the_new_one_has_started(trained):
+    with old_training_kept(trained, resume=False, overwrite=True):
+        start_anew(trained)
+    new = ("log.txt", "config.yaml", "run.json", "metrics.json")
+    assert contents(trained) == {**dict.fromkeys(new, "new"), "notes.txt": "old"}
+
+
+def test_what_a_killed_start_has_put_aside_comes_back(trained):
+    before = contents(trained)
+    keeping = old_training_kept(trained, resume=False, overwrite=True)
+    keeping.__enter__()
+    start_anew(trained)
+    with locked(str(trained)):
+        assert contents(trained) == before
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
@@ -103,6 +157,15 @@ def test_a_killed_training_locks_nothing(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
     with locked(str(tmp_path)):
         pass
+
+
+def test_results_of_the_last_iteration_stay_when_a_run_is_made_longer(tmp_path):
+    lines = ['{"iteration": 19, "total_loss": 1}\n', '{"iteration": 20, "cam/mIoU": 2}\n']
+    (tmp_path / "metrics.json").write_text("".join([*lines, '{"iteration": 20, "lr": 1}\n']))
+    drop_later_metrics(tmp_path, 20)
+    assert (tmp_path / "metrics.json").read_text() == "".join(lines)
+    assert has_results(tmp_path, 20) and not has_results(tmp_path, 19)
+    assert not has_results(tmp_path / "missing", 20)
 
 
 def test_losses_of_iterations_that_come_again_are_dropped(tmp_path):

@@ -103,6 +103,18 @@ def test_a_step_that_is_not_finite_is_left_out_and_named(caplog, kind, word):
 
 
 @pytest.mark.faults("losses that are not finite")
+def test_gradients_that_no_scale_makes_finite_stop_the_training():
+    model = Model()
+    model.weight.register_hook(lambda gradient: gradient * torch.nan)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = StepTrainer(model, [[{"x": torch.ones(2)}]] * 9, optimizer)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    with EventStorage(), refused("SOLVER.AMP.DTYPE", "iteration 2"):
+        for trainer.iter in range(9):
+            trainer.run_step()
+    assert torch.equal(model.weight, torch.tensor([1.0, -2.0]))
+
+
 def test_too_many_in_a_row_stop_the_training():
     run_broken(["loss", "", "loss", "", "loss"], max_nonfinite=1)
     with refused("SOLVER.MAX_NONFINITE_STEPS", "iteration 3", "image3", "loss_b"):
