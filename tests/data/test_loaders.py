@@ -13,6 +13,7 @@ from helpers import refused
 from torch.utils.data import DataLoader
 
 from dalnet.data import build_test_loader, build_train_loader
+from dalnet.data.datasets.catalog import register
 
 IDS = [f"p{i}" for i in range(6)]
 
@@ -204,11 +205,11 @@ def test_config_that_does_not_fit_the_data(tree, tree_cfg, key, value, words):
 
 
 def test_data_sets_without_images_are_named(tree, tree_cfg):
-    (tree / "ImageSets/Segmentation/all.txt").write_text("")
-    with refused("DATASETS.TRAIN", "built_tree has no images"):
-        build_train_loader(tree_cfg())
-    with refused("DATASETS.TEST", "built_tree has no images"):
-        build_test_loader(tree_cfg(), "built_tree")
+    register("without", lambda: [], ("cat", "dog"))
+    with refused("DATASETS.TRAIN", "without has no images"):
+        build_train_loader(tree_cfg("DATASETS.TRAIN", ("without",)))
+    with refused("DATASETS.TEST", "without has no images"):
+        build_test_loader(tree_cfg(), "without")
 
 
 def test_test_loader_checks_name_and_classes(tree, tree_cfg):

@@ -23,7 +23,7 @@ def edge_cfg(stage0_cfg, tmp_path):
         [
             *("MODEL.META_ARCHITECTURE", "EdgeNetwork", "MODEL.CNN.STRIDE", 16),
             *("INPUT.DATASET_MAPPER_NAME", "EdgeMapper", "MODEL.CLIMS.EDGES.RADIUS", 4),
-            *("MODEL.CLIMS.EDGES.LABELS", str(tmp_path / "labels"), "DATASETS.TRAIN", ()),
+            *("MODEL.CLIMS.EDGES.LABELS", str(tmp_path / "labels")),
         ]
     )
     return stage0_cfg
@@ -123,6 +123,7 @@ def test_views_of_image_and_labels_show_the_same(edge_cfg, tmp_path):
     Image.fromarray(np.repeat(40 + 20 * label_map[..., None], 3, 2)).save(tmp_path / "7.png")
     Image.fromarray(label_map).save(tmp_path / "labels" / "SegmentationClass" / "7.png")
     edge_cfg.merge_from_list(["INPUT.PHOTOMETRIC", False, "INPUT.RESCALE_RANGE", (0.5, 1.5)])
+    edge_cfg.DATASETS.TRAIN = ()  # whose images have no label map here
     mapper = EdgeMapper(edge_cfg, is_train=True)
     record = {"file_name": str(tmp_path / "7.png"), "image_labels": [2, 6]}
     right = total = padded = 0
@@ -154,6 +155,7 @@ def test_crops_without_a_pair_of_neighbors(edge_cfg, crop, radius):
 
 def test_labels_that_are_missing(edge_cfg, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "7.png")
+    edge_cfg.DATASETS.TRAIN = ()
     mapper = EdgeMapper(edge_cfg, is_train=True)
     with refused("7.png"):
         mapper({"file_name": str(tmp_path / "7.png"), "image_labels": [1]})

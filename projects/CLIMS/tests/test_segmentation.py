@@ -41,7 +41,7 @@ def cfg(stage0_cfg, tmp_path):
             *("MODEL.META_ARCHITECTURE", "LabelMapSegmentor", "MODEL.SEM_SEG_HEAD.NORM", "BN"),
             *("MODEL.CNN.NORM", "BN", "MODEL.CLIMS.SEGMENTATION.DILATIONS", (1, 2, 3)),
             *("INPUT.DATASET_MAPPER_NAME", "LabelMapMapper"),
-            *("MODEL.CLIMS.SEGMENTATION.LABELS", str(tmp_path / "labels"), "DATASETS.TRAIN", ()),
+            *("MODEL.CLIMS.SEGMENTATION.LABELS", str(tmp_path / "labels")),
         ]
     )
     return stage0_cfg
@@ -93,6 +93,7 @@ def test_views_of_image_and_label_map_show_the_same(cfg, tmp_path):
     Image.fromarray(np.repeat(40 + 40 * label_map[..., None], 3, 2)).save(tmp_path / "7.png")
     write_mask(tmp_path / "labels" / "SegmentationClass" / "7.png", label_map)
     cfg.merge_from_list(["INPUT.PHOTOMETRIC", False, "INPUT.RESCALE_RANGE", (0.5, 1.5)])
+    cfg.DATASETS.TRAIN = ()  # whose images have no label map here
     mapper = LabelMapMapper(cfg, is_train=True)
     for seed in range(10):
         seed_all_rng(seed)
@@ -114,7 +115,7 @@ def test_image_and_label_map_of_a_sub_folder_are_resized_alike(cfg, tmp_path):
     Image.fromarray(np.repeat(40 + 40 * label_map[..., None], 3, 2)).save(path)
     write_mask(tmp_path / "labels/SegmentationClass/a/7.png", label_map)
     cfg.merge_from_list(["INPUT.PHOTOMETRIC", False, "INPUT.RESCALE_RANGE", (1.0, 1.0)])
-    cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (30,)])
+    cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (30,), "DATASETS.TRAIN", ()])
     out = LabelMapMapper(cfg, is_train=True)(
         {"file_name": str(path), "image_id": "a/7.png", "image_labels": [2]}
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dalnet.assets import ASSETS
 from dalnet_toy_backbone import __main__ as command
 from dalnet_toy_backbone.train import TrainOptions
 
@@ -31,9 +30,9 @@ def run(tmp_path, monkeypatch):
 
 
 def test_command_line(run):
-    asset = ASSETS / "toy_vit.safetensors"
     folder = Path("output/toy_backbone")
-    assert run("") == [TrainOptions(), folder, False, "model", asset, False, True]
+    file = folder.with_suffix(".safetensors")
+    assert run("") == [TrainOptions(), folder, False, "model", file, False, True]
     called = run("--iterations 3 --seed 7 --output v --folder run --resume")
     options, output = TrainOptions(iterations=3, seed=7), Path("v.safetensors")
     assert called == [options, Path("run"), True, "model", output, False, True]

@@ -43,7 +43,7 @@ def test_train(run):
     folder = Path("output/toyclip")
     assert run("train") == [
         ("train", TrainOptions(), folder, False),
-        ("save_small", "model", WEIGHTS),
+        ("save_small", "model", folder / "toyclip.safetensors"),
     ]
     options = TrainOptions(iterations=3, seed=7)
     assert run("train --iterations 3 --seed 7 --output w --folder f --resume") == [
