@@ -18,15 +18,13 @@ def fill_class_names(cfg: CfgNode) -> None:
     Raises:
         UsageError: prompt names that are not as many as the classes without the background.
     """
-    name = next(iter(cfg.DATASETS.TRAIN), "")
-    metadata = MetadataCatalog.get(name) if name in MetadataCatalog else Metadata()
-    classes = tuple(metadata.get("stuff_classes", ()))
-    if not cfg.MODEL.CLASS_NAMES:
-        cfg.MODEL.CLASS_NAMES = classes
-    if not cfg.MODEL.PROMPT_NAMES:
-        own = tuple(cfg.MODEL.CLASS_NAMES)
+    if not (cfg.MODEL.CLASS_NAMES and cfg.MODEL.PROMPT_NAMES):
+        name = next(iter(cfg.DATASETS.TRAIN), "")
+        metadata = MetadataCatalog.get(name) if name in MetadataCatalog else Metadata()
+        classes = tuple(metadata.get("stuff_classes", ()))
+        cfg.MODEL.CLASS_NAMES = own = tuple(cfg.MODEL.CLASS_NAMES) or classes
         words = metadata.get("prompt_names", own[1:]) if own == classes else own[1:]
-        cfg.MODEL.PROMPT_NAMES = tuple(words)
+        cfg.MODEL.PROMPT_NAMES = tuple(cfg.MODEL.PROMPT_NAMES) or tuple(words)
     count, words = len(cfg.MODEL.CLASS_NAMES) - 1, len(cfg.MODEL.PROMPT_NAMES)
     if words and count >= 0 and words != count:
         what = f"it has {words} names for {count} classes without the background"
