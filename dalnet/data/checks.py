@@ -19,14 +19,13 @@ from .classes import match_classes
 from .datasets import ensure_registered
 from .datasets.tagged import CORRECTED_MASK, register_tagged
 from .datasets.tagged import SPLITS as TAGGED_SPLITS
-from .image_io import exif_orientation, open_image, read_mask, short_side
+from .image_io import open_image, read_mask, short_side, upright_size
 
 logger = logging.getLogger(__name__)
 
 # A crop of VOC's recipe spans about one short side of an image.
 _MAX_SIDES_TO_CROP = 3.0
 _SAMPLES = 5  # images that are opened to know the size of all
-_FIRST_TURNED = 5  # of EXIF's orientations, from which on width and height change places
 
 
 def check_datasets(
@@ -146,7 +145,5 @@ def check_corrected_masks(dicts: Sequence[dict[str, Any]], num_classes: int) -> 
     for record in dicts:
         if CORRECTED_MASK in record:
             with open_image(record["file_name"], "image") as image:
-                width, height = image.size
-                is_turned = exif_orientation(image) >= _FIRST_TURNED
-            size = (width, height) if is_turned else (height, width)
+                size = upright_size(image)
             read_mask(record[CORRECTED_MASK], size, num_classes)

@@ -6,6 +6,7 @@ The only place that turns images upright: an image's EXIF orientation is followe
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,10 @@ _TURNS = {
     7: (Image.Transpose.TRANSVERSE, Image.Transpose.TRANSVERSE),
     8: (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270),
 }
+_FIRST_TURNED = 5  # of these, from which on width and height change places
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 256, 257, 258
+# Raw modes of which Pillow keeps the upper 8 bits of 16: RGB;16B, but not BGR;16 with 5 a channel.
+_CUT_TO_8_BITS = re.compile(r";16[BLN]|SGI16")
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # where it begins, and where its pixels do
 _MAX_METADATA = 32 << 20  # bytes
 # Of others, Pillow runs some as programs (EPS), or unfolds them without a bound (FITS, once).
@@ -97,15 +102,47 @@ def to_rgb(image: Image.Image, where: str = "image") -> np.ndarray:
 
 
 def refuse_deep(image: Image.Image, where: str) -> None:
-    """Refuse an opened image of more than 8 bits, which Pillow would cut off above 255.
+    """Refuse an opened image of more than 8 bits a channel.
+
+    Pillow would cut off a gray one above 255, and keep of others the upper 8 bits alone.
 
     Raises:
         UsageError: it is such an image.
     """
+    hint = "convert it to 8 bits, in the range that it is to be seen in"
+    if _is_cut_to_8_bits(image) or (_ppm_maximum(image) or 0) > 255:
+        raise UsageError("it has more than 8 bits a channel", where, hint)
     if image.mode.startswith(("I", "F")):
         what = f"it has more than 8 bits a pixel and one channel (mode {image.mode})"
-        hint = "convert it to 8 bits, in the range that it is to be seen in"
         raise UsageError(what, where, hint)
+
+
+def _is_cut_to_8_bits(image: Image.Image) -> bool:
+    """Return whether Pillow keeps the upper 8 bits of the channels of an image not loaded yet."""
+    if image.mode.startswith(("I", "F")):
+        return False
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))  # of a TIFF in planes, tiles tell not
+    return max(bits) > 8 or bool(_CUT_TO_8_BITS.search(str(getattr(image, "tile", ""))))
+
+
+def _ppm_maximum(image: Image.Image) -> int | None:
+    """Return the value of white in a PGM or PPM not loaded yet that Pillow stretches, else None."""
+    arguments = image.tile[0][3] if image.format == "PPM" and getattr(image, "tile", ()) else ()
+    # Of a raw one Pillow leaves the values alone, and of a bitmap or floats it gives no maximum.
+    if len(arguments) != 2 or not isinstance(arguments[1], int):
+        return None
+    is_exact = arguments[1] == (65535 if image.mode == "I" else 255)
+    return None if is_exact else arguments[1]
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the size [H, W] that an image not loaded yet has once it is turned upright (EXIF)."""
+    width, height = image.size
+    if image.format == "TIFF":  # of which some versions of Pillow report the turned size
+        tags = getattr(image, "tag_v2", {})
+        width, height = tags.get(_TIFF_WIDTH, width), tags.get(_TIFF_HEIGHT, height)
+    is_turned = exif_orientation(image) >= _FIRST_TURNED
+    return (width, height) if is_turned else (height, width)
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -181,6 +218,12 @@ def _load_as_stored(image: Image.Image, path: str) -> Image.Image:
     if image.format in _LOSSY:
         what = f"the mask is stored as {image.format}, which changes class indices"
         raise UsageError(what, path, "write masks as PNG")
+    if _is_cut_to_8_bits(image):
+        what = "the mask has 16 bits a channel, of which only the upper 8 would be read"
+        raise UsageError(what, path, "write class indices as PNG of 8 bits")
+    if maximum := _ppm_maximum(image):
+        what = f"the mask's white is {maximum}, to which its class indices would be stretched"
+        raise UsageError(what, path, "write class indices as PNG, or with a maximum of 255")
     turn = exif_orientation(image)
     image.load()
     if turn != exif_orientation(image):  # a TIFF, which Pillow has turned

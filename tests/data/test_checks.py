@@ -6,8 +6,10 @@ import shutil
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import refused
+from PIL import Image
 
 from dalnet.data import build_test_loader, build_train_loader
+from dalnet.data.checks import check_corrected_masks
 from dalnet.data.datasets import register_voc_layout
 
 
@@ -24,6 +26,19 @@ def test_unreadable_masks_are_named(tree, tree_cfg, lock):
     lock(tree / "SegmentationClass")
     with refused("SegmentationClass"):
         build_test_loader(tree_cfg(), "built_tree")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_corrected_masks_of_turned_images_are_upright(tmp_path, suffix):
+    exif, mask = Image.Exif(), str(tmp_path / "a.png")
+    exif[0x0112] = 6
+    Image.new("RGB", (9, 6)).save(tmp_path / f"a.{suffix}", exif=exif)
+    record = {"file_name": str(tmp_path / f"a.{suffix}"), "corrected_mask": mask}
+    Image.new("L", (6, 9)).save(mask)
+    check_corrected_masks([record], 2)
+    Image.new("L", (9, 6)).save(mask)
+    with refused(mask, "EXIF"):
+        check_corrected_masks([record], 2)
 
 
 @pytest.fixture

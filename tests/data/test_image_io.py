@@ -15,7 +15,15 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from iopath.common.file_io import PathHandler
 from PIL import Image, features
 
-from dalnet.data.image_io import exif_orientation, read_image, read_mask, to_rgb, write_mask
+from dalnet.data.image_io import (
+    exif_orientation,
+    read_color_mask,
+    read_image,
+    read_mask,
+    to_rgb,
+    upright_size,
+    write_mask,
+)
 from dalnet.data.palette import voc_palette
 from dalnet.errors import UsageError
 
@@ -102,6 +110,88 @@ def test_deep_images_are_refused(tmp_path, kind):
         read_image(str(tmp_path / "deep.tif"))
 
 
+@pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_images_and_masks_of_16_bits_a_channel_are_refused(tmp_path, color, channels):
+    path, values = tmp_path / "deep.png", np.uint16([[0, 1], [2, 255]])
+    write_png(path, np.repeat(values[..., None], channels, axis=2), 16, color)
+    with refused(path, "more than 8 bits"):
+        read_image(str(path))
+    for read in (read_mask, read_color_mask):
+        with refused(path, "16 bits"):
+            read(str(path))
+
+
+def write_tiff(path, values, bits, planes):
+    """An uncompressed TIFF in color; of values [3, H, W] as planes, else [H, W, 3]."""
+    height, width = values.shape[1:] if planes else values.shape[:2]
+    pixels = values.astype("<u2" if bits == 16 else "u1").tobytes()
+    end, part = 8 + len(pixels), len(pixels) // 3
+    offsets = [8, 8 + part, 8 + 2 * part] if planes else [8]
+    counts = [part] * 3 if planes else [len(pixels)]
+    tables = [struct.pack("<3H", bits, bits, bits), struct.pack(f"<{len(offsets)}I", *offsets)]
+    tables.append(struct.pack(f"<{len(counts)}I", *counts))
+    places = [end, end + 6, end + 6 + len(tables[1])]
+    if not planes:
+        places[1:] = 8, len(pixels)
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, places[0]), (259, 3, 1, 1)]
+    entries += [(262, 3, 1, 2), (273, 4, len(offsets), places[1]), (277, 3, 1, 3)]
+    entries += [(278, 4, 1, height), (279, 4, len(counts), places[2]), (284, 3, 1, 1 + planes)]
+    start = end + sum(map(len, tables))
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    content = struct.pack("<2sHI", b"II", 42, start) + pixels + b"".join(tables)
+    path.write_bytes(content + struct.pack("<H", len(entries)) + directory + bytes(4))
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_color_tiffs_of_16_bits_are_refused(tmp_path, planes):
+    values = np.full((3, 4, 5) if planes else (4, 5, 3), 2, np.uint16)
+    write_tiff(tmp_path / "usual.tif", values, 8, planes)
+    assert (read_image(str(tmp_path / "usual.tif")) == 2).all()
+    assert (read_mask(str(tmp_path / "usual.tif"), (4, 5), 3) == 2).all()
+    write_tiff(tmp_path / "deep.tif", values, 16, planes)
+    for read in (read_image, read_mask):
+        with refused(tmp_path / "deep.tif", "bits a channel"):
+            read(str(tmp_path / "deep.tif"))
+
+
+@pytest.mark.parametrize("form", [b"P2 2 2 %d 0 1 1 0", b"P5 2 2 %d\n\0\1\1\0"])
+def test_masks_as_pgm_are_read_by_value_or_refused(tmp_path, form):
+    path = tmp_path / "mask.pgm"
+    path.write_bytes(form % 255)
+    np.testing.assert_array_equal(read_mask(str(path), (2, 2), 2), [[0, 1], [1, 0]])
+    for maximum in (1, 20):
+        path.write_bytes(form % maximum)
+        with refused(path, f"white is {maximum}"):
+            read_mask(str(path), (2, 2), 256)
+        assert read_image(str(path)).max() == round(255 / maximum)
+
+
+def test_ppm_of_more_than_8_bits_is_refused(tmp_path):
+    path = tmp_path / "deep.ppm"
+    path.write_bytes(b"P6 1 1 4095\n" + bytes(6))
+    for read, words in ((read_image, "more than 8 bits"), (read_mask, "white is 4095")):
+        with refused(path, words):
+            read(str(path))
+
+
+def test_bitmaps_of_5_bits_a_channel_are_read(tmp_path):
+    header = struct.pack("<2sIHHI", b"BM", 0, 0, 0, 66)
+    header += struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    (tmp_path / "a.bmp").write_bytes(header + masks + b"\xff\xff\0\0")
+    assert read_image(str(tmp_path / "a.bmp"))[0].tolist() == [[255] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", EXACT)
+def test_upright_size_is_that_of_the_upright_image(tmp_path, suffix, orientation):
+    path = tmp_path / f"image.{suffix}"
+    image = Image.fromarray(noise(6, 9, 3))
+    image.save(path, exif=exif_of(orientation), **EXACT[suffix])
+    with Image.open(path) as image:
+        assert upright_size(image) == read_image(str(path)).shape[:2]
+
+
 def test_what_is_transparent_is_white_whatever_color_hides_in_it(tmp_path):
     colors, hidden = noise(6, 9, 3), np.arange(54).reshape(6, 9) % 2 == 0
     alpha = np.where(hidden, 0, 255).astype(np.uint8)
@@ -148,14 +238,14 @@ def test_written_masks_are_read_again(tmp_path):
     np.testing.assert_array_equal(read_mask(str(path), (2, 3), 3), mask)
 
 
-def write_gray_png(path, values, bits):
-    """A gray PNG of any depth, which Pillow does not write."""
+def write_png(path, values, bits, color=0):
+    """A PNG of any depth, which Pillow does not write; ``color`` is PNG's own number of a kind."""
     rows = b""
-    for row in values.tolist():
+    for row in values.reshape(len(values), -1).tolist():
         text = "".join(f"{value:0{bits}b}" for value in row)
         text += "0" * (-len(text) % 8)
         rows += b"\0" + int(text, 2).to_bytes(len(text) // 8, "big")
-    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, color, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
@@ -214,7 +304,7 @@ def test_gray_masks_of_few_bits_are_read_by_value(tmp_path_factory, data, bits):
     shape = array_shapes(min_dims=2, max_dims=2, max_side=9)
     mask = data.draw(arrays(np.uint16, shape, elements=values))
     path = tmp_path_factory.getbasetemp() / "few_bits.png"
-    write_gray_png(path, mask, bits)
+    write_png(path, mask, bits)
     np.testing.assert_array_equal(read_mask(str(path)), mask)
 
 
