@@ -4,11 +4,13 @@
 Boxes, masks and polygons are read as "the image shows this class", and are not used otherwise.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
+from dalnet.data.image_files import IMAGE_SUFFIXES
 from dalnet.documents import parse_json, parse_xml
 from dalnet.errors import UsageError
 
@@ -17,6 +19,10 @@ from .table import TagTable
 _NAME_KEYS = ("file_name", "file", "filename", "image", "path")
 _EXPECTED = 'expected {"image": ["tag", ...]}, or an export of COCO or Label Studio'
 _TAG_KEYS = ("tags", "labels", "classes", "tag", "label")
+# What Label Studio's JSON-MIN says of a task itself; other keys are of its data or its labels.
+_MINIMAL_KEYS = {"id", "image", "annotator", "annotation_id", "created_at", "updated_at"}
+_MINIMAL_KEYS |= {"lead_time", "agreement"}
+_CHOICE_KEYS = {"choice", "choices"}  # as Label Studio's templates call their labels
 
 
 def read_json(path: Path, text: str) -> TagTable:
@@ -46,7 +52,7 @@ def read_json_lines(path: Path, text: str) -> TagTable:
         UsageError: a line that is no such object.
     """
     table = TagTable(path)
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -105,7 +111,8 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> TagTable:
         raise UsageError(f"no COCO annotations ({error!r})", path, "export it again") from error
     used = {tag for tags in shown.values() for tag in tags}
     # Roboflow puts a category before the classes, of which no image is annotated.
-    groups = {one.get("supercategory") for one in content["categories"]} - used
+    above = [one.get("supercategory") for one in content["categories"]]
+    groups = {name for name in above if isinstance(name, str)} - used
     table.classes = [name for name in dict.fromkeys(names.values()) if name not in groups]
     for number, tags in shown.items():
         table.add(files[number], tags, f"image {number}")
@@ -130,6 +137,7 @@ def _by_id(path: Path, entries: Sequence[Mapping[str, Any]], key: str) -> dict[A
 def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
     """Read the export "JSON" (or "JSON-MIN") of a labeling project with choices."""
     table = TagTable(path)
+    keys = _label_keys(path, [task for task in tasks if isinstance(task, dict)])
     for number, task in enumerate(tasks):
         place = f"task {number + 1}"
         task = task if isinstance(task, dict) else {}
@@ -142,7 +150,7 @@ def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
             if "data" in task:
                 tags = _task_tags(task.get("annotations") or [])
             else:
-                tags = _minimal_tags(task, f"{path}, {place}")
+                tags = _minimal_tags(task, keys, f"{path}, {place}")
             file = _file_of_url(image)
         except (AttributeError, TypeError, ValueError) as error:
             what = f"no task of Label Studio ({error})"
@@ -160,13 +168,57 @@ def _task_tags(annotations: Sequence[Mapping[str, Any]]) -> list[str] | None:
     return [tag for result in results for tag in _labels_of(result.get("value", {}))]
 
 
-def _minimal_tags(task: Mapping[str, Any], where: str) -> list[str] | None:
+def _label_keys(path: Path, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys under which tasks of the export "JSON-MIN" hold labels as plain words.
+
+    One label is a word under the name of its control, several are ``{"choices": [...]}`` there;
+    words of the task's data look the same.
+
+    Raises:
+        UsageError: any of several keys may be that of the labels.
+    """
+    known, words, has_regions = set(_CHOICE_KEYS), set(), False
+    for task in tasks:
+        if "data" in task:
+            continue
+        for key, value in task.items():
+            parts = value if isinstance(value, list) else [value]
+            regions = [part for part in parts if isinstance(part, dict)]
+            has_regions = has_regions or bool(regions)
+            if any("choices" in region for region in regions):
+                known.add(key)
+            if key not in _MINIMAL_KEYS and any(map(_may_be_label, parts)):
+                words.add(key)
+    doubtful = sorted(words - known)
+    if len(doubtful) > 1 or (doubtful and (has_regions or words & known)):
+        named = ", ".join(map(repr, sorted(words)))
+        what = f"the words under {named} may be labels or other data"
+        raise UsageError(what, path, 'choose the export "JSON", or take the other keys away')
+    return sorted(known | words)
+
+
+def _may_be_label(value: object) -> bool:
+    """Return whether a value may be a label: words, but no file and no address."""
+    return isinstance(value, str) and not (
+        not value.strip()
+        or "://" in value
+        or value.startswith("/")
+        or value.lower().endswith(IMAGE_SUFFIXES)
+    )
+
+
+def _minimal_tags(task: Mapping[str, Any], keys: Sequence[str], where: str) -> list[str] | None:
     """Return the labels in a task of the export "JSON-MIN"; None where there are none."""
-    choice = task.get("choice", task.get("choices"))
-    lists = [value if isinstance(value, list) else [value] for value in task.values()]
-    regions = [region for values in lists for region in values if isinstance(region, dict)]
-    tags = _tags(choice, where) if isinstance(choice, str) or not regions else []
-    return None if tags is None else [*tags, *(t for r in regions for t in _labels_of(r))]
+    words: list[str] = []
+    regions: list[Mapping[str, Any]] = []
+    for key, value in task.items():
+        parts = value if isinstance(value, list) else [value]
+        regions += [part for part in parts if isinstance(part, dict)]
+        if key in keys and value is not None:
+            words += _tags([part for part in parts if not isinstance(part, dict)], where) or []
+    if not regions and all(task.get(key) is None for key in keys):
+        return None
+    return [*words, *(tag for region in regions for tag in _labels_of(region))]
 
 
 def _labels_of(value: Mapping[str, Any]) -> Iterator[str]:

@@ -29,6 +29,13 @@ def test_json_lines(read):
     assert read(text, "metadata.jsonl").shown == {"a.jpg": ["cat"], "b.jpg": ["dog"]}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_json_lines_end_where_json_lets_them(read, end):
+    lines = [{"file": "a\u2028b.jpg", "tag": "cat"}, {"file": "c\x85.jpg", "tag": "dog"}]
+    text = end.join(json.dumps(line, ensure_ascii=False) for line in lines)
+    assert [*read(text, "metadata.jsonl").shown] == ["a\u2028b.jpg", "c\x85.jpg"]
+
+
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
@@ -48,6 +55,8 @@ def test_coco(read):
 def test_category_above_others_is_no_class_unless_it_is_used(read):
     categories = [{"id": 0, "name": "pets"}, *({**c, "supercategory": "pets"} for c in CATEGORIES)]
     assert read({**COCO, "categories": categories}).classes == ["dog", "cat"]
+    odd = [{**c, "supercategory": ["pets"]} for c in CATEGORIES]
+    assert read({**COCO, "categories": odd}).classes == ["dog", "cat"]
     used = [*COCO["annotations"], {"id": 3, "image_id": 2, "category_id": 0}]
     table = read({**COCO, "categories": categories, "annotations": used})
     assert table.classes == ["pets", "dog", "cat"] and table.shown["b.jpg"] == ["pets"]
@@ -101,6 +110,36 @@ def test_label_studio(read):
     }
 
 
+MINIMAL = {"id": 1, "annotator": 2, "created_at": "now", "updated_at": "now", "lead_time": 1.5}
+
+
+def test_single_choices_of_label_studio_under_any_name(read):
+    tasks = [
+        {**MINIMAL, "image": "a.jpg", "source": "http://x/a.jpg", "animal": "cat"},
+        {**MINIMAL, "image": "b.jpg", "source": "b.JPG", "animal": {"choices": ["cat", "dog"]}},
+        {**MINIMAL, "image": "c.jpg", "source": "/data/c", "animal": ["dog", "cat"]},
+        {**MINIMAL, "image": "d.jpg", "source": ""},
+    ]
+    shown = {"a.jpg": ["cat"], "b.jpg": ["cat", "dog"], "c.jpg": ["dog", "cat"], "d.jpg": None}
+    assert read(tasks).shown == shown
+    assert read([tasks[0]]).shown == {"a.jpg": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [{"animal": "cat", "weather": "rain"}],
+        [{"choice": "cat", "weather": "rain"}],
+        [{"animal": "cat"}, {"weather": "rain"}],
+        [{"weather": "rain", "label": [{"x": 1, "rectanglelabels": ["cat"]}]}],
+        [{"weather": "rain", "animal": {"choices": ["cat", "dog"]}}],
+    ],
+)
+def test_words_that_may_be_no_labels_are_refused(read, tasks):
+    with refused("tags.json", "'weather'", 'export "JSON"'):
+        read([{**MINIMAL, "image": f"{number}.jpg", **task} for number, task in enumerate(tasks)])
+
+
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><meta><job><labels>
 <label><name>cat</name></label><label><name>dog</name></label></labels></job></meta>
@@ -138,6 +177,7 @@ ENTITIES = '<!DOCTYPE a [<!ENTITY b "c">]><annotations><image name="&b;"/></anno
         ({**COCO, "annotations": [{"image_id": 9, "category_id": 3}]}, "tags.json", "tags.json"),
         ({**COCO, "categories": [{"id": 3}]}, "tags.json", "tags.json"),
         ([{"data": {"text": "a"}}], "tags.json", "task 1"),
+        ([{"image": "a.jpg", "choice": 3}], "tags.json", "task 1"),
         ("<annotations>", "tags.xml", "tags.xml"),
         ("nothing", "tags.xml", "tags.xml"),
         ("<annotation/>", "tags.xml", "tags.xml"),
