@@ -5,16 +5,31 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-JPEG_SUFFIXES = (".jpg", ".jpeg")
+from dalnet.io import reading_errors
+
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 # Also what needs a plug-in of Pillow, so that it is named as unreadable rather than passed over.
 _OTHER_IMAGES = ".avif .bmp .gif .heic .heif .jp2 .mpo .pgm .png .ppm .tif .tiff .webp"
 IMAGE_SUFFIXES = (*JPEG_SUFFIXES, *_OTHER_IMAGES.split())
 
 
-def walk_files(folder: Path, on_error: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+def _refuse_folder(error: OSError) -> None:
+    with reading_errors():
+        raise error
+
+
+def walk_files(
+    folder: Path, on_error: Callable[[OSError], object] = _refuse_folder
+) -> Iterator[Path]:
     """Yield the files below a folder, without hidden ones; linked folders are entered once.
 
-    A folder that cannot be read is passed over, after a call of ``on_error`` with the error.
+    Args:
+        folder: to look through.
+        on_error: is called with the error of a folder that cannot be read, which is then passed
+            over.
+
+    Raises:
+        UsageError: a folder cannot be read, unless ``on_error`` is given.
     """
     entered = set()
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
@@ -28,6 +43,10 @@ def walk_files(folder: Path, on_error: Callable[[OSError], object] | None = None
 
 
 def find_images(root: Path) -> list[str]:
-    """Return the images below ``root`` as sorted POSIX paths relative to it."""
+    """Return the images below ``root`` as sorted POSIX paths relative to it.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
     found = (path for path in walk_files(root) if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path.relative_to(root).as_posix() for path in found)

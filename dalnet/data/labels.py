@@ -180,11 +180,16 @@ def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for name, file in found.items():
         other = names.setdefault(file, name)
-        content = [(sorted(table.shown[n] or ()), table.unknown.get(n)) for n in (name, other)]
-        if content[0] != content[1]:
+        if _content(table, name) != _content(table, other):
             what = f"{other!r} and {name!r} mean {file} and differ"
             raise UsageError(what, f"{table.path}, {table.places[name]}", "keep one of them")
     return names
+
+
+def _content(table: TagTable, name: str) -> tuple[list[str] | None, list[str] | None]:
+    """Return what a table says about a name, whatever the order; nothing known is not none."""
+    shown = table.shown[name]
+    return None if shown is None else sorted(shown), table.unknown.get(name)
 
 
 def _names_in_xml(path: Path) -> list[str]:

@@ -113,6 +113,14 @@ def test_tags_reach_their_images_however_they_are_named(tmp_path_factory, names,
     assert read_image_labels(folder, files, files, CLASSES) == expected
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_names_of_an_image_may_not_say_nothing_known_and_none_shown(tmp_path, order):
+    tags = dict([("a.jpg", None), ("a", [])][::order])
+    (tmp_path / "image_tags.json").write_text(json.dumps(tags))
+    with refused("image_tags.json", "mean a.jpg and differ"):
+        read_image_labels(tmp_path, ["a.jpg"], ["a.jpg"], CLASSES)
+
+
 def test_classes_are_known_in_any_unicode_form(tmp_path, write_tree):
     composed = unicodedata.normalize("NFC", "K\u00e4fer")
     decomposed = unicodedata.normalize("NFD", composed)

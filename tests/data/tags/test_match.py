@@ -21,7 +21,12 @@ FILES = ["a.jpg", "sub/b.PNG", "other/c.v2.jpg", unicodedata.normalize("NFC", "K
         ("a.png", "a.jpg"),
         ("sub/b", "sub/b.PNG"),
         ("sub\\b.png", "sub/b.PNG"),
-        ("/data/images/b.PNG", "sub/b.PNG"),
+        ("/data/images/sub/b.PNG", "sub/b.PNG"),
+        ("D:\\images\\sub\\b.PNG", "sub/b.PNG"),
+        ("/data/images/a.jpg", "a.jpg"),
+        ("b.PNG", "sub/b.PNG"),
+        ("/data/upload/3/b.PNG", "sub/b.PNG"),
+        ("/data/upload/3/0a1b2c3d-b.PNG", "sub/b.PNG"),
         ("c.v2", "other/c.v2.jpg"),
         ("0a1b2c3d-a.jpg", "a.jpg"),
         (unicodedata.normalize("NFD", "Käfer.jpg"), FILES[-1]),
@@ -38,17 +43,26 @@ def test_name_that_means_none_or_several():
     assert open_names == {"a.jpg": files[:2], "z": [], "a": files[:2]}
 
 
+def test_no_name_means_an_image_of_another_folder():
+    files = ["monday/a.jpg", "new/monday/b.jpg"]
+    for name in ("tuesday/a.jpg", "tuesday/a", "x/tuesday/a.png", "yesmonday/a.jpg", "new/b.jpg"):
+        assert match_names([name], files) == ({}, {name: []})
+    names = {"pets/monday/a.png": files[0], "monday/b": files[1]}
+    assert match_names(names, files) == (names, {})
+
+
 def test_the_whole_path_wins_over_the_file_name():
     files = ["a.jpg", "sub/a.jpg"]
     assert match_names(["a.jpg", "sub/a.jpg"], files) == ({name: name for name in files}, {})
 
 
 def test_images_are_found_in_all_folders_once(tmp_path):
-    for name in ("b.JPG", "sub/a.jpeg", "sub/text.txt", ".hidden/c.jpg", "sub/.d.jpg"):
+    names = ("b.JPG", "sub/a.jpeg", "c.jfif", "sub/b.JPE")
+    for name in (*names, "sub/text.txt", ".hidden/c.jpg", "sub/.d.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "sub/again").symlink_to(tmp_path)  # a ring
-    assert find_images(tmp_path) == ["b.JPG", "sub/a.jpeg"]
+    assert find_images(tmp_path) == sorted(names)
 
 
 def test_folders_are_classes(tmp_path):
