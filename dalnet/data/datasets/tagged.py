@@ -18,7 +18,7 @@ A config names the file as ``DATASETS.DESCRIPTION``; the splits are then the dat
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from .catalog import register
 
 CORRECTED_MASK = "corrected_mask"  # key of a record: mask to use instead of a pseudo label
 SPLITS = {"tagged_train": "train", "tagged_val": "val"}  # split of each data set
+_UNTAGGED = ("unknown", "none")
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,14 @@ class TaggedImages:
             and, in training, ``corrected_mask``.
 
         Raises:
-            UsageError: files that cannot be read, tags that name no image or no class.
+            UsageError: folders that do not exist, files that cannot be read, tags that name no image
+                or no class.
         """
+        for key in ("images", "masks", "corrections"):
+            folder = getattr(self, key)
+            if folder and not folder.is_dir():
+                hint = f"restore it, or correct {key} in the description"
+                raise UsageError("it is no folder", folder, hint)
         files = find_images(self.images)
         if not files:
             raise UsageError("there is no image in it", self.images, "name another folder")
@@ -118,27 +125,59 @@ class TaggedImages:
         Raises:
             UsageError: unreadable, or of another form.
         """
+        hint = "write images, tags and classes"
+        content = read_yaml(path, hint)
         try:
-            content = read_yaml(path, "write images, tags and classes")
-            classes = content["classes"]
-            if not isinstance(classes, dict):
-                classes = dict(zip(classes, classes, strict=True))
-            for name in classes:
-                if not isinstance(name, str):  # YAML reads no as False and 007 as 7
-                    raise TypeError(f"the class {name!r} needs quotes")
+            if not isinstance(content, dict):
+                raise TypeError(f"it is a {type(content).__name__}")
+            if unknown := content.keys() - {part.name for part in fields(cls)}:
+                raise ValueError(f"there is no key {sorted(map(str, unknown))[0]!r}")
+            untagged = content.get("untagged", "unknown")
+            if untagged not in _UNTAGGED:
+                raise ValueError(f"untagged is {untagged!r}, not {' or '.join(_UNTAGGED)}")
             return cls(
                 images=Path(content["images"]),
                 tags=Path(content["tags"]) if content.get("tags") else None,
-                classes={str(name): str(words) for name, words in classes.items()},
+                classes=_read_classes(content["classes"]),
                 masks=Path(content["masks"]) if content.get("masks") else None,
                 corrections=Path(content["corrections"]) if content.get("corrections") else None,
-                synonyms=dict(content.get("synonyms") or {}),
-                held_out=tuple(content.get("held_out") or ()),
-                untagged=content.get("untagged", "unknown"),
+                synonyms=_read_words("synonyms", content.get("synonyms") or {}),
+                held_out=_read_list("held_out", content.get("held_out") or []),
+                untagged=untagged,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except KeyError as error:
+            raise UsageError(f"it has no key {error}", path, hint) from error
+        except (TypeError, ValueError) as error:
             what = f"it describes no tagged images ({error})"
-            raise UsageError(what, path, "write images, tags and classes") from error
+            raise UsageError(what, path, hint) from error
+
+
+def _read_classes(content: Any) -> dict[str, str]:
+    """Return the words of each class; where none are given, they are its name."""
+    if isinstance(content, list):
+        names = _read_list("classes", content)
+        return dict(zip(names, names, strict=True))
+    if isinstance(content, dict):
+        content = {n: n if words is None else words for n, words in content.items()}
+    return _read_words("classes", content)
+
+
+def _read_words(key: str, content: Any) -> dict[str, str]:
+    """Return a mapping of words to words."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{key} is no mapping but {content!r}")
+    _read_list(key, [*content, *content.values()])
+    return content
+
+
+def _read_list(key: str, content: Any) -> tuple[str, ...]:
+    """Return a list of words."""
+    if not isinstance(content, list):
+        raise TypeError(f"{key} is no list but {content!r}")
+    for word in content:
+        if not isinstance(word, str):  # YAML reads no as False and 007 as 7
+            raise TypeError(f"{word!r} in {key} needs quotes")
+    return tuple(content)
 
 
 def read_tag_table(images: Path, tags: Path | None, files: Sequence[str]) -> TagTable:
@@ -181,15 +220,15 @@ class MatchedMasks(NamedTuple):
 def match_masks(folder: Path, files: Sequence[str]) -> MatchedMasks:
     """Return the mask (PNG) of each image that has one.
 
-    A mask matches an image of the same path or, if there is none, of the same name, both without
-    suffix.
+    A mask matches an image of the same path or, if there is none, of the same name with more or
+    fewer folders above it, both without suffix.
 
     Args:
         folder: of the masks; sub-folders too.
         files: the images, as POSIX paths relative to their folder.
 
     Raises:
-        UsageError: a mask that matches several images.
+        UsageError: a mask that matches several images, or a folder that cannot be read.
     """
     masks = {
         path.relative_to(folder).as_posix(): path

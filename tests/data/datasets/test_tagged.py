@@ -95,12 +95,53 @@ def test_tag_that_is_no_class_is_refused(described):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "images: 3", "images: [", "images: a\nclasses: 3", "images: a\nclasses: [no]"]
+    ("text", "word"),
+    [
+        ("", "NoneType"),
+        ("images: 3", "int"),
+        ("images: [", "YAML"),
+        ("images: a", "'classes'"),
+        ("images: 3\nclasses: [cat]", "int"),
+        ("images: a\nclasses: 3", "classes"),
+        ("images: a\nclasses: cat", "'cat'"),
+        ("images: a\nclasses: [no]", "False"),
+        ("images: a\nclasses: {cat: no}", "False"),
+        ("images: a\nclasses: {1: cat}", "classes"),
+        ("images: a\nclasses: [cat]\nsynonyms: {puppy: no}", "False in synonyms"),
+        ("images: a\nclasses: [cat]\nsynonyms: {1: cat}", "1 in synonyms"),
+        ("images: a\nclasses: [cat]\nsynonyms: [puppy]", "synonyms"),
+        ("images: a\nclasses: [cat]\nheld_out: a.jpg", "held_out"),
+        ("images: a\nclasses: [cat]\nmask: b", "'mask'"),
+        ("images: a\nclasses: [cat]\nuntagged: no", "untagged"),
+    ],
 )
-def test_file_of_another_form_is_refused(tmp_path, text):
+def test_file_of_another_form_is_refused(tmp_path, text, word):
     (tmp_path / "dataset.yaml").write_text(text)
-    with refused("dataset.yaml"):
+    with refused("dataset.yaml", word):
         TaggedImages.load(tmp_path / "dataset.yaml")
+
+
+def test_class_without_words_has_its_name_for_them(tmp_path):
+    path = tmp_path / "dataset.yaml"
+    path.write_text("images: a\nclasses: {cat: , dog: a dog}")
+    assert TaggedImages.load(path).classes == {"cat": "cat", "dog": "a dog"}
+
+
+@pytest.mark.parametrize("key", ["images", "masks", "corrections"])
+def test_folder_that_does_not_exist_is_refused(described, tmp_path, key):
+    described = TaggedImages(**{**vars(described), key: tmp_path / "gone"})
+    with refused(tmp_path / "gone", key):
+        described.records("train")
+
+
+def test_folders_that_cannot_be_read_are_refused(described, tmp_path, lock):
+    (tmp_path / "masks/sub").mkdir()
+    lock(tmp_path / "masks/sub")
+    with refused(tmp_path / "masks/sub", "right to read"):
+        TaggedImages(**{**vars(described), "masks": tmp_path / "masks"}).records("train")
+    lock(tmp_path / "images/sub")
+    with refused(tmp_path / "images/sub", "right to read"):
+        described.records("train")
 
 
 def test_corrections_are_named_in_training_only(described, tmp_path):
@@ -120,7 +161,8 @@ def test_corrections_are_named_in_training_only(described, tmp_path):
     ("images", "masks", "expected"),
     [
         (["x/a.jpg", "y/a.jpg"], ["x/a.png"], {"x/a.jpg": "x/a.png"}),
-        (["x/a.jpg", "x/b.jpg"], ["y/a.png"], {"x/a.jpg": "y/a.png"}),
+        (["x/a.jpg", "x/b.jpg"], ["masks/x/a.png"], {"x/a.jpg": "masks/x/a.png"}),
+        (["x/a.jpg"], ["y/a.png"], {}),  # of another folder
         (
             ["a.jpg", "a.png"],
             ["a.jpg.png", "a.png.png"],
@@ -131,11 +173,11 @@ def test_corrections_are_named_in_training_only(described, tmp_path):
 )
 def test_masks_by_image(tmp_path, images, masks, expected):
     for name in masks:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = match_masks(tmp_path, images)
     assert found.by_image == {file: tmp_path / name for file, name in expected.items()}
-    assert found.unused == [name for name in masks if name == "a_mask.png"]
+    assert found.unused == [name for name in masks if name in ("a_mask.png", "y/a.png")]
 
 
 @pytest.mark.parametrize("images", [["x/a.jpg", "y/a.jpg"], ["a.jpg", "a.png"]])
