@@ -160,5 +160,6 @@ def _file_stem(image_id: str | int) -> str:
     file = str(image_id).replace("\\", "/").rpartition("/")[2]
     stem, suffix = os.path.splitext(file)
     stem = stem if suffix.lower() in IMAGE_SUFFIXES else file
-    # IRN writes VOC's 2007_000032 as the number 2007000032.
-    return f"{stem[:4]}_{stem[4:]}" if re.fullmatch(r"20\d{8}", stem) else stem
+    # IRN writes VOC's 2007_000032 as the number 2007000032; a text of ten digits is a name.
+    is_number = not isinstance(image_id, str) and re.fullmatch(r"20\d{8}", stem)
+    return f"{stem[:4]}_{stem[4:]}" if is_number else stem

@@ -108,7 +108,6 @@ def test_numbers_become_the_names_of_voc_images(tmp_path):
         "C:\\VOC\\2007_000032.JPG",
         2007000032,
         np.int64(2007000032),
-        "2007000032",
     ],
 )
 @pytest.mark.parametrize("form", ["array", "bool", "list", "row"])
@@ -119,6 +118,14 @@ def test_keys_and_vectors_of_other_repositories(tmp_path, key, form):
     convert_image_labels(source, tmp_path / "tags.json", VOC_CLASSES)
     tags = json.loads((tmp_path / "tags.json").read_text())
     assert tags == {"2007_000032": ["aeroplane", "bird"]}
+
+
+def test_names_of_ten_digits_stay_as_they_are(tmp_path):
+    source = save_labels(
+        tmp_path / "in.npy", {"2023010112": one_hot(0), "2023010113.jpg": one_hot(1)}
+    )
+    convert_image_labels(source, tmp_path / "t", VOC_CLASSES)
+    assert [*json.loads((tmp_path / "t").read_text())] == ["2023010112", "2023010113"]
 
 
 def test_names_with_dots_stay_whole_and_an_image_comes_once(tmp_path):
