@@ -117,10 +117,11 @@ def config_of_checkpoint(path: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     content = parse_yaml(info.config, file, HINT)
     try:
         values = flatten(content)
+        sections = content.get("MODEL", {}).keys()
     except AttributeError as error:
         raise UsageError(f"its config cannot be read ({error})", file, HINT) from error
     # Unknown sections of MODEL belong to other systems, which need not be installed here.
-    foreign = tuple(f"MODEL.{name}." for name in content.get("MODEL", ()) if name not in cfg.MODEL)
+    foreign = tuple(f"MODEL.{name}." for name in sections if name not in cfg.MODEL)
     unknown = [k for k in values if not has_key(cfg, k) and not k.startswith(foreign)]
     if unknown:
         logger.warning("Keys of %s that are not known here are left out: %s", file, unknown)

@@ -74,6 +74,13 @@ def test_a_system_that_is_not_installed_is_named(make, tiny_cfg, tmp_path, info_
         config_of_checkpoint(tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize("text", ["MODEL: 3", "MODEL:", "3"])
+def test_a_config_of_another_form_is_refused(make, tiny_cfg, tmp_path, info_of, text):
+    Checkpointer(make(1), str(tmp_path), info=info_of(tiny_cfg, config=text)).save("model")
+    with refused(tmp_path, "config cannot be read"):
+        config_of_checkpoint(tmp_path)
+
+
 def test_keys_that_are_not_known_here_are_named_and_left_out(
     make, tiny_cfg, tmp_path, caplog, info_of
 ):
