@@ -7,10 +7,10 @@ The only place that turns images upright: an image's EXIF orientation is followe
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
@@ -127,12 +127,13 @@ def _is_cut_to_8_bits(image: Image.Image) -> bool:
 
 def _ppm_maximum(image: Image.Image) -> int | None:
     """Return the value of white in a PGM or PPM not loaded yet that Pillow stretches, else None."""
-    arguments = image.tile[0][3] if image.format == "PPM" and getattr(image, "tile", ()) else ()
+    tiles: Sequence[Any] = getattr(image, "tile", None) or ()
+    arguments: Sequence[Any] = tiles[0][3] if tiles and image.format == "PPM" else ()
     # Of a raw one Pillow leaves the values alone, and of a bitmap or floats it gives no maximum.
     if len(arguments) != 2 or not isinstance(arguments[1], int):
         return None
-    is_exact = arguments[1] == (65535 if image.mode == "I" else 255)
-    return None if is_exact else arguments[1]
+    maximum: int = arguments[1]
+    return None if maximum == (65535 if image.mode == "I" else 255) else maximum
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

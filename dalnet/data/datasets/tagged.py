@@ -66,8 +66,8 @@ class TaggedImages:
             and, in training, ``corrected_mask``.
 
         Raises:
-            UsageError: folders that do not exist, files that cannot be read, tags that name no image
-                or no class.
+            UsageError: folders that do not exist, files that cannot be read, tags that name no
+                image or no class.
         """
         for key in ("images", "masks", "corrections"):
             folder = getattr(self, key)
