@@ -41,7 +41,7 @@ def require_file(path: str | Path) -> None:
         raise UsageError(f"it is no file but {kind}", path, "name a file")
 
 
-def read_bytes(path: Path, hint: str = "restore it") -> bytes:
+def read_bytes(path: Path, hint: str = "") -> bytes:
     """Return the content of a file.
 
     Raises:
@@ -53,11 +53,13 @@ def read_bytes(path: Path, hint: str = "restore it") -> bytes:
         if path.stat().st_size > _MAX_TEXT:
             raise ValueError(f"it has {path.stat().st_size:,} bytes")
         return path.read_bytes()
+    except FileNotFoundError as e:
+        raise UsageError("there is no such file", path, hint or "correct the path") from e
     except (OSError, ValueError) as e:
-        raise UsageError(f"it cannot be read ({e})", path, hint) from e
+        raise UsageError(f"it cannot be read ({e})", path, hint or "restore it") from e
 
 
-def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
+def read_text(path: Path, hint: str = "") -> str:
     """Return the text of a file, UTF-8 or UTF-16 with or without a byte-order mark.
 
     Raises:
@@ -69,7 +71,7 @@ def read_text(path: Path, hint: str = "save it as UTF-8") -> str:
         is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except ValueError as e:
-        raise UsageError(f"not readable as text ({e})", path, hint) from e
+        raise UsageError(f"not readable as text ({e})", path, hint or "save it as UTF-8") from e
 
 
 def read_lines(path: Path, hint: str) -> list[str]:

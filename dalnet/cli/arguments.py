@@ -2,9 +2,14 @@
 """Arguments that several sub-commands share: one name for one thing."""
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 
 from dalnet.errors import UsageError
+
+_NODES = "MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST"
+_KEY = re.compile(rf"({_NODES})(\.[A-Z0-9_]+)+")  # of the config, as MODEL.DEVICE
 
 
 def add_config(
@@ -37,6 +42,16 @@ def add_keys(
 ) -> None:
     """Add the trailing ``KEY VALUE ...``, which replace values of the config."""
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=text)
+
+
+def split_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a flag that takes several, and the ``KEY VALUE ...`` that follow them.
+
+    A file that is called like a key, as ``TEST.PNG``, is a word of the flag.
+    """
+    is_key = [bool(_KEY.fullmatch(word)) and not os.path.exists(word) for word in words]
+    first = is_key.index(True) if any(is_key) else len(words)
+    return list(words[:first]), list(words[first:])
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

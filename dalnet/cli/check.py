@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     add("--tags", type=Path, metavar="FILE", help="file of tags (default: the sub-folders)")
+    text = "what an image without a tag shows: something unknown, or none of the classes"
+    add("--untagged", choices=("unknown", "none"), default="unknown", help=text)
     text = "YAML file that lists classes, their words for CLIP, and synonyms (default: all tags)"
     add("--classes", type=Path, metavar="FILE", help=text)
     add("--masks", type=Path, metavar="DIR", help="label maps (PNG) to compare with the tags")
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
         classes=list(words.classes),
         synonyms=words.synonyms,
         masks=args.masks,
+        untagged=args.untagged,
     )
     estimate = "" if args.no_estimate else estimate_training(findings)
     _print(findings, estimate)

@@ -115,7 +115,11 @@ def _label_here(args: argparse.Namespace, weights: Path) -> None:
 
 def _training_images(args: argparse.Namespace, weights: Path) -> TaggedImages:
     refuse_without_images(args, ("tags", "untagged"))
-    return TaggedImages.load(weights.parent / DESCRIPTION)
+    path = weights.parent / DESCRIPTION
+    if not path.is_file():
+        what = f"there is no {path}, which says what the model was trained on"
+        raise UsageError(what, "images", "name the images, and their tags if they are in a file")
+    return TaggedImages.load(path)
 
 
 def _label_on_cluster(args: argparse.Namespace, weights: Path) -> None:

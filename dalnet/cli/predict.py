@@ -33,7 +33,7 @@ from dalnet.prediction.batch import PredictOptions, predict_files
 from dalnet.prediction.files import PredictionInput, find_inputs
 from dalnet.prediction.predictor import Predictor
 
-from .arguments import add_config, add_keys, add_weights, split_list
+from .arguments import add_config, add_keys, add_weights, split_keys, split_list
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tile and ("cam" in (args.save or ()) or args.image_classes):
         raise UsageError("images in tiles have no CAMs", "tile", "leave the tiles or the CAMs out")
     if args.webcam is None:
-        inputs = find_inputs(args.input, args.output)
+        paths, keys = split_keys(args.input)
+        args.opts = [*keys, *args.opts]
+        inputs = find_inputs(paths, args.output)
     else:
         inputs = [PredictionInput(args.webcam, Path(f"webcam{args.webcam}"), is_video=True)]
     protocol = asdict(Protocol.parse(args.protocol)) if args.protocol else {}

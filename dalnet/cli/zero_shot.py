@@ -31,7 +31,7 @@ from dalnet.evaluation.zero_shot import PRESETS
 from dalnet.evaluation.zero_shot_run import evaluate_zero_shot, write_zero_shot
 from dalnet.modeling.meta_arch import WeakSegmentor
 
-from .arguments import add_config, add_keys, add_processes, add_weights
+from .arguments import add_config, add_keys, add_processes, add_weights, split_keys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,12 +68,14 @@ def measure(args: argparse.Namespace) -> None:
     """
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"it is {args.limit}", "limit", "measure on 1 image or more")
+    names, keys = split_keys(args.data)
+    args.opts = [*keys, *args.opts]
     cfg, model = _load(args)
     output = args.output or Path(cfg.OUTPUT_DIR) / "evaluation"
     setup_logger(str(output), distributed_rank=comm.get_rank(), name="dalnet")
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     results = []
-    for name in args.data:
+    for name in names:
         result = evaluate_zero_shot(model, name, args.preset, args.limit)
         if result is not None:
             results.append({**result, "weights_sha256": weights})

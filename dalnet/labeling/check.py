@@ -89,6 +89,7 @@ def check_images(
     classes: Sequence[str] = (),
     synonyms: Mapping[str, str] | None = None,
     masks: Path | None = None,
+    untagged: str = "unknown",
     thumbnails: int = 6,
 ) -> Findings:
     """Look at every image, its tags and its mask.
@@ -99,6 +100,7 @@ def check_images(
         classes: names in the order of labels; by default all tags.
         synonyms: the class that another tag means.
         masks: folder of label maps; they are opened.
+        untagged: what an image without a tag shows, "unknown" or "none" of the classes.
         thumbnails: at most as many images of each class are kept small.
 
     Raises:
@@ -113,6 +115,7 @@ def check_images(
     findings = Findings(files, {}, list(map(plain_name, classes or classes_of(table))))
     meant = {plain_name(tag): plain_name(name) for tag, name in (synonyms or {}).items()}
     _match_tags(findings, table, meant)
+    _take_untagged(findings, untagged)
     _check_tags(findings)
     _look_at_images(findings, images, thumbnails)
     if masks:
@@ -145,8 +148,14 @@ def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]
     if unknown:
         named = [f"{tag} ({times})" for tag, times in unknown.most_common()]
         findings.add("error", f"{len(unknown)} tags are no classes", named)
+
+
+def _take_untagged(findings: Findings, untagged: str) -> None:
+    """Take images without a tag to show none of the classes, or note that they are left out."""
     silent = [file for file in findings.files if findings.tags.get(file) is None]
-    if len(silent) == len(findings.files):
+    if untagged == "none":
+        findings.tags |= {file: [] for file in silent}
+    elif len(silent) == len(findings.files):
         findings.add("error", "no image has a tag")
     elif silent:
         text = f"{len(silent)} of {len(findings.files)} images have no known tags and are left out"

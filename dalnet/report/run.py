@@ -68,7 +68,7 @@ def write_report(
     weights = checkpoint_hash(cfg.MODEL.WEIGHTS)
     usual = run / "evaluation" / split / "results.json"  # of the training; others lie below it
     lying = [*usual.parent.glob("results.json"), *sorted(usual.parent.glob("*/results.json"))]
-    found = _read_results(results or lying, weights)
+    found = _read_results(results, weights) if results else _read_own(lying, weights)
     metrics, model = read_metrics(run / "metrics.json"), load_model(cfg)
     class_names, class_colors = class_table(split)
     colors = choose_colors(class_colors, (), colorblind)
@@ -117,6 +117,17 @@ def _read_results(paths: Sequence[Path], weights: str) -> dict[str, Result]:
         if result["weights_sha256"] not in (weights, None):
             hint = "evaluate these weights, or name results of theirs"
             raise UsageError(f"it was measured with other weights than {weights}", name, hint)
+    return found
+
+
+def _read_own(paths: Sequence[Path], weights: str) -> dict[str, Result]:
+    """Return those results in the folder of a run that are of its weights, by name."""
+    found: dict[str, Result] = {}
+    for path in paths:
+        try:
+            found |= _read_results([path], weights)
+        except UsageError as error:  # as of a checkpoint before the training went on
+            logger.warning("Left out: %s", error)
     return found
 
 

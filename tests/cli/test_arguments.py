@@ -4,12 +4,20 @@
 import pytest
 
 from dalnet.cli import main
-from dalnet.cli.arguments import split_list
+from dalnet.cli.arguments import split_keys, split_list
 
 
 def test_parts_of_a_list_between_commas():
     assert split_list(" coco, label-studio,, ") == ["coco", "label-studio"]
     assert split_list("") == []
+
+
+def test_keys_behind_a_flag_of_several_words_are_no_words_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "TEST.PNG").touch()
+    words = ["IMG_1.PNG", "TEST.PNG", "INPUT.MIN_SIZE_TEST", "448"]
+    assert split_keys(words) == (words[:2], words[2:])
+    assert split_keys(["a.png"]) == (["a.png"], [])
 
 
 @pytest.mark.parametrize(

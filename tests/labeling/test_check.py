@@ -86,6 +86,16 @@ def test_images_that_show_no_class_are_counted(folder):
     assert text in find(folder)[1]["note"]
 
 
+def test_images_without_tags_may_show_none(folder, capsys):
+    findings, texts = find(folder, untagged="none")
+    assert "left out" not in texts["warning"]
+    assert "are taken to show none of the classes" in texts["note"]
+    assert sum(tags == [] for tags in findings.tags.values()) > 0
+    words = ["check", "--images", folder / "images", "--tags", folder / "tags.csv"]
+    main([str(word) for word in [*words, "--no-estimate", "--untagged", "none"]])
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_given_classes(folder):
     _, texts = find(folder, classes=["cat", "dog", "fox"])
     assert "owl (2)" in texts["error"] and "no image shows fox" in texts["error"]

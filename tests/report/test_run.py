@@ -120,9 +120,11 @@ def test_numbers_of_something_else_are_called_so_or_refused(tool, voc_model, tmp
     assert [re.findall(r"\w\.json|which weights|on other", note) for note in others] == [
         *(["a.json", "which weights"], ["b.json", "on other"])
     ]
-    write_results(voc_model.weights.parent / "evaluation" / SPLIT / "results.json")
+    other = voc_model.weights.parent / "evaluation" / SPLIT / "ss" / "results.json"
+    write_results(other)
+    assert "12.3" not in tool("--images", 1)  # of a checkpoint that is not the run's newest
     with refused("results.json", "other weights"):
-        tool("--images", 1)
+        tool("--images", 1, "--results", other)
 
 
 class CAMOnly(nn.Module):
