@@ -40,7 +40,8 @@ class EvalHook(hooks.EvalHook):
         """Evaluate if that was due when the training was stopped."""
         done = self.trainer.start_iter
         is_due = self._period > 0 < done < self.trainer.max_iter and done % self._period == 0
-        if is_due and not self._has_results(done - 1):
+        # The first process's answer: another one may see an older state of a shared folder.
+        if is_due and not comm.all_gather(self._has_results(done - 1))[0]:
             storage = self.trainer.storage
             storage.iter = done - 1  # as if after that step
             self._do_eval()
