@@ -206,6 +206,9 @@ def _trunk_of_classifier(
 ) -> dict[str, Tensor]:
     """Return the tensors ``own`` out of a whole classifier's."""
     classifier = timm.create_model(name)
+    rows = state.get(f"{classifier.default_cfg.get('classifier')}.weight")
+    if rows is not None and len(rows) != classifier.num_classes:
+        classifier = timm.create_model(name, num_classes=len(rows))  # trained on other classes
     named = classifier.state_dict()
     if not state.keys() & named.keys() and len(state) == len(named):
         state = timm.models.remap_state_dict(state, classifier, allow_reshape=False)

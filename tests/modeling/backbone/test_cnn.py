@@ -96,6 +96,13 @@ def test_weights_of_a_trunk_and_of_a_checkpoint(weights, tmp_path):
             assert torch.equal(other.state_dict()[key], value), key
 
 
+def test_weights_of_a_classifier_of_other_classes(randomized, tmp_path):
+    classifier = randomized(timm.create_model(CNN, num_classes=7))
+    save_file(classifier.state_dict(), tmp_path / "seven.safetensors")
+    model = TimmCNN(name=CNN, weights=str(tmp_path / "seven.safetensors"))
+    assert torch.equal(model.cnn.conv1[0].weight, classifier.conv1[0].weight)
+
+
 def test_weights_that_do_not_fit(classifier, weights, tmp_path):
     path = tmp_path / "cnn.pth"
     for key, value in (("layer4.0.conv1.weight", torch.zeros(3)), ("more", torch.zeros(1))):
