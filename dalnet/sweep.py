@@ -126,9 +126,10 @@ def read_sweep(path: Path, seeds: Iterable[int], output: Path, opts: Sequence[st
 
 def _parse_runs(file: Any) -> Iterator[tuple[str, tuple[str, list]]]:
     """Yield name, config file and ``KEY, VALUE, ...`` of each run of a sweep file."""
-    # Neither a key that is missing nor one that is unknown; "opts" may be there or not.
-    if wrong := (file.keys() ^ {"runs"}) - {"opts"}:
-        raise ValueError(f"{', '.join(map(repr, wrong))} is missing, or neither 'runs' nor 'opts'")
+    if "runs" not in file:
+        raise ValueError("it has no 'runs', so it is no file of a sweep")
+    if wrong := file.keys() - {"runs", "opts"}:
+        raise ValueError(f"{', '.join(map(repr, wrong))} is neither 'runs' nor 'opts'")
     for name, spec in file["runs"].items():
         spec = {"config": spec} if isinstance(spec, str) else spec
         opts = flatten({**(file.get("opts") or {})}) | flatten({**spec.get("opts", {})})
