@@ -2,11 +2,11 @@
 """Train and evaluate on generated images, and draw what came out.
 
     dalnet demo
-    dalnet demo --eval-only --weights output/toy_dalnet/model_final.pth
+    dalnet demo --eval-only --weights output/demo/model_final.pth
 
-The images are generated when the demo starts. Results go to output/toy_dalnet; report.png there
-shows the first images with truth, CAM and prediction. The flags are those of "dalnet train" with a
-config.
+The images are generated when the demo starts. Results go to output/demo, in place of those of an
+earlier demo; report.png there shows the first images with truth, CAM and prediction. The flags are
+those of "dalnet train" with a config.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from dalnet.checkpoint import load_model
 from dalnet.config import load_config
 from dalnet.engine import Trainer, setup
 from dalnet.engine import run as launch
-from dalnet.engine.run_record import read_record
 from dalnet.engine.train import run_training
 from dalnet.errors import UsageError
 from dalnet.figures.images import predict_images
@@ -30,7 +29,7 @@ from dalnet.modeling.meta_arch import WeakSegmentor
 
 from . import train
 
-_RECIPE = "toy_dalnet"
+_RECIPE, _FOLDER = "toy_dalnet", "output/demo"
 _NUM_IMAGES = 8
 
 
@@ -52,21 +51,15 @@ def run(args: argparse.Namespace) -> None:
     launch(main, train.training_arguments(args))
 
 
-def _was_demo(folder: Path) -> bool:
-    """Return whether the training in a folder was started by this command."""
-    starts = read_record(folder)
-    return bool(starts) and "demo" in starts[-1].get("command", [])[1:2]
-
-
 def main(args: argparse.Namespace) -> None:
     """Do the work of :func:`run` in one process."""
-    cfg = load_config(args.config_file, args.opts)
+    own = ("OUTPUT_DIR", _FOLDER) if args.config_file == _RECIPE else ()
+    cfg = load_config(args.config_file, [*own, *args.opts])
     if len(cfg.DATASETS.TEST) != 1:
         raise UsageError("the demo shows one split", where="DATASETS.TEST", hint="name one")
     cfg.TEST.EVAL_CAM = True
-    # In the recipe's own folder an earlier demo may be replaced, and no other training.
-    is_own = args.config_file == _RECIPE and cfg.OUTPUT_DIR == load_config(_RECIPE).OUTPUT_DIR
-    again = is_own and not args.resume and _was_demo(Path(cfg.OUTPUT_DIR))
+    # The demo's own folder holds an earlier demo at most, which may be replaced.
+    again = cfg.OUTPUT_DIR == _FOLDER and not args.resume
     modes = {"resume": args.resume, "overwrite": args.overwrite or again}
     if args.eval_only:
         setup(cfg, eval_only=True, resume=args.resume)

@@ -45,6 +45,15 @@ def test_only_the_demos_own_folder_is_written_over(demo, capsys):
     assert (demo.output / "model_final.pth").read_bytes() == before
 
 
+def test_an_earlier_demo_is_replaced(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr("dalnet.cli.demo._RECIPE", str(demo.config))
+    monkeypatch.setattr("dalnet.cli.demo._FOLDER", str(tmp_path / "demo"))
+    for _ in range(2):
+        demo("DATASETS.TEST", ("voc_2012_sem_seg_val",), "TEST.EVAL_CAM", False)
+        assert (tmp_path / "demo/report.png").is_file()
+    assert not demo.output.exists()
+
+
 def test_flags_of_ones_own_images_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["demo", "--images", "nowhere"])
