@@ -84,7 +84,9 @@ def run_sweep(
     for folder, cfg in trainings.items():
         _verify_folder(folder, cfg)
     if not table_only:
-        _require_masks(next(iter(trainings.values())))  # the first run's stands for all
+        # Runs differ in the method, hardly in the splits: each list of them is looked at once.
+        for cfg in {cfg.DATASETS.TEST: cfg for cfg in trainings.values()}.values():
+            _require_masks(cfg)
     try:
         failed = 0 if table_only else _train_all(trainings, train_command, jobs, output)
     finally:
@@ -155,7 +157,7 @@ def _verify_folder(folder: Path, cfg: CfgNode) -> None:
 
 
 def _require_masks(cfg: CfgNode) -> None:
-    """Raise ``UsageError`` for a split that only tags could be measured on."""
+    """Raise ``UsageError`` if a split to evaluate on has no masks."""
     if cfg.DATASETS.DESCRIPTION:
         register_tagged(Path(cfg.DATASETS.DESCRIPTION))
     for split in filter(ensure_registered, cfg.DATASETS.TEST):

@@ -43,7 +43,8 @@ def load_model(cfg: CfgNode, resume: bool = False) -> WeakSegmentor:
         if not is_out_of_memory(error):
             raise
         what = f"the model that its config describes does not fit into memory ({error})"
-        raise UsageError(what, cfg.MODEL.WEIGHTS or KEY, HINT) from error
+        hint = "free memory, or name another checkpoint"
+        raise UsageError(what, cfg.MODEL.WEIGHTS or KEY, hint) from error
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         key, hint = ("OUTPUT_DIR", f"{cfg.OUTPUT_DIR} holds none; ") if resume else (KEY, "")

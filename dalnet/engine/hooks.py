@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class EvalHook(hooks.EvalHook):
-    """Detectron2's hook, without its evaluation after a failed last step.
+    """Evaluates periodically and at the end, as Detectron2's hook, but not after a failed step.
 
-    It makes up for an evaluation before which, or in which, the training was stopped.
+    An evaluation that an interrupted training has missed is run when it is resumed.
     """
 
     def __init__(
@@ -31,17 +31,17 @@ class EvalHook(hooks.EvalHook):
         Args:
             period: iterations between evaluations; 0 for one at the end alone.
             evaluate: returns the results.
-            has_results: whether the training has results of after an iteration, counted from 0.
+            has_results: whether the training has results of an evaluation after so many iterations.
         """
         super().__init__(period, evaluate)
         self._has_results = has_results
 
     def before_train(self) -> None:
-        """Evaluate if that was due when the training was stopped."""
+        """Run the evaluation that an interrupted training has missed."""
         done = self.trainer.start_iter
-        is_due = self._period > 0 < done < self.trainer.max_iter and done % self._period == 0
+        is_due = self._period > 0 and done % self._period == 0 and 0 < done < self.trainer.max_iter
         # The first process's answer: another one may see an older state of a shared folder.
-        if is_due and not comm.all_gather(self._has_results(done - 1))[0]:
+        if is_due and not comm.all_gather(self._has_results(done))[0]:
             storage = self.trainer.storage
             storage.iter = done - 1  # as if after that step
             self._do_eval()

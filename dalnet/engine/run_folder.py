@@ -68,10 +68,10 @@ def _left_by_training(folder: Path) -> list[Path]:
 
 @contextmanager
 def old_training_kept(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Keep what the block replaces in a folder until it has ended well; else bring it back.
+    """Restore the training in a folder if the start of another one, in the block, fails.
 
-    Of a training that is resumed these are config, description and record, of one that is
-    overwritten all that it has left.
+    Of a training that is resumed config, description and record are kept until then, of one that
+    is overwritten all that it has left.
     """
     if not (resume or overwrite):
         yield
@@ -93,7 +93,7 @@ def old_training_kept(folder: Path, resume: bool, overwrite: bool) -> Iterator[N
 
 
 def _bring_back(folder: Path) -> None:
-    """Bring back what was kept, also after the process that kept it has been killed."""
+    """Restore the files of a training whose replacement has failed, or was killed at its start."""
     if (folder / _OVERWRITTEN).is_dir():
         remove_training(folder)
     for aside in (folder / _OVERWRITTEN, folder / _RESUMED):
@@ -173,15 +173,17 @@ def drop_later_metrics(folder: Path, start_iter: int) -> None:
             stream.truncate()
 
 
-def has_results(folder: Path, iteration: int) -> bool:
-    """Return whether ``metrics.json`` has results of an evaluation after an iteration."""
+def has_results(folder: Path, count: int) -> bool:
+    """Return whether ``metrics.json`` has results of an evaluation after ``count`` iterations."""
     path = folder / "metrics.json"
     entries = map(_read_line, path.read_bytes().splitlines() if path.is_file() else ())
-    return any(_is_result(one) for one in entries if one.get("iteration") == iteration)
+    # They stand under the last iteration, or behind it where they are those of the training's end.
+    places = (count - 1, count)
+    return any(_is_result(one) for one in entries if one["iteration"] in places)
 
 
 def _read_line(line: bytes) -> dict[str, Any]:
-    """Return a line of metrics; one that a killed process has cut has iteration infinity."""
+    """Parse a line of metrics; the iteration of one that is cut off is infinity."""
     try:
         entry = json.loads(line)
         return entry | {"iteration": float(entry["iteration"])}
@@ -190,11 +192,11 @@ def _read_line(line: bytes) -> dict[str, Any]:
 
 
 def _stays(entry: dict[str, Any], start_iter: int) -> bool:
-    """Return whether a line is of the training before an iteration, or of its last evaluation."""
+    """Return whether a line of metrics is kept when the training goes on from an iteration."""
     count: float = entry["iteration"]
     return count < start_iter or (count == start_iter and _is_result(entry))
 
 
 def _is_result(entry: dict[str, Any]) -> bool:
-    """Return whether a line is of an evaluation, as sem_seg/mIoU."""
-    return any("/" in name for name in entry)
+    """Return whether a line of metrics holds results of an evaluation."""
+    return any("/" in name for name in entry)  # as in sem_seg/mIoU

@@ -89,7 +89,7 @@ def setup(
 
 
 def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
-    """Refuse a batch that the processes cannot share, and a GPU for processes without one each."""
+    """Refuse a batch size that the processes cannot divide, and GPUs for processes of the CPU."""
     processes = comm.get_world_size()
     parts = processes * cfg.SOLVER.ACCUMULATION_STEPS
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
@@ -106,7 +106,7 @@ def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
 
 
 def _end_earlier_logs() -> None:
-    """Remove the log handlers of an earlier set-up in this process: lines would appear twice."""
+    """Remove the log handlers of an earlier set-up, which would write each line twice."""
     for name in ("detectron2", "fvcore", "dalnet"):
         log = logging.getLogger(name)
         log.handlers = [h for h in log.handlers if type(h) is not logging.StreamHandler]

@@ -99,12 +99,12 @@ class StepTrainer(SimpleTrainer):
         self.is_updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.is_updating = False
         if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
             # Each step that it leaves out halves the scale.
             what = f"gradients are not finite at iteration {self.iter}, however they are scaled"
             hint = "train in bfloat16, or set SOLVER.AMP.ENABLED to False to see which"
             raise UsageError(what, "SOLVER.AMP.DTYPE", hint)
-        self.is_updating = False
         self._write_metrics(totals, data_time)
 
     def state_dict(self) -> dict[str, Any]:
