@@ -28,6 +28,13 @@ def test_text_is_read_in_the_encodings_that_programs_write(tmp_path):
         assert read_text(path) == "kätzchen\r\n"
 
 
+def test_a_file_that_is_missing_is_called_so(tmp_path):
+    with refused(tmp_path / "tags.csv", "there is no such file", "correct the path"):
+        read_text(tmp_path / "tags.csv")
+    with refused(tmp_path / "tags.csv", "there is no such file", "list the images"):
+        read_text(tmp_path / "tags.csv", "list the images")
+
+
 def test_names_of_any_length_and_encoding_are_written(tmp_path):
     for name in (b"m" * 255, "\u732b".encode() * 85, b"caf\xe9", b"100% {0} [1]"):
         target = tmp_path / os.fsdecode(name)

@@ -51,6 +51,23 @@ def test_label_maps_do_not_lie_among_the_images(toy_checkpoint, tmp_path, capsys
     assert not (tmp_path / "images/labeled").exists()
 
 
+def test_label_without_images_needs_the_folder_of_the_training(toy_checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["label", "--weights", str(toy_checkpoint), "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert "--images" in error and str(toy_checkpoint.parent / "dataset.yaml") in error
+
+
+@pytest.mark.parametrize(
+    "flag, value", [("--actors", "2"), ("--cpus", "2"), ("--gpus", "1"), ("--shard-size", "5")]
+)
+def test_flags_of_a_cluster_are_refused_without_one(toy_checkpoint, tmp_path, capsys, flag, value):
+    words = ["label", "--weights", str(toy_checkpoint), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*words, flag, value])
+    assert f"error: {flag}: only a cluster reads it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag, value", [("--tags", "tags.csv"), ("--untagged", "none")])
 def test_label_refuses_them(toy_checkpoint, tmp_path, capsys, flag, value):
     words = ["label", "--weights", str(toy_checkpoint), "--output", str(tmp_path / "out")]

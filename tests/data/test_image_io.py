@@ -122,7 +122,7 @@ def test_images_and_masks_of_16_bits_a_channel_are_refused(tmp_path, color, chan
 
 
 def write_tiff(path, values, bits, planes):
-    """An uncompressed TIFF in color; of values [3, H, W] as planes, else [H, W, 3]."""
+    """Return an uncompressed color TIFF: [3, H, W] is stored as planes, [H, W, 3] interleaved."""
     height, width = values.shape[1:] if planes else values.shape[:2]
     pixels = values.astype("<u2" if bits == 16 else "u1").tobytes()
     end, part = 8 + len(pixels), len(pixels) // 3
@@ -239,7 +239,7 @@ def test_written_masks_are_read_again(tmp_path):
 
 
 def write_png(path, values, bits, color=0):
-    """A PNG of any depth, which Pillow does not write; ``color`` is PNG's own number of a kind."""
+    """Return a PNG of any bit depth; ``color`` is PNG's number of a color type."""
     rows = b""
     for row in values.reshape(len(values), -1).tolist():
         text = "".join(f"{value:0{bits}b}" for value in row)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Float32 products of a CPU keep their digits, whichever library multiplies."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -70,4 +72,26 @@ def test_few_tokens_are_attended_to_by_all_pairs(
     is_changed &= use_onednn_products()
     with torch.set_grad_enabled(with_gradient), attention_kernel(length, torch.device("cpu")):
         assert torch.backends.cuda.flash_sdp_enabled() is not is_changed
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@pytest.mark.usefixtures("precision")
+def test_threads_leave_the_choice_as_it_was() -> None:
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with attention_kernel(50, torch.device("cpu")):
+            first_in.set()
+            second_in.wait(0.5)  # comes in meanwhile, if it can
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait()
+        with attention_kernel(50, torch.device("cpu")):
+            second_in.set()
+            first_out.wait(5)
+
+    with ThreadPoolExecutor(2) as pool:
+        for task in [pool.submit(first), pool.submit(second)]:
+            task.result()
     assert torch.backends.cuda.flash_sdp_enabled()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files from outside: addresses, damage, and objects that must not be unpickled."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.utils.file_io import PathManager
@@ -8,7 +10,7 @@ from helpers import refused
 from safetensors.torch import save_file
 
 from dalnet import assets
-from dalnet.modeling.weight_files import find_part, local_file, read_state
+from dalnet.modeling.weight_files import find_part, local_file, read_state, weights_path
 
 SUFFIXES = (".safetensors", ".pth")
 
@@ -102,6 +104,11 @@ def test_the_part_of_a_model_is_found_by_its_names(prefixes, chosen):
 def test_a_state_of_other_names_stays_as_it_is():
     state = {"visual.class_embedding": 1, "visual.proj": 2}
     assert find_part(state, ["cls_token", "pos_embed"]) == state
+
+
+@pytest.mark.parametrize("name", ["vit_0.5", "vit_0.5.safetensors"])
+def test_a_dot_in_a_name_is_no_suffix(name):
+    assert weights_path(Path("a", name)) == Path("a/vit_0.5.safetensors")
 
 
 def test_local_file(tmp_path):

@@ -78,6 +78,15 @@ def transcribed_words(model, batch, text):
     return word_logit, caption
 
 
+def contrast(a, c):
+    own = torch.arange(len(a))
+    return (F.cross_entropy(a @ c.T / 0.07, own) + F.cross_entropy(c @ a.T / 0.07, own)) / 2
+
+
+def variation(x):
+    return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
+
+
 def transcribed_losses(model, batch):
     """The specification for one process: everything is tiled to M = K B pairs, noun by noun."""
     clip, unit = model.clip, unit_rows
@@ -118,13 +127,7 @@ def transcribed_losses(model, batch):
     prompts = unit(clip.encode_text(F.pad(sentences, (0, 77 - sentences.shape[1]))))
     pooled = torch.einsum("mdhw,mnhw->mnd", pixels, soft) / (soft.sum((2, 3))[..., None] + 1e-6)
 
-    def contrast(a, c):
-        return (F.cross_entropy(a @ c.T / 0.07, own) + F.cross_entropy(c @ a.T / 0.07, own)) / 2
-
     to_text = torch.einsum("mnd,nd->mn", unit(pooled), unit(text)) / 0.07
-
-    def variation(x):
-        return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
 
     labels = batch.word_labels
     return {
@@ -284,6 +287,12 @@ def test_any_vocabulary(model):
     assert model([record()])[0]["sem_seg"].shape == (3, 41, 61)
     model.set_vocabulary(["red fish", "leaf", "crate"])
     assert torch.equal(model([record()])[0]["sem_seg"], before)
+
+
+def test_texts_of_the_classes_follow_the_model(model):
+    before = model.eval().class_texts()
+    assert model.class_texts() is before
+    assert model.to("cpu").class_texts() is not before  # as after a move to another device
 
 
 def test_words_are_embedded_anew_after_a_step(model):

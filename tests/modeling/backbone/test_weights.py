@@ -111,6 +111,14 @@ def test_original_npz(tmp_path):
     assert_loaded(vit, source.state_dict())
 
 
+def test_npz_with_nan(tmp_path):
+    source = make(seed=1)
+    source.norm.weight.data[3] = torch.nan
+    as_original_npz(source, tmp_path / "vit.npz")
+    with refused("vit.npz", "norm.weight holds NaN"):
+        load_vit_weights(make(), NAME, str(tmp_path / "vit.npz"))
+
+
 @pytest.mark.parametrize("depth, words", [(3, "encoderblock_2"), (1, "more than the model's 1")])
 def test_npz_of_another_depth(tmp_path, depth, words):
     as_original_npz(make(seed=1), tmp_path / "vit.npz")

@@ -32,6 +32,13 @@ from dalnet.modeling.pseudo_labels import local_view_labels, refine
 ALL_LOSSES = {f"loss_{n}" for n in ("cls", "inter", "gia", "lea", "ptc", "seg", "reg")}
 
 
+def test_a_backbone_without_tokens_is_refused(tiny_cfg):
+    cnn = ("MODEL.CNN.NAME", "test_resnet", "MODEL.CNN.WEIGHTS", "")
+    tiny_cfg.merge_from_list(["MODEL.BACKBONE.NAME", "TimmCNN", *cnn])
+    with refused("MODEL.BACKBONE.NAME", "TimmCNN gives no cls_token"):
+        make_model(tiny_cfg)
+
+
 def view_tokens(model, items, cls_tokens, label_map, normalize):
     """Class tokens and labels of all views, one view at a time."""
     labels = torch.stack([item["image_labels"] for item in items])
