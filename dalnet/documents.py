@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parse JSON, YAML and XML from outside, in bounds or refused in one sentence; write JSON."""
+"""Parse JSON, YAML and XML from outside within bounds, and write JSON."""
 
 import json
 from collections import Counter

@@ -135,7 +135,7 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
 
 
 def cache_folder() -> Path:
-    """Return where what is computed once is kept: ``$DALNET_CACHE`` or ``~/.cache/dalnet``."""
+    """Return the folder of the cache: ``$DALNET_CACHE`` or ``~/.cache/dalnet``."""
     return Path(os.environ.get("DALNET_CACHE") or "~/.cache/dalnet").expanduser()
 
 

@@ -34,7 +34,7 @@ def published_dense_energy(
     scale: float = 0.5,
     ignore: int = 255,
 ) -> Tensor:
-    """Scalar; images that fill their view, so that no box is needed.
+    """Return the dense energy of images without padding, a scalar.
 
     Args:
         images: [N, 3, H, W] in 0..255.

@@ -79,7 +79,7 @@ def read_published(source: str) -> State:
 
 
 class _Ignored:
-    """Stands for an object of the training, such as its config, of which nothing is run."""
+    """A stub for an object beside the weights, such as a config; nothing of it is run."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -90,7 +90,7 @@ class _Ignored:
 
 @contextmanager
 def _other_objects_ignored(path: Path) -> Iterator[None]:
-    """Have PyTorch's reader of tensors put a stub for each object of another kind in a file."""
+    """Let PyTorch's safe reader replace objects that are no tensors by stubs."""
     names: list[str] = []
     # Since PyTorch 2.6; before, and of a file in PyTorch's oldest form, such objects are refused.
     if hasattr(serialization, "get_unsafe_globals_in_checkpoint") and zipfile.is_zipfile(path):

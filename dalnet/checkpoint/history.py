@@ -110,7 +110,7 @@ def read_last(folder: Path) -> str:
 
 
 def _is_file_name(name: str) -> bool:
-    """Return whether a name is that of a file beside the list, not of one elsewhere."""
+    """Return whether a name is that of a file in the same folder."""
     is_one = Path(name).name == name and name != ".." and "\0" not in name
     return is_one and len(name) <= _MAX_NAME
 

@@ -45,9 +45,9 @@ def add_keys(
 
 
 def split_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words of a flag that takes several, and the ``KEY VALUE ...`` that follow them.
+    """Split what follows a flag that takes several values into these and config keys behind them.
 
-    A file that is called like a key, as ``TEST.PNG``, is a word of the flag.
+    A file that is called like a key, as ``TEST.PNG``, is a value of the flag.
     """
     is_key = [bool(_KEY.fullmatch(word)) and not os.path.exists(word) for word in words]
     first = is_key.index(True) if any(is_key) else len(words)
@@ -70,7 +70,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def split_list(text: str) -> list[str]:
-    """Return the parts of a comma-separated list that are not blank, without spaces around them."""
+    """Split a comma-separated list; blank parts are left out."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

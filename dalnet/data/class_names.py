@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring names into one Unicode form, and say what keeps a word from being the name of a class."""
+"""Normalize names (Unicode), and check that a word can be the name of a class."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ _MAX_LETTERS = 200
 
 
 def plain_name(name: str) -> str:
-    """Return a class, tag or file name in the Unicode form that names are compared in."""
+    """Return a class, tag or file name in Unicode form NFC, in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -57,7 +57,7 @@ def read_image(path: str) -> np.ndarray:
 
 
 def short_side(path: str) -> int:
-    """Return the shorter side of an image, in pixels; only its header is read.
+    """Return the shorter side of an image in pixels, from its header.
 
     Raises:
         UsageError: it is missing, unreadable or too large.
@@ -118,7 +118,7 @@ def refuse_deep(image: Image.Image, where: str) -> None:
 
 
 def _is_cut_to_8_bits(image: Image.Image) -> bool:
-    """Return whether Pillow keeps the upper 8 bits of the channels of an image not loaded yet."""
+    """Return whether Pillow would read only the upper 8 of 16 bits a channel."""
     if image.mode.startswith(("I", "F")):
         return False
     bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))  # of a TIFF in planes, tiles tell not
@@ -126,7 +126,7 @@ def _is_cut_to_8_bits(image: Image.Image) -> bool:
 
 
 def _ppm_maximum(image: Image.Image) -> int | None:
-    """Return the value of white in a PGM or PPM not loaded yet that Pillow stretches, else None."""
+    """Return the maximum of a PGM or PPM whose values Pillow would rescale, else None."""
     tiles: Sequence[Any] = getattr(image, "tile", None) or ()
     arguments: Sequence[Any] = tiles[0][3] if tiles and image.format == "PPM" else ()
     # Of a raw one Pillow leaves the values alone, and of a bitmap or floats it gives no maximum.
@@ -137,7 +137,7 @@ def _ppm_maximum(image: Image.Image) -> int | None:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return the size [H, W] that an image not loaded yet has once it is turned upright (EXIF)."""
+    """Return (H, W) of an opened image after the rotation that its EXIF orientation asks for."""
     width, height = image.size
     if image.format == "TIFF":  # of which some versions of Pillow report the turned size
         tags = getattr(image, "tag_v2", {})

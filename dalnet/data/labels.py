@@ -187,7 +187,7 @@ def names_by_file(table: TagTable, files: Sequence[str]) -> dict[str, str]:
 
 
 def _content(table: TagTable, name: str) -> tuple[list[str] | None, list[str] | None]:
-    """Return what a table says about a name, whatever the order; nothing known is not none."""
+    """Return the sorted tags of a name and its unknown ones; None where nothing is known."""
     shown = table.shown[name]
     return None if shown is None else sorted(shown), table.unknown.get(name)
 

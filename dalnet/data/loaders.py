@@ -222,7 +222,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
 
 
 def _list_records(names: Sequence[str], key: str) -> list[dict[str, Any]]:
-    """Return the records of data sets together.
+    """Return the records of several data sets as one list.
 
     Raises:
         UsageError: one has none.
@@ -237,7 +237,7 @@ def _list_records(names: Sequence[str], key: str) -> list[dict[str, Any]]:
 
 
 def share_memory(worker: int) -> None:
-    """Keep a worker from copying the memory that it shares with the main process.
+    """Stop the garbage collector in a worker from copying memory shared with the main process.
 
     The operating system copies shared memory when a process writes to it, and Python's garbage
     collector writes to each object that it looks at. It leaves out what is frozen. Otherwise every

@@ -66,7 +66,7 @@ def choose_backend(wanted: str) -> str:
 
 
 def require_workers(workers: int | None) -> None:
-    """Refuse a number of processes below 1; None is for a number that is chosen later.
+    """Refuse a number of processes below 1; None, for one that is chosen later, is accepted.
 
     Raises:
         UsageError: it is.
@@ -77,7 +77,7 @@ def require_workers(workers: int | None) -> None:
 
 @contextmanager
 def pool_errors() -> Iterator[None]:
-    """Say in one sentence that a CRF process has ended, and that the same command goes on.
+    """Turn the error of a CRF process that has ended early into a ``UsageError``.
 
     Raises:
         UsageError: one has.

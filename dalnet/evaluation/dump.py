@@ -85,7 +85,7 @@ class Dump:
         }
 
     def begin(self, settings: str, is_new: bool) -> None:
-        """Note what the files that are now written are made with, until the lists are written.
+        """Record the settings of a dump in its folders until it is complete.
 
         Where ``is_new``, lists of an earlier dump, whose files are now replaced, are removed.
         """
@@ -110,7 +110,7 @@ class Dump:
 
 
 def require_own_names(split: str, records: Sequence[dict[str, Any]]) -> None:
-    """Refuse a split without images, or with several of one name, which tells their files apart.
+    """Refuse a split that has no images, or several images of the same name.
 
     Raises:
         UsageError: it is one.

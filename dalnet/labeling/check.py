@@ -151,7 +151,7 @@ def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]
 
 
 def _take_untagged(findings: Findings, untagged: str) -> None:
-    """Take images without a tag to show none of the classes, or note that they are left out."""
+    """Give images without a tag an empty list of tags, or note that they are left out."""
     silent = [file for file in findings.files if findings.tags.get(file) is None]
     if untagged == "none":
         findings.tags |= {file: [] for file in silent}

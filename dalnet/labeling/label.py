@@ -225,7 +225,7 @@ def _draw_again(overlay: Path, path: Path, mask: Path, class_names: Sequence[str
 
 
 def _leave_out(manifest: Manifest, output: Path, image: TaggedImage, mask_name: str) -> None:
-    """Keep the earlier label map of an image that fails now only if the image itself is sound."""
+    """Remove the earlier label map of an image that fails now, unless the image can be read."""
     if not ((output / MASKS / mask_name).is_file() and _is_readable(image.path)):
         manifest.leave_out(image.file)
         _remove_results(output, mask_name)

@@ -83,7 +83,7 @@ def convert_masks(masks: Mapping[str, Path], values: Mapping[int, int], folder: 
 def convert_mask(
     path: Path, values: Mapping[int, int], size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Return a mask, uint8 ``[H, W]``, with other values; as :func:`convert_masks`.
+    """Return a mask, uint8 ``[H, W]``, with its values replaced; see :func:`convert_masks`.
 
     Args:
         path, values: see there.

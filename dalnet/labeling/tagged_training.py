@@ -352,7 +352,7 @@ def _data_options(described: TaggedImages, path: Path) -> list[str]:
 
 
 def _choose_recipe(described: TaggedImages, config: str, align: bool, encoder: str) -> Recipe:
-    """Return the user's config as a recipe or, where there is none, the one for these images."""
+    """Return the recipe of a training: the user's config, or one chosen for these images."""
     if not config:
         return _recipe_for(described, align, encoder)
     # Of the user's own, only the number of classes and the encoder are set.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes of images in their padded views, in pixels and tokens; windows that cover an image."""
+"""Boxes of images in padded views, in pixels and tokens, and sliding windows over an image."""
 
 from collections.abc import Sequence
 

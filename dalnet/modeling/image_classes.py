@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def classes_of_labels(image_labels: Tensor | None) -> tuple[int, ...]:
-    """Return the classes, 0..C-1, of multi-hot ``image_labels [C]``; none where not given."""
+    """Return the classes, 0..C-1, in multi-hot ``image_labels [C]``; an empty tuple for None."""
     return () if image_labels is None else tuple(image_labels.nonzero().flatten().tolist())
 
 

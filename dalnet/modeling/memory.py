@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell whether an error says that memory ran out, and how much a GPU has."""
+"""Recognize errors of full memory, and return the memory of a GPU."""
 
 import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the memory of the CPU or of a GPU ran out."""
+    """Return whether an error means that the CPU or a GPU is out of memory."""
     # PyTorch has no exception class for the CPU's memory: the message tells.
     known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
     return known or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))

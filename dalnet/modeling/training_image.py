@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image of a training step as a strip of four panels, for TensorBoard."""
+"""Draw an image of a training step as four panels, for TensorBoard."""
 
 import torch
 from torch import Tensor

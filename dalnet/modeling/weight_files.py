@@ -173,7 +173,7 @@ def _join_states(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights_path(path: Path) -> Path:
-    """Return the path of a file of weights to write, with ``.safetensors`` where that is missing.
+    """Return the path of a file of weights to write, with ``.safetensors`` added if it is missing.
 
     Added, not put in place of a suffix: in ``vit_0.5`` there is none.
     """

@@ -121,7 +121,7 @@ def _read_results(paths: Sequence[Path], weights: str) -> dict[str, Result]:
 
 
 def _read_own(paths: Sequence[Path], weights: str) -> dict[str, Result]:
-    """Return those results in the folder of a run that are of its weights, by name."""
+    """Return the results in a run's folder that were measured with its weights, by file name."""
     found: dict[str, Result] = {}
     for path in paths:
         try:

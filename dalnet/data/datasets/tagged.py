@@ -153,7 +153,7 @@ class TaggedImages:
 
 
 def _read_classes(content: Any) -> dict[str, str]:
-    """Return the words of each class; where none are given, they are its name."""
+    """Return the prompt words of each class, by default its name."""
     if isinstance(content, list):
         names = _read_list("classes", content)
         return dict(zip(names, names, strict=True))
@@ -163,7 +163,7 @@ def _read_classes(content: Any) -> dict[str, str]:
 
 
 def _read_words(key: str, content: Any) -> dict[str, str]:
-    """Return a mapping of words to words."""
+    """Return a mapping of text to text, or raise ``TypeError``."""
     if not isinstance(content, dict):
         raise TypeError(f"{key} is no mapping but {content!r}")
     _read_list(key, [*content, *content.values()])
@@ -171,7 +171,7 @@ def _read_words(key: str, content: Any) -> dict[str, str]:
 
 
 def _read_list(key: str, content: Any) -> tuple[str, ...]:
-    """Return a list of words."""
+    """Return a list of text as a tuple, or raise ``TypeError``."""
     if not isinstance(content, list):
         raise TypeError(f"{key} is no list but {content!r}")
     for word in content:

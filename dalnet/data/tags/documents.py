@@ -198,7 +198,7 @@ def _label_keys(path: Path, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _may_be_label(value: object) -> bool:
-    """Return whether a value may be a label: words, but no file and no address."""
+    """Return whether a value may be a label: text that is no file name and no address."""
     return isinstance(value, str) and not (
         not value.strip()
         or "://" in value

@@ -30,7 +30,7 @@ def _folder(path: str) -> str:
 
 
 def _near(folder: str, candidates: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the candidates whose folder is or ends like another one, or one of the two is none."""
+    """Return the candidates whose folder fits: one of the two paths ends with the other."""
     return [
         (own, known)
         for own, known in candidates

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def total_count(count: Tensor, across_processes: bool) -> tuple[Tensor, int]:
-    """Return a count over the whole batch, and the number of shares that the batch is cut into.
+    """Sum a count over all processes and parts of a batch; return it and how many these are.
 
     Each process has a share, or several, one for each of the :class:`Parts` of its batch. The
     gradients of all shares are averaged: by DistributedDataParallel over the processes, by the

@@ -186,7 +186,7 @@ def refine_split(
 
 
 def _read_split(cfg: CfgNode, split: str) -> list[dict[str, Any]]:
-    """Return the records of a split whose label maps can be told apart and read by its classes."""
+    """Return the records of a split after checks of its names, classes and image labels."""
     records: list[dict[str, Any]] = DatasetCatalog.get(split)
     require_own_names(split, records)
     # Label maps have the numbers of the model's classes, and are read as those of the split's.
@@ -216,7 +216,7 @@ def _load_cam_model(cfg: CfgNode) -> WeakSegmentor:
 def _refine(
     refiner: Refiner, loader: Iterable[Any], method: str, output: Path, most_waiting: int
 ) -> None:
-    """Write the label maps of a loader's images; CRFs run while the network sees the next ones."""
+    """Write the label maps of a loader's images; CRFs run beside the network."""
     waiting: deque[tuple[Path, Finish]] = deque()
     for (inputs,) in tqdm(loader, unit="image", disable=None):
         waiting.append((_mask_path(output, inputs), _start(refiner, inputs, method)))
@@ -243,7 +243,7 @@ def _mask_path(output: Path, record: dict[str, Any]) -> Path:
 
 
 def _settings(cfg: CfgNode, split: str, method: str, edges: str, backend: str) -> dict[str, Any]:
-    """Return what decides what the label maps are: files by their contents, and no paths."""
+    """Return the settings that change label maps; files stand for their hashes, not their paths."""
     paths = [one for one in (cfg.MODEL.WEIGHTS, edges) if one]
     sizes = {key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")}
     own = cfg.MODEL.CLIMS

@@ -158,7 +158,7 @@ class CaptionStream(IterableDataset):
         raise UsageError(what, error.where)
 
     def _read_image(self, image: Usable, key: tuple[int, ...]) -> Record | UsageError:
-        """Return the record of an image, drawn by a key, or why it cannot be read."""
+        """Return the record of an image, its random numbers drawn by a key; or its error."""
         with seeded_generators(*key):
             try:
                 return self._mapper(*image)

@@ -105,7 +105,7 @@ class CoDe(OpenVocabularySegmentor[CaptionBatch, WordEmbeddings]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.CODE`` and ``MODEL.CLIP``; the CLIP is loaded here.
+        """Return the constructor's arguments from a config; loads the CLIP.
 
         Raises:
             UsageError: crops that are not filled by patches.
