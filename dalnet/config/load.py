@@ -89,6 +89,8 @@ def read_values(path: str, readers: tuple[str, ...] = ()) -> dict[str, object]:
     content = read_yaml(Path(local))
     if not isinstance(content, dict):
         raise UsageError("it is no config", path, "write lines of KEY: VALUE into it")
+    if "runs" in content:
+        raise UsageError("it lists the runs of a sweep", path, "give it to dalnet sweep --config")
     if local in readers:
         raise UsageError(f"it leads back to itself by its {_BASE}", path, "name other files there")
     bases = content.pop(_BASE, [])

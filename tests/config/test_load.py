@@ -39,6 +39,7 @@ def test_options_go_before_the_file_and_the_file_before_its_base(merged):
         (["_BASE_: a.yaml"], "a.yaml"),
         (["_BASE_: b.yaml", "_BASE_: a.yaml"], "a.yaml"),
         (["OUTPUT_DIR: \xff"], "a.yaml"),
+        (["runs: {a: b.yaml}"], "a.yaml"),
         (["_BASE_: dalnet://configs/nothing.yaml"], "dalnet://configs/nothing.yaml"),
     ],
 )
