@@ -68,8 +68,11 @@ def pixel_accuracy(matrix: np.ndarray) -> float:
 
 
 def labeled_pixels(matrix: np.ndarray) -> float:
-    """Return the percentage of pixels with a label in the prediction, of those with a truth."""
-    return 100.0 * float(1 - matrix[:, -1].sum() / max(matrix.sum(), 1))
+    """Return the percentage of pixels with a label in the prediction, of those with a truth.
+
+    nan if there are none.
+    """
+    return 100.0 * float(1 - matrix[:, -1].sum() / matrix.sum()) if matrix.any() else float("nan")
 
 
 def thresholds_with(value: float) -> np.ndarray:

@@ -66,8 +66,9 @@ def summarize(
         ``scales``, ``flip``, ``crf`` (its parameters, or None),
         ``threshold`` (of CAMs, [low, high] of pseudo labels, or None), ``miou``, ``iou`` by class
         (None for a class without ground truth), ``pixel_accuracy``, ``labeled`` (percent of the
-        pixels that are not ignored) and ``confusion`` ([truth][prediction], the last column for
-        ignored); CAMs without CRF also ``best_threshold``, ``best_miou`` and ``curve``.
+        pixels that are not ignored; None where no pixel has a truth) and ``confusion``
+        ([truth][prediction], the last column for ignored); CAMs without CRF also
+        ``best_threshold``, ``best_miou`` and ``curve``.
     """
     measured = counts.measurements if counts.num_scored else ()
     differences = label_differences(counts.labels, class_names)
@@ -106,7 +107,7 @@ def _describe(
         "miou": finite_or_none(mean_iou(matrix)),
         "iou": dict(zip(class_names, ious, strict=True)),
         "pixel_accuracy": finite_or_none(pixel_accuracy(matrix)),
-        "labeled": labeled_pixels(matrix),
+        "labeled": finite_or_none(labeled_pixels(matrix)),
         "confusion": matrix.tolist(),
     }
     if measurement.has_curve:

@@ -51,7 +51,8 @@ def test_matrix_and_what_follows_are_plain_counts():
 def test_nothing_to_count_is_nan():
     matrix = confusion_matrix(np.full((2, 2), 255), np.zeros((2, 2), int), 3)
     assert not matrix.any()
-    assert np.isnan([mean_iou(matrix), pixel_accuracy(matrix), *class_ious(matrix)]).all()
+    figures = mean_iou(matrix), pixel_accuracy(matrix), labeled_pixels(matrix)
+    assert np.isnan([*figures, *class_ious(matrix)]).all()
 
 
 def test_other_ignore_labels():
