@@ -159,9 +159,36 @@ def format_results(result: Result) -> str:
     images = f"{result['split']}, {result['num_images']} images, {result['num_scored']} with a mask"
     if result["num_labeled"]:
         images += f", {result['num_labeled']} of them with the image-level labels that CAMs need"
-    absent = [name for name, iou in result["measurements"][0]["iou"].items() if iou is None]
-    left_out = f"\nLeft out of every mean, as no mask shows them: {', '.join(absent)}"
-    return f"{images}; IoU in percent:\n{table}{left_out if absent else ''}"
+    return "\n".join((f"{images}; IoU in percent:", table, *left_out(result["measurements"])))
+
+
+def left_out(measurements: Sequence[Result]) -> list[str]:
+    """Return in sentences which classes are in no mean, and which are missing in some only.
+
+    A pixel counts where truth and prediction both name a class. So the mean of a pseudo label lacks
+    a class that masks show, where it labels none of its pixels, and that of CAMs a class that only
+    images without labels show.
+
+    Args:
+        measurements: of one result, see :func:`summarize`.
+    """
+    counted, shown = [], set()
+    for one in measurements:
+        counted.append({name for name, iou in one["iou"].items() if iou is not None})
+        rows = zip(one["iou"], one.get("confusion", ()), strict=False)
+        shown |= counted[-1] | {name for name, row in rows if any(row)}
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for one, names in zip(measurements, counted, strict=True):
+        missing = tuple(name for name in one["iou"] if name in shown - names)
+        lines.setdefault(missing, []).append(f"{one.get('title', one['source'])} {one['protocol']}")
+    never = [name for name in measurements[0]["iou"] if name not in shown]
+    sentences = [f"Left out of every mean, as no mask shows them: {', '.join(never)}"]
+    return (sentences if never else []) + [
+        f"Left out of the mean of {', '.join(means)}, as none of their pixels counts there: "
+        f"{', '.join(missing)}"
+        for missing, means in lines.items()
+        if missing
+    ]
 
 
 def format_tags(result: Result) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dalnet.evaluation.results import Result
+from dalnet.evaluation.results import Result, left_out
 from dalnet.evaluation.sources import Measurement
 from dalnet.figures.overlay import Color, make_legend
 from dalnet.numbers import percent, threshold_text
@@ -47,6 +47,7 @@ def render_page(
         measured=measured,
         source_titles=source_titles,
         draw_threshold_charts=draw_threshold_charts,
+        left_out=left_out,
         miou_charts=draw_miou_charts(metrics, source_titles),
         loss_charts=draw_loss_charts(metrics),
         cards=cards,

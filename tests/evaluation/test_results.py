@@ -9,7 +9,13 @@ import pytest
 from helpers import refused
 
 from dalnet.evaluation.counts import Counts
-from dalnet.evaluation.results import format_results, read_results, summarize, write_results
+from dalnet.evaluation.results import (
+    format_results,
+    left_out,
+    read_results,
+    summarize,
+    write_results,
+)
 from dalnet.evaluation.sources import make_measurements
 from dalnet.modeling.meta_arch import DALNet
 
@@ -61,6 +67,25 @@ def test_table_says_what_every_number_is(result, split):
     assert "dog" not in text, "shown but never predicted is an IoU of 0"
     for part in ("segmentation head", "ms+flip+crf", "1.0, 1.25, 1.5", "0.25 / 0.7", "55.6 at 0.6"):
         assert part in text
+
+
+def test_classes_that_a_mean_lacks_are_named(split, tiny_cfg):
+    sources = ["pseudo_label", "sem_seg"]
+    measurements = make_measurements(tiny_cfg, DALNet.sources, sources, ["ss"])
+    counts = Counts(measurements, 4, 0.5)
+    truth = np.array([[0, 1, 2, 2]])
+    head, pseudo = measurements
+    counts.update("a", truth, {head: truth, pseudo: np.array([[0, 1, 255, 255]])})
+    result = summarize(tiny_cfg, split.name, CLASSES, counts, "abc")
+    assert result["measurements"][1]["miou"] == 100
+    sentences = left_out(result["measurements"])
+    assert sentences == [
+        "Left out of every mean, as no mask shows them: owl",
+        "Left out of the mean of pseudo label ss, as none of their pixels counts there: dog",
+    ]
+    assert format_results(result).endswith("\n".join(sentences))
+    # By itself, too: its masks show the dog.
+    assert left_out(result["measurements"][1:]) == sentences
 
 
 def test_files_hold_everything(result, tmp_path):

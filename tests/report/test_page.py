@@ -71,6 +71,14 @@ def cells(page):
     return [[html.unescape(re.sub(r"<.*?>", "", text)).strip() for text in row] for row in found]
 
 
+def test_classes_that_a_mean_lacks_are_named(parts):
+    (result,) = parts["results"].values()
+    result["measurements"][3]["iou"]["cat"] = None
+    text = html.unescape(render_page(**parts))
+    assert f"Left out of every mean, as no mask shows them: {HOSTILE}." in text
+    assert "Left out of the mean of pseudo_label ss, as none of their pixels counts" in text
+
+
 def test_names_are_text_wherever_they_appear(parts):
     page = render_page(**parts)
     assert "alert('x')" not in page
