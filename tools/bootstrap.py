@@ -12,6 +12,7 @@ Each folder is that of one measurement. CAMs become label maps at --threshold.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dalnet.data  # noqa: F401  registers the data sets
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from dalnet.data.datasets import ensure_registered
 from dalnet.data.datasets.custom import CLASSES_FILE
 from dalnet.data.image_io import read_mask
+from dalnet.data.labels import has_labels
 from dalnet.errors import UsageError, one_sentence_errors
 from dalnet.evaluation.bootstrap import paired_bootstrap
 from dalnet.evaluation.counts import confusion_matrix
@@ -42,41 +44,64 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_sentence_errors(vars(args)):
         if not ensure_registered(args.split):
             raise UsageError(f"there is no data set {args.split!r}", "split")
-        matrices = [
-            count(folder, args.split, args.threshold) for folder in (args.first, args.second)
-        ]
+        folders = args.first, args.second
+        records = choose_records(args.split, folders)
+        matrices = [count(folder, args.split, records, args.threshold) for folder in folders]
         found = paired_bootstrap(*matrices)
         print(f"mIoU {found.value:+.2f}, 95 % of the resampled splits {found.low:+.2f} to ", end="")
         print(f"{found.high:+.2f}; the first is better on {100 * found.better:.1f} % of them")
 
 
-def count(folder: Path, split: str, threshold: float) -> np.ndarray:
-    """Return the confusion matrix of each image with a mask, [N, K, K + 1]."""
+def choose_records(split: str, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the images that are compared: with a mask, and with labels or a prediction of each.
+
+    CAMs and pseudo labels are those of images with labels alone.
+    """
+    records = [one for one in DatasetCatalog.get(split) if "sem_seg_file_name" in one]
+    chosen = [
+        one
+        for one in records
+        if has_labels(one) or all(find_prediction(folder, image_name(one)) for folder in folders)
+    ]
+    if not chosen:
+        raise UsageError("no image has a mask", split, "name a split with masks")
+    if len(chosen) < len(records):
+        count = len(records) - len(chosen)
+        print(f"{count} of {len(records)} images have no labels and are left out")
+    return chosen
+
+
+def count(
+    folder: Path, split: str, records: Sequence[dict[str, Any]], threshold: float
+) -> np.ndarray:
+    """Return the confusion matrix of each image, [N, K, K + 1]."""
     names = MetadataCatalog.get(split).stuff_classes
     check_classes(folder / CLASSES_FILE, names[1:])
     num_classes = len(names)
     matrices = []
-    for record in tqdm(DatasetCatalog.get(split), desc=str(folder), unit="image"):
-        if "sem_seg_file_name" not in record:
-            continue
+    for record in tqdm(records, desc=str(folder), unit="image"):
         truth = read_mask(record["sem_seg_file_name"], None, num_classes)
-        prediction = read_labels(folder, image_name(record), threshold)
+        prediction = read_labels(folder, image_name(record), threshold, num_classes)
         if prediction.shape != truth.shape:
             what = f"it is {prediction.shape}, but its mask is {truth.shape}"
             raise UsageError(what, folder / image_name(record), "dump the split again")
         matrices.append(confusion_matrix(truth, prediction, num_classes))
-    if not matrices:
-        raise UsageError("no image has a mask", split, "name a split with masks")
     return np.stack(matrices)
 
 
-def read_labels(folder: Path, name: str, threshold: float) -> np.ndarray:
-    path = folder / LABEL_FOLDER / f"{name}.png"
-    if path.is_file():
-        return read_mask(str(path))
-    path = folder / CAM_FOLDER / f"{name}.npz"
-    if not path.is_file():
+def find_prediction(folder: Path, name: str) -> Path | None:
+    """Return the file of an image's label map or CAMs; None if there is none."""
+    paths = folder / LABEL_FOLDER / f"{name}.png", folder / CAM_FOLDER / f"{name}.npz"
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_labels(folder: Path, name: str, threshold: float, num_classes: int) -> np.ndarray:
+    """Return an image's label map, uint8 [H, W], 255 for ignored."""
+    path = find_prediction(folder, name)
+    if path is None:
         raise UsageError(f"there is no prediction of {name}", folder, "dump the whole split")
+    if path.suffix == ".png":
+        return read_mask(str(path), None, num_classes)
     with np.load(path, allow_pickle=False) as file:
         classes, cams = file["classes"], file["cams"].astype(np.float32)
     if not len(classes):

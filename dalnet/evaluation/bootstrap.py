@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .counts import class_ious
+from .counts import mean_iou
 
 _INTERVAL = (2.5, 97.5)  # percentiles
 
@@ -18,6 +18,8 @@ class Difference:
         value: on the split itself.
         low, high: the middle 95 % of the resampled splits.
         better: fraction of the resampled splits on which the first is better.
+
+    Resampled splits without a pixel that counts have no mIoU and are left out.
     """
 
     value: float
@@ -43,7 +45,7 @@ def paired_bootstrap(
         seed: of the draws.
 
     Raises:
-        ValueError: matrices of other shapes, or no image.
+        ValueError: matrices of other shapes, no image, or no pixel that counts.
     """
     if first.shape != second.shape or first.ndim != 3 or not len(first):
         raise ValueError(f"matrices of one split are needed, not {first.shape}, {second.shape}")
@@ -52,6 +54,9 @@ def paired_bootstrap(
     differences = _miou(draws, first) - _miou(draws, second)
     once = np.ones((1, count), dtype=np.int64)
     value = float((_miou(once, first) - _miou(once, second))[0])
+    if not np.isfinite(value):
+        raise ValueError("no pixel has a label in the truth and in both predictions")
+    differences = differences[np.isfinite(differences)]
     low, high = np.percentile(differences, _INTERVAL)
     return Difference(value, float(low), float(high), float((differences > 0).mean()))
 
@@ -59,4 +64,4 @@ def paired_bootstrap(
 def _miou(draws: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Return the mIoU ``[R]`` of splits in which image i comes ``draws[:, i]`` times."""
     sums = draws @ matrices.reshape(len(matrices), -1).astype(np.int64)
-    return np.array([np.nanmean(class_ious(s.reshape(matrices.shape[1:]))) for s in sums])
+    return np.array([mean_iou(one.reshape(matrices.shape[1:])) for one in sums])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dalnet.cli import main
+from dalnet.data.image_io import write_mask
 from dalnet.evaluation.bootstrap import paired_bootstrap
 from dalnet.evaluation.counts import confusion_matrix, mean_iou
 
@@ -60,10 +61,24 @@ def test_equal_predictions_do_not_differ(truths):
         paired_bootstrap(matrices, matrices[:3])
 
 
-def test_tool_compares_two_dumps(checkpoint, split, tmp_path, capsys):
+def test_images_without_a_pixel_that_counts(truths):
+    first, second = (matrices_of(truths[:2], np.full(2, e), 0) for e in (0.1, 0.5))
+    first[1], second[1] = 0, 0  # a mask of ignored pixels alone; often the only one drawn
+    found = paired_bootstrap(first, second)
+    assert found.low == found.value == found.high > 0 and found.better == 1
+    with pytest.raises(ValueError, match="no pixel"):
+        paired_bootstrap(first[1:], second[1:])
+
+
+@pytest.fixture
+def tool():
     spec = importlib.util.spec_from_file_location("bootstrap_tool", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tool_compares_two_dumps(checkpoint, split, tmp_path, capsys, tool):
     argv = ["--weights", checkpoint.weights, "--split", split.name, "--dump", tmp_path / "dump"]
     argv += ["--sources", "sem_seg,cam", "--protocols", "ss"]
     main(["evaluate", *map(str, argv)])
@@ -79,3 +94,27 @@ def test_tool_compares_two_dumps(checkpoint, split, tmp_path, capsys):
     with pytest.raises(SystemExit):
         tool.main([str(tmp_path), str(tmp_path), "--split", split.name])
     assert "no prediction" in capsys.readouterr().err
+
+
+def test_tool_leaves_out_images_that_have_no_labels(checkpoint, split, tmp_path, capsys, tool):
+    split.records[0].update(image_labels=[], unknown_labels=[0, 1, 2])
+    argv = ["--weights", checkpoint.weights, "--split", split.name, "--dump", tmp_path / "dump"]
+    argv += ["--sources", "sem_seg,cam", "--protocols", "ss"]
+    main(["evaluate", *map(str, argv)])
+    head, cams = (str(tmp_path / "dump" / source / "ss") for source in ("sem_seg", "cam"))
+    capsys.readouterr()
+    tool.main([head, cams, "--split", split.name])
+    assert "1 of 4 images" in capsys.readouterr().out
+    tool.main([head, head, "--split", split.name])
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_tool_refuses_values_that_are_no_classes(split, tmp_path, capsys, tool):
+    folder = tmp_path / "others" / "SegmentationClass"
+    folder.mkdir(parents=True)
+    for index in range(4):
+        # Of four classes, so that 5 would be counted as the next class of the truth.
+        write_mask(folder / f"{index}.png", np.full((40, 50), 5, np.uint8))
+    with pytest.raises(SystemExit):
+        tool.main([str(folder.parent)] * 2 + ["--split", split.name])
+    assert "the value 5" in capsys.readouterr().err
