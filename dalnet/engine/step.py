@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from dalnet.errors import UsageError
 from dalnet.modeling.losses.counts import Parts
@@ -41,7 +40,7 @@ class StepTrainer(SimpleTrainer):
     def __init__(
         self,
         model: nn.Module,
-        data_loader: DataLoader,
+        data_loader: Iterable[list[dict[str, Any]]],
         optimizer: torch.optim.Optimizer,
         parts: int = 1,
         counts_parts: bool = True,

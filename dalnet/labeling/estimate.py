@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimate how long a training on one's own images takes here, by measuring a few steps."""
 
+import itertools
 import statistics
 import time
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
@@ -12,8 +14,11 @@ import dalnet.modeling  # noqa: F401  registers the network's parts
 from dalnet.config import fill_class_names, load_config
 from dalnet.config.recipes import choose_recipe
 from dalnet.config.validation import use_cpu_without_cuda
+from dalnet.engine.optimizer import build_optimizer
+from dalnet.engine.step import StepTrainer
 from dalnet.modeling.memory import gpu_memory
 from dalnet.modeling.meta_arch import WeakSegmentor
+from dalnet.modeling.meta_arch.segmentor import amp_dtype
 
 from .check import Findings
 
@@ -23,7 +28,8 @@ _STEPS = 2
 def estimate_training(findings: Findings) -> str:
     """Return how long a training takes here, with its recipe, as text; empty without classes.
 
-    The steps have random weights and images, and all losses; reading images is not in the time.
+    The steps are those of the training, with random weights and images, and all losses; reading
+    images and evaluating are not in the time.
     """
     if not (findings.sizes and findings.classes):
         return ""
@@ -54,19 +60,27 @@ def estimate_training(findings: Findings) -> str:
         ),
         "local_boxes": torch.tensor([[0, 8, 0, 8]] * views.LOCAL_VIEWS).reshape(-1, 4),
     }
-    seconds = _time_steps(model, [record] * batch, cfg.MODEL.DALNET.SEG_START_ITER)
+    seconds = _time_steps(cfg, model, [record] * batch)
     minutes = seconds * cfg.SOLVER.MAX_ITER / 60
     reasons = "; ".join(recipe.reasons)
     return f"A training here takes about {minutes:.0f} minutes ({reasons}; {seconds:.2f} s a step)."
 
 
-def _time_steps(model: WeakSegmentor, batch: list[dict], iteration: int) -> float:
-    """Return the seconds of a step, forward and backward; the first is not measured."""
+def _time_steps(cfg: CfgNode, model: WeakSegmentor, batch: list[dict]) -> float:
+    """Return the seconds of a step as the training takes it; the first is not measured."""
+    trainer = StepTrainer(
+        model,
+        itertools.repeat(batch),
+        build_optimizer(cfg, model),
+        amp_dtype=amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None,
+        max_nonfinite=1 + _STEPS,  # random images teach nothing; their time is wanted
+    )
+    trainer.iter = cfg.MODEL.DALNET.SEG_START_ITER
     times = []
     for _ in range(1 + _STEPS):
         start = time.perf_counter()
-        with EventStorage(iteration):
-            sum(model(batch).values()).backward()
+        with EventStorage(trainer.iter):
+            trainer.run_step()
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)

@@ -6,10 +6,14 @@ import unicodedata
 
 import numpy as np
 import pytest
+import torch
+from detectron2.utils.events import get_event_storage
 from helpers import refused
 from PIL import Image
 
 from dalnet.cli import main
+from dalnet.engine.step import StepTrainer
+from dalnet.labeling import estimate
 from dalnet.labeling.check import check_images
 from dalnet.labeling.check_page import write_page
 from dalnet.labeling.tagged_training import describe_images
@@ -199,7 +203,28 @@ def test_folder_without_images_is_refused(folder):
 
 @pytest.mark.slow
 def test_estimate_names_the_recipe(folder):
-    from dalnet.labeling.estimate import estimate_training
-
-    text = estimate_training(find(folder)[0])
+    text = estimate.estimate_training(find(folder)[0])
     assert "minutes" in text and "600 iterations" in text
+
+
+def test_estimate_times_the_steps_of_a_training(folder, monkeypatch):
+    """With the optimizer's part, and in mixed precision where the training has it."""
+    made = []
+
+    class Steps(StepTrainer):
+        def __init__(self, model, loader, optimizer, **others):
+            super().__init__(model, loader, optimizer, **others)
+            made.append((optimizer, self.amp_dtype, next(self._data_loader_iter)))
+
+        def run_step(self):
+            assert get_event_storage().iter == self.iter == 150
+
+    def keep_mixed_precision(cfg):
+        cfg.MODEL.DEVICE = "cpu"
+
+    monkeypatch.setattr(estimate, "StepTrainer", Steps)
+    monkeypatch.setattr(estimate, "use_cpu_without_cuda", keep_mixed_precision)
+    assert "0 minutes" in estimate.estimate_training(find(folder)[0])
+    ((optimizer, dtype, batch),) = made
+    assert isinstance(optimizer, torch.optim.AdamW) and dtype == torch.bfloat16
+    assert len(batch) == 4
