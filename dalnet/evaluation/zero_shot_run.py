@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dalnet.data import ensure_registered
 from dalnet.data.checks import check_masks
+from dalnet.data.datasets.catalog import IGNORE_LABEL
 from dalnet.data.datasets.zero_shot import PREFIX, read_zero_shot_truth
 from dalnet.data.image_io import read_image
 from dalnet.documents import write_json
@@ -67,14 +68,7 @@ def evaluate_zero_shot(
     settings = parse_preset(preset, task)
     metadata = MetadataCatalog.get(name)
     classes = list(metadata.get("stuff_classes", ()))
-    records = DatasetCatalog.get(name) if classes else []
-    if not records or any("sem_seg_file_name" not in record for record in records):
-        what = "not all of its images have masks" if records else "it has no images"
-        what = what if classes else "it has no classes of pixels"
-        raise UsageError(what, dataset, "name a data set for semantic segmentation")
-    if limit is not None:
-        count = min(max(limit, 1), len(records))
-        records = [records[number * len(records) // count] for number in range(count)]
+    records = _choose_records(dataset, name, classes, limit)
     check_masks(records)
     matrix = np.zeros((len(classes), len(classes)), np.int64)
     with inference_context(model):
@@ -97,6 +91,31 @@ def evaluate_zero_shot(
         "images": len(records),
         **measure(np.sum(parts, axis=0), classes),
     }
+
+
+def _choose_records(
+    dataset: str, name: str, classes: Sequence[str], limit: int | None
+) -> list[dict[str, Any]]:
+    """Return the images of a data set, or ``limit`` of them; refuse one that cannot be measured on.
+
+    Args:
+        dataset: as the user has named it.
+        name: as it is registered.
+        classes: of it, in the order of labels.
+        limit: see :func:`evaluate_zero_shot`.
+    """
+    records = DatasetCatalog.get(name) if classes else []
+    if not records or any("sem_seg_file_name" not in record for record in records):
+        what = "not all of its images have masks" if records else "it has no images"
+        what = what if classes else "it has no classes of pixels"
+        raise UsageError(what, dataset, "name a data set for semantic segmentation")
+    if len(classes) > IGNORE_LABEL:
+        hint = f"name one of {IGNORE_LABEL} at most, as label maps have 8 bits"
+        raise UsageError(f"it has {len(classes)} classes", dataset, hint)
+    if limit is None:
+        return records
+    count = min(max(limit, 1), len(records))
+    return [records[number * len(records) // count] for number in range(count)]
 
 
 def measure(matrix: np.ndarray, classes: Sequence[str]) -> Result:

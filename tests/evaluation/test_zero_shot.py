@@ -16,6 +16,7 @@ from PIL import Image
 from dalnet.cli import main
 from dalnet.config import System, register_system
 from dalnet.config.systems import _systems
+from dalnet.data.datasets.catalog import register
 from dalnet.evaluation import zero_shot_run
 from dalnet.evaluation.zero_shot import (
     PRESETS,
@@ -278,6 +279,16 @@ def test_some_images_are_spread_over_the_whole_data_set(model, ade_of_colors, mo
     del first["sem_seg_file_name"], records[3]["sem_seg_file_name"]
     with refused("ade20k", "masks"):
         evaluate_zero_shot(model, "ade20k", preset)
+
+
+def test_more_classes_than_a_label_map_holds_are_refused(model, ade_of_colors):
+    """The 256th would have the number of ignored pixels, and further ones those of others."""
+    (first, *_) = DatasetCatalog.get(f"{zero_shot_run.PREFIX}ade20k")
+    for count in (255, 256):
+        register(f"with_{count}", lambda: [first], [f"class {n}" for n in range(count - 1)])
+    evaluate_zero_shot(model, "with_255", "tcl:short_side=20,crop=20,stride=10")
+    with refused("with_256", "256 classes"):
+        evaluate_zero_shot(model, "with_256", "tcl:short_side=20,crop=20,stride=10")
 
 
 def test_a_closed_system_is_refused(voc_model):
