@@ -235,11 +235,11 @@ def _note_duplicates(findings: Findings, hashes: Mapping[str, Sequence[str]]) ->
     findings.add(
         "note", f"{len(groups)} groups of images look alike", [" = ".join(g) for g in groups]
     )
-    clashing = [
-        " / ".join(group)
-        for group in groups
-        if len({tuple(sorted(findings.tags.get(file) or ())) for file in group}) > 1
-    ]
+    clashing = []
+    for group in groups:
+        known = (findings.tags.get(file) for file in group)
+        if len({tuple(sorted(tags)) for tags in known if tags is not None}) > 1:
+            clashing.append(" / ".join(group))
     if clashing:
         findings.add("warning", f"{len(clashing)} of them have different tags", clashing)
 
