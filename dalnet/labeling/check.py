@@ -54,6 +54,7 @@ class Findings:
         sizes: (width, height) of each readable image, upright.
         notes: the errors first.
         thumbnails: small RGB images by file, of some images of each class.
+        masked: images that a mask belongs to.
     """
 
     files: list[str]
@@ -62,6 +63,7 @@ class Findings:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     thumbnails: dict[str, Image.Image] = field(default_factory=dict)
+    masked: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -247,6 +249,7 @@ def _note_duplicates(findings: Findings, hashes: Mapping[str, Sequence[str]]) ->
 def _check_masks(findings: Findings, masks: Path) -> None:
     """Note masks that do not fit their image, and classes that tags and masks disagree on."""
     found, unused = match_masks(masks, findings.files)
+    findings.masked = list(found)
     if not found:
         findings.add("error", f"no PNG in {masks} is called like an image")
     if unused:

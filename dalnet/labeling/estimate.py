@@ -21,6 +21,7 @@ from dalnet.modeling.meta_arch import WeakSegmentor
 from dalnet.modeling.meta_arch.segmentor import amp_dtype
 
 from .check import Findings
+from .tagged_training import held_out_count
 
 _STEPS = 2
 
@@ -34,6 +35,8 @@ def estimate_training(findings: Findings) -> str:
     if not (findings.sizes and findings.classes):
         return ""
     known = sum(tags is not None for tags in findings.tags.values())
+    # Where there are masks, a part of their images is held out.
+    known -= held_out_count(sum(findings.tags.get(f) is not None for f in findings.masked))
     side = int(statistics.median(min(size) for size in findings.sizes.values()))
     recipe = choose_recipe(max(known, 1), len(findings.classes), side, gpu_memory())
     names = str(("background", *findings.classes))

@@ -170,6 +170,11 @@ def _warn_of_unused(parameter: str, folder: Path, files: Sequence[str]) -> None:
         logger.warning("%d masks in %s are of no image: %s", len(masks.unused), folder, names)
 
 
+def held_out_count(candidates: int, fraction: float = _HELD_OUT) -> int:
+    """Return how many of the images that may be held out are; of those with masks by default."""
+    return max(round(fraction * candidates), int(fraction > 0 and candidates > 0))
+
+
 def _choose_held_out(records: Sequence[Mapping[str, Any]], val: str) -> list[str]:
     names = [str(record["image_id"]) for record in records]
     with_mask = [str(r["image_id"]) for r in records if "sem_seg_file_name" in r]
@@ -180,7 +185,7 @@ def _choose_held_out(records: Sequence[Mapping[str, Any]], val: str) -> list[str
     if not 0 <= fraction < 1:
         raise UsageError(f"{fraction} of the images", where="val", hint="use 0 to below 1")
     candidates = with_mask or names
-    count = max(round(fraction * len(candidates)), int(fraction > 0))
+    count = held_out_count(len(candidates), fraction)
     chosen = np.random.default_rng(0).permutation(len(candidates))[:count]
     return _leave_some([candidates[number] for number in sorted(chosen)], names)
 

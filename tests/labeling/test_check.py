@@ -12,6 +12,7 @@ from helpers import refused
 from PIL import Image
 
 from dalnet.cli import main
+from dalnet.data.labels import is_known
 from dalnet.engine.step import StepTrainer
 from dalnet.labeling import estimate
 from dalnet.labeling.check import check_images
@@ -227,7 +228,17 @@ def test_estimate_times_the_steps_of_a_training(folder, monkeypatch):
 
     monkeypatch.setattr(estimate, "StepTrainer", Steps)
     monkeypatch.setattr(estimate, "use_cpu_without_cuda", keep_mixed_precision)
-    assert "0 minutes" in estimate.estimate_training(find(folder)[0])
+    findings, _ = find(folder)
+    assert "0 minutes (25 images" in estimate.estimate_training(findings)
     ((optimizer, dtype, batch),) = made
     assert isinstance(optimizer, torch.optim.AdamW) and dtype == torch.bfloat16
     assert len(batch) == 4
+    # Of the images with masks, those that a training holds out are not trained on.
+    masks = folder / "masks"
+    masks.mkdir()
+    for file in findings.files[:20]:
+        Image.new("L", (60, 48)).save(masks / file)
+    described = describe_images(folder / "images", folder / "tags.csv", masks=masks)
+    trained = sum(is_known(r, len(described.classes)) for r in described.records("train"))
+    findings, _ = find(folder, masks=masks)
+    assert f"({trained} images" in estimate.estimate_training(findings)
