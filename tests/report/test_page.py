@@ -79,6 +79,14 @@ def test_classes_that_a_mean_lacks_are_named(parts):
     assert "Left out of the mean of pseudo_label ss, as none of their pixels counts" in text
 
 
+def test_images_that_cams_are_measured_on_are_counted_where_they_are_fewer(parts):
+    (result,) = parts["results"].values()
+    for count, is_said in ((8, False), (5, True)):
+        result["num_labeled"] = count
+        text = " ".join(render_page(**parts).split())
+        assert ("5 of these with the image-level labels" in text) == is_said
+
+
 def test_names_are_text_wherever_they_appear(parts):
     page = render_page(**parts)
     assert "alert('x')" not in page
