@@ -57,7 +57,7 @@ def describe_differences(differences: Mapping[str, Mapping[str, int]]) -> str:
     never = [name for name, row in differences.items() if row["labeled"] and not row["in_mask"]]
     if never:
         parts.append(
-            f"no mask shows {', '.join(never)}: classes are numbered from 1 in masks, and 255 is "
-            "ignored"
+            f"no mask shows {', '.join(never)} where its label is known: classes are numbered from "
+            "1 in masks, and 255 is ignored"
         )
     return "; ".join(parts)

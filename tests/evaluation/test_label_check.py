@@ -42,6 +42,10 @@ def test_nothing_is_said_where_they_agree():
 def test_a_class_that_no_mask_shows_is_explained():
     table = compare_labels(torch.tensor([1.0]), None, np.array([[0, 255]]))
     assert "no mask shows cat" in describe_differences(label_differences(table, NAMES[:2]))
+    # Another image shows it in its mask, but nobody has said so: not every mask lacks it.
+    table = table + compare_labels(torch.zeros(1), torch.tensor([False]), np.array([[1, 1]]))
+    text = describe_differences(label_differences(table, NAMES[:2]))
+    assert "no mask shows cat where its label is known" in text
 
 
 @pytest.mark.parametrize("program", ["training", "evaluation"])
