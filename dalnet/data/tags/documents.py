@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags in JSON, JSON lines, COCO's annotations, and the exports of Label Studio and CVAT.
+"""Tags in JSON, JSON lines, COCO, and the exports of Label Studio, CVAT and Create ML.
 
 Boxes, masks and polygons are read as "the image shows this class", and are not used otherwise.
 """
@@ -17,7 +17,7 @@ from dalnet.errors import UsageError
 from .table import TagTable
 
 _NAME_KEYS = ("file_name", "file", "filename", "image", "path")
-_EXPECTED = 'expected {"image": ["tag", ...]}, or an export of COCO or Label Studio'
+_EXPECTED = 'expected {"image": ["tag", ...]}, or an export of COCO, Label Studio or Create ML'
 _TAG_KEYS = ("tags", "labels", "classes", "tag", "label")
 # What Label Studio's JSON-MIN says of a task itself; other keys are of its data or its labels.
 _MINIMAL_KEYS = {"id", "image", "annotator", "annotation_id", "created_at", "updated_at"}
@@ -26,7 +26,7 @@ _CHOICE_KEYS = {"choice", "choices"}  # as Label Studio's templates call their l
 
 
 def read_json(path: Path, text: str) -> TagTable:
-    """Read ``{"image": ["tag", ...]}``, COCO's annotations or Label Studio's export.
+    """Read ``{"image": ["tag", ...]}``, COCO's annotations, Label Studio's or Create ML's export.
 
     Raises:
         UsageError: no JSON, a key that occurs twice, or content of another form.
@@ -135,28 +135,54 @@ def _by_id(path: Path, entries: Sequence[Mapping[str, Any]], key: str) -> dict[A
 
 
 def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
-    """Read the export "JSON" (or "JSON-MIN") of a labeling project with choices."""
-    table = TagTable(path)
+    """Read a list of images: Label Studio's export "JSON" or "JSON-MIN", or Create ML's JSON.
+
+    What several annotators say of a task is joined.
+    """
     keys = _label_keys(path, [task for task in tasks if isinstance(task, dict)])
+    read: dict[tuple[str, str], tuple[list[str] | None, str]] = {}
     for number, task in enumerate(tasks):
-        place = f"task {number + 1}"
+        where = f"{path}, task {number + 1}"
         task = task if isinstance(task, dict) else {}
-        data = task.get("data", task)
-        image = data.get("image") if isinstance(data, dict) else None
-        if not isinstance(image, str):
-            hint = 'the task needs "image"; choose the export "JSON"'
-            raise UsageError("no image in it", f"{path}, {place}", hint)
         try:
+            image = _image_of(task.get("data", task))
             if "data" in task:
                 tags = _task_tags(task.get("annotations") or [])
+            elif _is_create_ml(task):
+                tags = [box["label"] for box in task["annotations"]]
             else:
-                tags = _minimal_tags(task, keys, f"{path}, {place}")
-            file = _file_of_url(image)
+                tags = _minimal_tags(task, keys, where)
         except (AttributeError, TypeError, ValueError) as error:
             what = f"no task of Label Studio ({error})"
-            raise UsageError(what, f"{path}, {place}", "export it again") from error
-        table.add(file, tags, place)
+            raise UsageError(what, where, "export it again") from error
+        if image is None:
+            hint = 'its data needs one file name or address of an image, best under "image"'
+            raise UsageError("no image in it", where, hint)
+        # "JSON-MIN" repeats a task for each of its annotators.
+        key = image, str(task.get("id", number))
+        earlier, place = read.get(key, (None, f"task {number + 1}"))
+        read[key] = tags if earlier is None else [*earlier, *(tags or ())], place
+    table = TagTable(path)
+    for (image, _), (tags, place) in read.items():
+        table.add(image, tags, place)
     return table
+
+
+def _image_of(data: Mapping[str, Any]) -> str | None:
+    """Return the file that a task is about: under "image", or the only one that its data names."""
+    if isinstance(data.get("image"), str):
+        return _file_of_url(data["image"])
+    files = [_file_of_url(value) for value in data.values() if isinstance(value, str)]
+    images = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    return images[0] if len(images) == 1 else None
+
+
+def _is_create_ml(task: Mapping[str, Any]) -> bool:
+    """Return whether an entry is one of Create ML: an image with boxes that have a label."""
+    boxes = task.get("annotations")
+    return isinstance(boxes, list) and all(
+        isinstance(box, dict) and isinstance(box.get("label"), str) for box in boxes
+    )
 
 
 def _task_tags(annotations: Sequence[Mapping[str, Any]]) -> list[str] | None:
@@ -208,7 +234,7 @@ def _may_be_label(value: object) -> bool:
 
 
 def _minimal_tags(task: Mapping[str, Any], keys: Sequence[str], where: str) -> list[str] | None:
-    """Return the labels in a task of the export "JSON-MIN"; None where there are none."""
+    """Return the labels in a task of the export "JSON-MIN"; None where nobody has labeled it."""
     words: list[str] = []
     regions: list[Mapping[str, Any]] = []
     for key, value in task.items():
@@ -216,9 +242,11 @@ def _minimal_tags(task: Mapping[str, Any], keys: Sequence[str], where: str) -> l
         regions += [part for part in parts if isinstance(part, dict)]
         if key in keys and value is not None:
             words += _tags([part for part in parts if not isinstance(part, dict)], where) or []
-    if not regions and all(task.get(key) is None for key in keys):
-        return None
-    return [*words, *(tag for region in regions for tag in _labels_of(region))]
+    if "annotation_id" in task:  # surer: data may be dictionaries too, and an answer may be empty
+        is_labeled = task["annotation_id"] is not None
+    else:
+        is_labeled = bool(regions) or any(task.get(key) is not None for key in keys)
+    return [*words, *(t for region in regions for t in _labels_of(region))] if is_labeled else None
 
 
 def _labels_of(value: Mapping[str, Any]) -> Iterator[str]:
@@ -234,5 +262,6 @@ def _labels_of(value: Mapping[str, Any]) -> Iterator[str]:
 def _file_of_url(address: str) -> str:
     """Return the file that Label Studio's address of an image names."""
     parts = urlparse(address)
-    inside = parse_qs(parts.query).get("d")
+    query = parse_qs(parts.query)
+    inside = query.get("d") or query.get("filepath")  # local storage, or uploads in a cloud
     return inside[0] if inside else unquote(parts.path)

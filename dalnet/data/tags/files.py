@@ -24,7 +24,7 @@ def read_tags(path: Path) -> TagTable:
 
     Args:
         path: ``.csv`` or ``.tsv`` (:func:`.table.read_table`), ``.json`` (image to tags, COCO,
-            Label Studio), ``.jsonl`` or ``.xml`` (CVAT).
+            Label Studio, Create ML), ``.jsonl`` or ``.xml`` (CVAT).
 
     Raises:
         UsageError: unreadable, of another kind, or without any image.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tags in JSON, JSON lines, COCO, Label Studio and CVAT."""
+"""Tags in JSON, JSON lines, COCO, Label Studio, CVAT and Create ML."""
 
 import json
 
@@ -125,6 +125,51 @@ def test_single_choices_of_label_studio_under_any_name(read):
     assert read([tasks[0]]).shown == {"a.jpg": ["cat"]}
 
 
+def test_what_nobody_has_labeled_is_unknown_and_an_empty_answer_shows_none(read):
+    data = {"camera": {"model": "x"}}
+    tasks = [
+        {**MINIMAL, **data, "image": "a.jpg", "annotation_id": 7},
+        {**MINIMAL, **data, "image": "b.jpg", "annotation_id": None},
+        {**MINIMAL, "image": "c.jpg", "annotation_id": 8, "label": [{"rectanglelabels": ["cat"]}]},
+    ]
+    assert read(tasks).shown == {"a.jpg": [], "b.jpg": None, "c.jpg": ["cat"]}
+
+
+def test_answers_of_several_annotators_are_joined(read):
+    tasks = [
+        {**MINIMAL, "image": "a.jpg", "annotation_id": number, "choice": choice}
+        for number, choice in enumerate(["cat", "dog"])
+    ]
+    assert read(tasks).shown == {"a.jpg": ["cat", "dog"]}
+    with refused("task 2", "twice"):
+        read([tasks[0], {**tasks[1], "id": 5}])
+
+
+def test_label_studio_calls_images_by_any_key(read):
+    cat = [{"result": [{"value": {"choices": ["cat"]}}]}]
+    data = {"photo": "https://host/a%20b.JPG?d=&size=9", "page": "https://host/a"}
+    tasks = [
+        {"data": data, "annotations": cat},
+        {**MINIMAL, "url": "s3://pets/c.png", "choice": "dog"},
+        {"data": {"image": "/storage-data/uploaded/?filepath=upload/1/d.jpg"}, "annotations": cat},
+    ]
+    shown = {"/a b.JPG": ["cat"], "/c.png": ["dog"], "upload/1/d.jpg": ["cat"]}
+    assert read(tasks).shown == shown
+    with refused("task 1", '"image"'):
+        read([{"data": {"left": "a.jpg", "right": "b.jpg"}, "annotations": cat}])
+
+
+def test_create_ml(read):
+    def box(label):
+        return {"label": label, "coordinates": {"x": 5, "y": 5, "width": 2, "height": 2}}
+
+    entries = [
+        {"image": "a.jpg", "annotations": [box("cat"), box("dog"), box("cat")]},
+        {"image": "b.jpg", "annotations": []},
+    ]
+    assert read(entries).shown == {"a.jpg": ["cat", "dog"], "b.jpg": []}
+
+
 @pytest.mark.parametrize(
     "tasks",
     [
@@ -154,7 +199,7 @@ def test_cvat(read):
 
 def test_file_of_another_tool_is_told_what_is_read(read):
     labelme = {"version": "5.0.1", "flags": {}, "shapes": [{"label": "cat"}], "imagePath": "a.jpg"}
-    with refused("image flags", "COCO or Label Studio"):
+    with refused("image flags", "COCO, Label Studio or Create ML"):
         read(labelme)
 
 
