@@ -5,12 +5,15 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
 
 from dalnet.data.class_names import plain_name
 from dalnet.data.image_files import IMAGE_SUFFIXES
 
-# Label Studio puts eight digits before the names of uploaded files.
+# Label Studio puts eight digits before the names of uploaded files, and eight others before those
+# of files that an export has fetched.
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")
+_FETCHED = re.compile(r"^[0-9a-f]{8}__(?=.)")
 # Where it keeps them, whatever folder they came from.
 _UPLOADS = re.compile(r"^/?data/upload/(\d+/)?")
 
@@ -23,6 +26,19 @@ def _forms(name: str) -> tuple[str, str, str, str]:
     if suffix.lower() not in IMAGE_SUFFIXES:  # a dot in a name is no suffix
         return path, path, file, file
     return path, path.removesuffix(suffix), file, stem
+
+
+def _as_uploaded(file: str) -> str:
+    """Return a file name as Label Studio keeps uploads: letters, digits, ``-``, ``_``, ``.``."""
+    return re.sub(r"[^-\w.]", "", file.strip().replace(" ", "_"))
+
+
+def _own_names(file: str) -> list[str]:
+    """Return how Label Studio would keep the file that it now calls ``file``; none for others."""
+    fetched = _FETCHED.sub("", file)
+    names = dict.fromkeys((fetched, _UPLOADED.sub("", fetched)))
+    # An export of COCO has names as they stand in addresses.
+    return [_as_uploaded(plain_name(unquote(name))) for name in names if name != file]
 
 
 def _folder(path: str) -> str:
@@ -50,7 +66,8 @@ def match_names(
     Args:
         names: as a file of tags gives them.
         files: the images, as POSIX paths relative to their folder.
-        uploaded: whether names may have the eight digits before them that Label Studio writes.
+        uploaded: whether names may be those that Label Studio gives uploaded or fetched files:
+            with eight digits before them, without signs as brackets, and with ``_`` for spaces.
 
     Returns:
         The image of each name that means exactly one; and of each other name the images that it
@@ -58,15 +75,17 @@ def match_names(
     """
     tables: list[defaultdict[str, list[tuple[str, str]]]] = [defaultdict(list) for _ in range(4)]
     by_path, by_path_stem, by_file, by_stem = tables
+    by_upload: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for known in files:
         forms = _forms(known)
         for table, form in zip(tables, forms, strict=True):
             table[form].append((_folder(forms[0]), known))
+        by_upload[_as_uploaded(forms[2])].append((_folder(forms[0]), known))
 
     def find(name: str) -> list[str]:
         path, path_stem, file, stem = _forms(name)
         folder = _folder(_UPLOADS.sub("", path) if uploaded else path)
-        own_file, is_uploaded = _UPLOADED.subn("", file) if uploaded else (file, 0)
+        own_names = _own_names(file) if uploaded else []
         # From the most certain to the least: the whole path, then parts of it.
         candidates = (
             by_path.get(path)
@@ -75,8 +94,7 @@ def match_names(
             or _near(folder, by_file.get(file, ()))
             or _near(folder, by_stem.get(file, ()))
             or _near(folder, by_stem.get(stem, ()))
-            or (is_uploaded and by_file.get(own_file))
-            or []
+            or next((by_upload[own] for own in own_names if own in by_upload), [])
         )
         return [known for _, known in candidates]
 

@@ -43,6 +43,28 @@ def test_name_that_means_none_or_several():
     assert open_names == {"a.jpg": files[:2], "z": [], "a": files[:2]}
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("/data/upload/1/0a1b2c3d-IMG_1.JPG", "sub/IMG (1).JPG"),
+        ("upload/1/0a1b2c3d-Capture_décran_2021.png", "Capture d’écran 2021.png"),
+        ("images/9f8e7d6c__0a1b2c3d-Capture_d%C3%A9cran_2021.png", "Capture d’écran 2021.png"),
+        ("images/9f8e7d6c__c d.jpg", "sub/c d.jpg"),
+        ("9f8e7d6c__0a1b2c3d-c.jpg", "0a1b2c3d-c.jpg"),
+    ],
+)
+def test_names_that_label_studio_gives(name, file):
+    files = ["sub/IMG (1).JPG", "Capture d’écran 2021.png", "sub/c d.jpg", "0a1b2c3d-c.jpg"]
+    assert match_names([name], files) == ({name: file}, {})
+    assert match_names([name], files, uploaded=False)[0] == {}
+
+
+def test_an_upload_that_may_be_of_two_images_means_both():
+    files = ["a b.jpg", "a_b.jpg"]
+    name = "/data/upload/1/0a1b2c3d-a_b.jpg"
+    assert match_names([name], files) == ({}, {name: files})
+
+
 def test_no_name_means_an_image_of_another_folder():
     files = ["monday/a.jpg", "new/monday/b.jpg"]
     for name in ("tuesday/a.jpg", "tuesday/a", "x/tuesday/a.png", "yesmonday/a.jpg", "new/b.jpg"):
