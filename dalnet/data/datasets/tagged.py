@@ -235,7 +235,7 @@ def match_masks(folder: Path, files: Sequence[str]) -> MatchedMasks:
         for path in walk_files(folder)
         if path.suffix.lower() == ".png"
     }
-    found, _ = match_names(files, list(masks))
+    found, _ = match_names(files, list(masks), uploaded=False)
     images: dict[str, list[str]] = defaultdict(list)
     for file, name in found.items():
         images[name].append(file)

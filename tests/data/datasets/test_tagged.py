@@ -163,6 +163,7 @@ def test_corrections_are_named_in_training_only(described, tmp_path):
         (["x/a.jpg", "y/a.jpg"], ["x/a.png"], {"x/a.jpg": "x/a.png"}),
         (["x/a.jpg", "x/b.jpg"], ["masks/x/a.png"], {"x/a.jpg": "masks/x/a.png"}),
         (["x/a.jpg"], ["y/a.png"], {}),  # of another folder
+        (["20240102-a.png"], ["y/a.png"], {}),  # a date, not the digits of an upload
         (
             ["a.jpg", "a.png"],
             ["a.jpg.png", "a.png.png"],
