@@ -78,7 +78,9 @@ def read_xml(path: Path, text: str) -> TagTable:
     if root.tag != "annotations" or not images:
         raise UsageError("it is no CVAT export", path, 'choose the format "CVAT for images 1.1"')
     table = TagTable(path)
-    names = [(node.findtext("name") or "").strip() for node in root.iterfind("meta//label")]
+    # Those with a parent are the points of a skeleton, which the skeleton's own label stands for.
+    labels = [node for node in root.iterfind("meta//label") if node.find("parent") is None]
+    names = [(node.findtext("name") or "").strip() for node in labels]
     table.classes = [name for name in dict.fromkeys(names) if name]
     for node in images:
         tags = [child.get("label", "") for child in node]

@@ -197,6 +197,14 @@ def test_cvat(read):
     assert table.shown == {"a.jpg": ["dog", "cat"], "b.jpg": []} and table.classes == ["cat", "dog"]
 
 
+def test_points_of_a_skeleton_of_cvat_are_no_classes(read):
+    label = "<label><name>head</name><type>points</type><parent>cat</parent></label></labels>"
+    shape = '<skeleton label="cat"><points label="head" points="1,1"/></skeleton>'
+    content = CVAT.replace("</labels>", label).replace('<tag label="dog"/>', shape)
+    table = read(content, "annotations.xml")
+    assert table.shown["a.jpg"] == ["cat"] and table.classes == ["cat", "dog"]
+
+
 def test_file_of_another_tool_is_told_what_is_read(read):
     labelme = {"version": "5.0.1", "flags": {}, "shapes": [{"label": "cat"}], "imagePath": "a.jpg"}
     with refused("image flags", "COCO, Label Studio or Create ML"):
