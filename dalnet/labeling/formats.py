@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write label maps in the formats that annotation and training tools read.
 
-Polygons follow the outline of each connected region; holes in it are lost, which run lengths keep.
+Polygons follow the outline of each connected region, the largest first; holes in it are lost, which
+run lengths keep, unless another class fills them, whose polygon comes later and lies above.
 tests/labeling/test_read_back.py reads each format by a program that it is made for.
 """
 
@@ -45,10 +46,11 @@ class LabeledImage:
         return self.label_map.shape[1], self.label_map.shape[0]
 
     def polygons(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the class, 1..C, and the outline of each region.
+        """Yield the class, 1..C, and the outline of each region, the largest first.
 
         An outline is float32 ``[P, 2]``, x and y, where pixel i reaches from i to i + 1.
         """
+        found: list[tuple[int, np.ndarray]] = []
         for value in np.unique(self.label_map[self.label_map > 0]).tolist():
             region = (self.label_map == value).astype(np.uint8)
             # OpenCV's outline runs through the centers of pixels, which makes regions half a pixel
@@ -59,7 +61,9 @@ class LabeledImage:
                 points = cv2.approxPolyDP(outline, 2 * _TOLERANCE, True)[:, 0]
                 points = (points.astype(np.float32) + 0.5) / 2
                 if len(points) > 2 and cv2.contourArea(points) >= _MIN_AREA:
-                    yield value, points
+                    found.append((value, points))
+        # Readers draw later ones above earlier ones.
+        yield from sorted(found, key=lambda one: cv2.contourArea(one[1]), reverse=True)
 
 
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

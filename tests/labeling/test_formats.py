@@ -52,6 +52,18 @@ def test_coco_reads_the_same_label_maps(images, tmp_path, capsys, name, file, le
     assert len(coco.anns) == 2  # none in the second image
 
 
+def test_a_class_that_lies_in_another_is_drawn_above_it(tmp_path):
+    label_map = np.zeros((60, 80), np.uint8)
+    cv2.circle(label_map, (40, 30), 25, 2, -1)
+    cv2.circle(label_map, (40, 30), 10, 1, -1)
+    WRITERS["coco-polygons"]([LabeledImage("a.jpg", label_map)], NAMES, tmp_path)
+    coco = COCO(str(tmp_path / "annotations/instances_polygons.json"))
+    drawn = np.zeros_like(label_map)
+    for annotation in coco.anns.values():
+        drawn[coco.annToMask(annotation) > 0] = annotation["category_id"]
+    assert min(iou(drawn == value, label_map == value) for value in (0, 1, 2)) > 0.9
+
+
 @pytest.mark.parametrize(
     "name", ["annotations/instances_default.json", "annotations/instances_polygons.json"]
 )
