@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
+import yaml
 from pycocotools import mask as rle
 
 from dalnet.errors import UsageError
@@ -131,7 +132,8 @@ def write_coco_polygons(
 def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folder: Path) -> None:
     """Write ``labels/NAME.txt``, a polygon a line, and ``data.yaml``; as :func:`write_coco`.
 
-    A line is the class, counted from 0 without background, and x y pairs in 0..1.
+    A line is the class, counted from 0 without background, and x y pairs in 0..1. Of an image in a
+    folder that is called ``images`` too the labels lie in ``labels`` beside that folder.
 
     Raises:
         UsageError: it cannot be written, or two images differ in their suffix alone, so that one
@@ -144,14 +146,25 @@ def write_yolo(images: Iterable[LabeledImage], class_names: Sequence[str], folde
             relative = points / np.array(image.size)
             numbers = " ".join(f"{number:.6f}" for number in relative.flatten())
             lines.append(f"{value - 1} {numbers}\n")
-        path = folder / "labels" / PurePosixPath(image.file).with_suffix(".txt")
+        path = folder / _yolo_file(image.file)
         if owners.setdefault(path, image.file) != image.file:
             what = f"it would hold the labels of {owners[path]} and {image.file}"
             raise UsageError(what, path, "rename one of the images, or choose another form")
         write_text(path, "".join(lines))
-    names = "".join(f"  {i}: {json.dumps(n)}\n" for i, n in enumerate(class_names[1:]))
     # Without "path", which Ultralytics does not take for relative to this file.
-    write_text(folder / "data.yaml", f"train: images\nval: images\nnames:\n{names}")
+    content = {"train": "images", "val": "images", "names": dict(enumerate(class_names[1:]))}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_text(folder / "data.yaml", text)
+
+
+def _yolo_file(file: str) -> PurePosixPath:
+    """Return where Ultralytics looks for the labels of ``images/FILE``.
+
+    In the path of an image it calls the last folder ``images``, whichever that is, ``labels``.
+    """
+    path = PurePosixPath("images", file).with_suffix(".txt")
+    last = max(place for place, part in enumerate(path.parts[:-1]) if part == "images")
+    return PurePosixPath(*path.parts[:last], "labels", *path.parts[last + 1 :])
 
 
 def write_label_studio(

@@ -81,6 +81,24 @@ def test_yolo_has_no_labels_of_two_images_in_one_file(images, tmp_path):
         WRITERS["yolo"](clash, NAMES, tmp_path)
 
 
+def test_yolo_labels_lie_where_ultralytics_looks(images, tmp_path):
+    def place(path):  # as Ultralytics finds it
+        return "/labels/".join(str(path).rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+
+    files = ["a.jpg", "sub/b.c.png", "images/d.jpg", "train/images/x/images/e.JPG", "images.jpg"]
+    named = [LabeledImage(file, images[0].label_map) for file in files]
+    WRITERS["yolo"](named, NAMES, tmp_path)
+    written = {str(path) for path in tmp_path.rglob("*.txt")}
+    assert written == {place(tmp_path / "images" / file) for file in files}
+
+
+def test_yolo_takes_class_names_of_any_letters(images, tmp_path):
+    names = ["😀 cat", "a: b", "no", "7", 'x"y', "猫"]
+    WRITERS["yolo"](images, ["background", *names], tmp_path)
+    data = yaml.safe_load((tmp_path / "data.yaml").read_text(encoding="utf-8"))
+    assert data["names"] == dict(enumerate(names))
+
+
 def test_yolo_polygons_cover_the_regions(images, tmp_path):
     WRITERS["yolo"](images, NAMES, tmp_path)
     data = yaml.safe_load((tmp_path / "data.yaml").read_text())

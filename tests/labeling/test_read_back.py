@@ -122,14 +122,15 @@ def without_holes(label_map):
     return filled
 
 
-def test_ultralytics_reads_the_polygons(label, maps, tmp_path, monkeypatch):
+@pytest.mark.parametrize("below", ["sub", "images/sub"])
+def test_ultralytics_reads_the_polygons(label, maps, tmp_path, monkeypatch, below):
     monkeypatch.setenv("YOLO_OFFLINE", "1")
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     pytest.importorskip("ultralytics")
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
 
-    folder = label(["yolo"], "sub")
+    folder = label(["yolo"], below)
     data = check_det_dataset(str(folder / "data.yaml"))
     assert data["names"] == dict(enumerate(NAMES[1:]))
     dataset = YOLODataset(data["train"], data=data, task="segment", augment=False, imgsz=80)
@@ -137,7 +138,7 @@ def test_ultralytics_reads_the_polygons(label, maps, tmp_path, monkeypatch):
     for one in dataset.labels:
         path = Path(one["im_file"])
         label_map = maps[path.name]
-        assert path.parent == folder / "images/sub" and one["shape"] == label_map.shape
+        assert path.parent == folder / "images" / below and one["shape"] == label_map.shape
         found = np.zeros_like(label_map)
         for (value,), points in zip(one["cls"].astype(int), one["segments"], strict=True):
             pixels = np.round(points * label_map.shape[::-1] - 0.5).astype(np.int32)
