@@ -22,7 +22,10 @@ def test_plain_network_learns_from_the_masks(tmp_path, monkeypatch, capsys):
         mask[:, : 10 + 5 * number] = 1
         pixels = np.repeat(200 * mask[..., None], 3, axis=2)
         name = Path("sub" if number else "", f"{number}")
-        Image.fromarray(pixels).save(tmp_path / "labeled/images" / name.with_suffix(".jpg"))
+        exif, image = Image.Exif(), Image.fromarray(pixels)
+        if number == 3:  # stored on its side
+            exif[0x0112], image = 6, image.transpose(Image.Transpose.ROTATE_90)
+        image.save(tmp_path / "labeled/images" / name.with_suffix(".jpg"), exif=exif)
         Image.fromarray(mask).save(tmp_path / "labeled/masks" / name.with_suffix(".png"))
     meta = {"label_map": {"0": "background", "1": "cat"}}
     (tmp_path / "labeled/dataset_meta.json").write_text(json.dumps(meta))
@@ -30,7 +33,10 @@ def test_plain_network_learns_from_the_masks(tmp_path, monkeypatch, capsys):
     for old, new in (("256, 8, 1000", "64, 4, 41"), ('"imagenet"  #', "None  #")):
         assert old in code
         code = code.replace(old, new)
-    exec(code, {})
+    scope = {}
+    exec(code, scope)
+    pixels, labels = scope["load"](*scope["pairs"][-1])
+    assert ((pixels[0] > 0).long() == labels).float().mean() > 0.9
     losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert losses[-1] < losses[0] / 2
     assert (tmp_path / "unet.pth").exists()

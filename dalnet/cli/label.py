@@ -24,6 +24,7 @@ from typing import Any
 
 from dalnet.checkpoint import checkpoint_hash, find_checkpoint
 from dalnet.data.datasets.tagged import TaggedImages
+from dalnet.data.image_headers import count_turned
 from dalnet.errors import UsageError
 from dalnet.evaluation.sources import Protocol
 from dalnet.labeling.formats import WRITERS
@@ -110,6 +111,9 @@ def _label_here(args: argparse.Namespace, weights: Path) -> None:
     options = {"source": args.source, "overlays": args.overlays, "overwrite": args.overwrite}
     done = label_images(predictor, images, output, settings, **options)
     write_formats(output, images, predictor.class_names, split_list(args.format))
+    if turned := count_turned([str(image.path) for image in images]):
+        text = "are turned by EXIF: their label maps fit them upright, not as they are stored"
+        print(f"{turned} of {len(images)} images {text}")
     print(f"{done} of {len(images)} images labeled now; written: {output}")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a list whose headers tell that they cannot be used, found before anything else runs."""
+"""What the headers of a list of images tell: which cannot be used, and how many EXIF turns."""
 
 import logging
 from collections.abc import Sequence
@@ -66,6 +66,12 @@ def keep_readable(records: Sequence[Record], strict: bool) -> Readable:
         )
     kept = [record for record, header in zip(records, headers, strict=True) if not header.error]
     return Readable(kept, errors)
+
+
+def count_turned(paths: Sequence[str]) -> int:
+    """Return how many images are not stored upright, as their EXIF says."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return sum(header.is_turned for header in pool.map(_read_header, paths))
 
 
 def _read_header(path: str) -> _Header:

@@ -276,13 +276,16 @@ def test_command_gives_only_the_tags_of_an_image(voc_model, tmp_path, capsys, so
     folder.mkdir()
     for number, name in enumerate(("a", "b")):
         noise = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
-        Image.fromarray(noise).save(folder / f"{name}.png")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(noise).save(folder / f"{name}.png", exif=exif)
     (tmp_path / "tags.csv").write_text("file,tags\na,dog;cat\nb,\n")
     argv = ["label", "--weights", voc_model.weights, "--images", folder, "--source", source]
     argv += ["--tags", tmp_path / "tags.csv", "--output", tmp_path / "out", "--protocol", "ss"]
     main([str(word) for word in argv])
     out = capsys.readouterr().out
-    assert "1 images without known tags" in out and "1 of 1" in out
+    assert "1 images without known tags" in out and "1 of 1 images labeled" in out
+    assert "1 of 1 images are turned by EXIF" in out
     names = json.loads((tmp_path / "out/dataset_meta.json").read_text())["label_map"]
     found = {names[str(v)] for v in np.unique(np.array(Image.open(tmp_path / "out/masks/a.png")))}
     assert (
