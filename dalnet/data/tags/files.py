@@ -19,6 +19,10 @@ _READERS = {
 }
 
 
+# Parts of a data set, in which exports of classifiers (ImageFolder, Roboflow) have the classes.
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
 def read_tags(path: Path) -> TagTable:
     """Read a file of tags; its suffix says how.
 
@@ -46,7 +50,7 @@ def read_folder_tags(root: Path, files: Iterable[str]) -> TagTable:
         files: the images, as POSIX paths relative to it.
 
     Raises:
-        UsageError: images lie in ``root`` itself.
+        UsageError: images lie in ``root`` itself, or the sub-folders are the parts of a data set.
     """
     table = TagTable(root)
     for name in files:
@@ -56,4 +60,7 @@ def read_folder_tags(root: Path, files: Iterable[str]) -> TagTable:
             raise UsageError(what, root, "name a file of tags, or move it into its class's folder")
         table.add(name, [parts[0]], parts[0])
     table.classes = sorted({tags[0] for tags in table.shown.values() if tags})
+    if len(table.classes) > 1 and {name.casefold() for name in table.classes} <= _PARTS:
+        what = f"its folders are parts of a data set, no classes: {', '.join(table.classes)}"
+        raise UsageError(what, root, "name one of them, or a file of tags")
     return table

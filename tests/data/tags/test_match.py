@@ -93,3 +93,6 @@ def test_folders_are_classes(tmp_path):
     assert table.classes == ["cat", "dog"]
     with refused(tmp_path, "c.jpg"):
         read_folder_tags(tmp_path, ["dog/a.jpg", "c.jpg"])
+    with refused(tmp_path, "test, train"):
+        read_folder_tags(tmp_path, ["train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg"])
+    assert read_folder_tags(tmp_path, ["train/a.jpg", "bus/b.jpg"]).classes == ["bus", "train"]
