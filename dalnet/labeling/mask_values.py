@@ -22,7 +22,8 @@ def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | N
 
     The folder may have ``dataset_meta.json`` (``{"label_map": {"0": "background", "7": "cat"}}``,
     as ``dalnet label`` and Datumaro write it) or ``classes.txt`` (one class a line, the values
-    from 1 on; where a line is ``background`` it stands for 0, and those after it for 1 on).
+    from 1 on; where a line is ``background`` it stands for 0, and those after it for 1 on). Where
+    it has neither, ``dataset_meta.json`` in the folder above counts, where these programs leave it.
     The background may be spelled in any way, as labelme's ``_background_``.
 
     Args:
@@ -30,13 +31,15 @@ def read_mask_values(folder: Path, classes: Sequence[str]) -> dict[int, int] | N
         classes: the C classes of the labels 1..C.
 
     Returns:
-        The label of each value; values of other classes have the ignore value. None if the folder
-        has neither file: its values are the labels.
+        The label of each value; values of other classes have the ignore value. None if there is no
+        such file: the values are the labels.
 
     Raises:
         UsageError: a file of another form, or without one of the classes.
     """
     meta, names = folder / "dataset_meta.json", folder / "classes.txt"
+    if not (meta.is_file() or names.is_file()):
+        meta = folder.absolute().parent / meta.name
     if meta.is_file():
         path, known = meta, _read_meta(meta)
     elif names.is_file():

@@ -2,12 +2,14 @@
 """What values in someone's masks mean."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import refused
 from PIL import Image
 
+from dalnet.labeling.label import meta_content
 from dalnet.labeling.mask_values import convert_masks, read_mask_values
 
 
@@ -22,6 +24,16 @@ def test_values_by_the_files_beside_the_masks(tmp_path):
     assert read_mask_values(tmp_path, ["cat", "dog"]) == {0: 0, 4: 1, 9: 2, 255: 255}
     with refused("dataset_meta.json", "owl"):
         read_mask_values(tmp_path, ["cat", "owl"])
+
+
+def test_values_by_the_file_that_the_labeling_left_above_the_masks(tmp_path, monkeypatch):
+    (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset_meta.json").write_text(meta_content(["background", "cat", "dog"]))
+    for folder in (tmp_path / "masks", Path("masks")):
+        assert read_mask_values(folder, ["dog", "cat"]) == {0: 0, 1: 2, 2: 1, 255: 255}
+    (tmp_path / "masks/classes.txt").write_text("dog\ncat\n")  # nearer
+    assert read_mask_values(tmp_path / "masks", ["dog", "cat"]) == {0: 0, 1: 1, 2: 2, 255: 255}
 
 
 @pytest.mark.parametrize(
