@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -134,6 +135,9 @@ def check_masks(dicts: Sequence[dict[str, Any]]) -> None:
 def check_corrected_masks(dicts: Sequence[dict[str, Any]], num_classes: int) -> None:
     """Read the corrected masks, as a training would only skip the images of those that do not fit.
 
+    The log names those with pixels of a class that their image is not tagged with: masks that were
+    made when the classes had another order fit otherwise, and teach wrong classes.
+
     Args:
         dicts: of the training.
         num_classes: with background.
@@ -142,8 +146,21 @@ def check_corrected_masks(dicts: Sequence[dict[str, Any]], num_classes: int) -> 
         UsageError: a mask that cannot be read, of another size than its image, or with other values
             than 0 to ``num_classes - 1`` and 255.
     """
-    for record in dicts:
-        if CORRECTED_MASK in record:
-            with open_image(record["file_name"], "image") as image:
-                size = upright_size(image)
-            read_mask(record[CORRECTED_MASK], size, num_classes)
+    corrected = [record for record in dicts if CORRECTED_MASK in record]
+    odd = []
+    for record in corrected:
+        with open_image(record["file_name"], "image") as image:
+            size = upright_size(image)
+        values = np.unique(read_mask(record[CORRECTED_MASK], size, num_classes)).tolist()
+        possible = {*record["image_labels"], *record.get("unknown_labels", ())}
+        if {value - 1 for value in values if 0 < value < num_classes} - possible:
+            odd.append(record[CORRECTED_MASK])
+    if odd:
+        logger.warning(
+            "%d of %d corrected masks have pixels of a class that their image is not tagged with, "
+            "%s first: complete the tags or, if the masks were made for classes of another order, "
+            "put the dataset_meta.json of their labeling beside them.",
+            len(odd),
+            len(corrected),
+            odd[0],
+        )

@@ -3,6 +3,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from helpers import refused
@@ -34,11 +35,25 @@ def test_corrected_masks_of_turned_images_are_upright(tmp_path, suffix):
     exif[0x0112] = 6
     Image.new("RGB", (9, 6)).save(tmp_path / f"a.{suffix}", exif=exif)
     record = {"file_name": str(tmp_path / f"a.{suffix}"), "corrected_mask": mask}
+    record["image_labels"] = []
     Image.new("L", (6, 9)).save(mask)
     check_corrected_masks([record], 2)
     Image.new("L", (9, 6)).save(mask)
     with refused(mask, "EXIF"):
         check_corrected_masks([record], 2)
+
+
+def test_corrected_masks_of_classes_without_a_tag_are_named(tmp_path, caplog):
+    mask = np.array([[0, 1, 2, 255]], np.uint8)
+    record = {"file_name": str(tmp_path / "a.jpg"), "corrected_mask": str(tmp_path / "a.png")}
+    Image.new("RGB", mask.shape[::-1]).save(record["file_name"])
+    Image.fromarray(mask).save(record["corrected_mask"])
+    uncorrected = {"file_name": "none.jpg", "image_labels": []}
+    for labels in ({"image_labels": [0, 1]}, {"image_labels": [0], "unknown_labels": [1, 2]}):
+        check_corrected_masks([record | labels, uncorrected], 4)
+    assert not caplog.text
+    check_corrected_masks([record | {"image_labels": [0, 2]}, uncorrected], 4)
+    assert "1 of 1 corrected masks" in caplog.text and record["corrected_mask"] in caplog.text
 
 
 @pytest.fixture
