@@ -144,17 +144,22 @@ def check_corrected_masks(dicts: Sequence[dict[str, Any]], num_classes: int) -> 
 
     Raises:
         UsageError: a mask that cannot be read, of another size than its image, or with other values
-            than 0 to ``num_classes - 1`` and 255.
+            than 0 to ``num_classes - 1`` and 255; or all, of tagged images, have 255 and no class.
     """
     corrected = [record for record in dicts if CORRECTED_MASK in record]
-    odd = []
+    odd, blank = [], []
     for record in corrected:
         with open_image(record["file_name"], "image") as image:
             size = upright_size(image)
         values = np.unique(read_mask(record[CORRECTED_MASK], size, num_classes)).tolist()
-        possible = {*record["image_labels"], *record.get("unknown_labels", ())}
-        if {value - 1 for value in values if 0 < value < num_classes} - possible:
+        shown = {value - 1 for value in values if 0 < value < num_classes}
+        if shown - {*record["image_labels"], *record.get("unknown_labels", ())}:
             odd.append(record[CORRECTED_MASK])
+        if record["image_labels"] and 255 in values and not shown:
+            blank.append(record[CORRECTED_MASK])
+    if blank and len(blank) == sum(bool(record["image_labels"]) for record in corrected):
+        what = f"none of {len(blank)} corrected masks shows a class: 255 stands for ignored pixels"
+        raise UsageError(what, blank[0], "write 1 for the first class, 2 for the second")
     if odd:
         logger.warning(
             "%d of %d corrected masks have pixels of a class that their image is not tagged with, "

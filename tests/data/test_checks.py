@@ -56,6 +56,20 @@ def test_corrected_masks_of_classes_without_a_tag_are_named(tmp_path, caplog):
     assert "1 of 1 corrected masks" in caplog.text and record["corrected_mask"] in caplog.text
 
 
+def test_corrected_masks_with_255_for_the_object_are_refused(tmp_path):
+    records = []
+    for name, values in (("a", [0, 255]), ("b", [0, 0])):
+        mask, path = str(tmp_path / f"{name}.png"), str(tmp_path / f"{name}.jpg")
+        Image.fromarray(np.array([values], np.uint8)).save(mask)
+        Image.new("RGB", (2, 1)).save(path)
+        records.append({"file_name": path, "corrected_mask": mask, "image_labels": [0]})
+    records[1]["image_labels"] = []
+    with refused("a.png", "255"):
+        check_corrected_masks(records, 2)
+    Image.fromarray(np.array([[1, 255]], np.uint8)).save(tmp_path / "a.png")
+    check_corrected_masks(records, 2)
+
+
 @pytest.fixture
 def reordered(tree):
     """The data set of ``tree`` with its two classes in the other order."""
