@@ -140,8 +140,9 @@ def _add_flags(table: TagTable, cells: list[str], place: str) -> None:
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of each row that is not blank."""
+    text = re.sub(r"\r\n?", "\n", text)  # Excel's "CSV (Macintosh)" has \r alone
     # Excel writes the separator into a line of its own.
-    text = re.sub(r"^\s*\"?sep=.\"?[\r\n]", "\n", text)
+    text = re.sub(r"^\s*\"?sep=.\"?\n", "\n", text)
     first = text.lstrip().split("\n", 1)[0]
     # The header decides: its names hold no separators.
     delimiter = max(",;\t", key=first.count)
