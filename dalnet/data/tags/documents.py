@@ -22,6 +22,7 @@ _TAG_KEYS = ("tags", "labels", "classes", "tag", "label")
 # What Label Studio's JSON-MIN says of a task itself; other keys are of its data or its labels.
 _MINIMAL_KEYS = {"id", "image", "annotator", "annotation_id", "created_at", "updated_at"}
 _MINIMAL_KEYS |= {"lead_time", "agreement"}
+_BUCKETS = {"s3", "gs", "azure-blob"}  # schemes of its cloud storages
 _CHOICE_KEYS = {"choice", "choices"}  # as Label Studio's templates call their labels
 
 
@@ -263,6 +264,9 @@ def _labels_of(value: Mapping[str, Any]) -> Iterator[str]:
 
 def _file_of_url(address: str) -> str:
     """Return the file that Label Studio's address of an image names."""
+    scheme, _, place = address.partition("://")
+    if scheme in _BUCKETS:  # whose files are named as they are, with # and %
+        return place.partition("/")[2]
     parts = urlparse(address)
     query = parse_qs(parts.query)
     inside = query.get("d") or query.get("filepath")  # local storage, or uploads in a cloud

@@ -150,10 +150,10 @@ def test_label_studio_calls_images_by_any_key(read):
     data = {"photo": "https://host/a%20b.JPG?d=&size=9", "page": "https://host/a"}
     tasks = [
         {"data": data, "annotations": cat},
-        {**MINIMAL, "url": "s3://pets/c.png", "choice": "dog"},
+        {**MINIMAL, "url": "s3://pets/c#1 50%25.png", "choice": "dog"},
         {"data": {"image": "/storage-data/uploaded/?filepath=upload/1/d.jpg"}, "annotations": cat},
     ]
-    shown = {"/a b.JPG": ["cat"], "/c.png": ["dog"], "upload/1/d.jpg": ["cat"]}
+    shown = {"/a b.JPG": ["cat"], "c#1 50%25.png": ["dog"], "upload/1/d.jpg": ["cat"]}
     assert read(tasks).shown == shown
     with refused("task 1", '"image"'):
         read([{"data": {"left": "a.jpg", "right": "b.jpg"}, "annotations": cat}])
