@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dalnet.checkpoint import checkpoint_hash
 from dalnet.checkpoint.files import BUNDLE_FILE, INFO, read_file
@@ -70,7 +70,8 @@ def write_bundle(weights: Path, folder: Path) -> None:
     tensors = read_file(str(weights))["model"]
     state = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / BUNDLE_FILE) as unfinished:
-        save_file(state, unfinished, {INFO: json.dumps(asdict(info)), "format": "pt"})
+        # Not by save_file, whose files only their owner may read.
+        unfinished.write_bytes(save(state, {INFO: json.dumps(asdict(info)), "format": "pt"}))
     write_text(folder / BUNDLE_FILES[1], info.config)
     config = parse_yaml(info.config, weights)
     text = _CARD.format(

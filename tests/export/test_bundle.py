@@ -38,6 +38,11 @@ def test_bundle_says_what_it_is(bundle):
     assert card.data.library_name == "dalnet" and "aeroplane" in card.text
 
 
+def test_who_may_read_the_card_may_read_the_weights(bundle):
+    modes = {path.stat().st_mode for path in bundle.iterdir() if path.is_file()}
+    assert len(modes) == 1
+
+
 def test_folder_that_is_not_empty_is_kept(bundle, voc_model, capsys):
     argv = ["export", "--weights", str(voc_model.weights), "--output", str(bundle)]
     with pytest.raises(SystemExit):
