@@ -60,8 +60,9 @@ def patch_size(model: WeakSegmentor) -> int:
 def export_onnx(model: WeakSegmentor, path: Path, min_size: int = 0) -> None:
     """Write a model as ONNX that takes images of any size in multiples of the patch.
 
-    The file's metadata has ``class_names`` (JSON), ``multiple_of`` (the patch) and ``min_size``:
-    pixels on the short side to which images were resized in evaluation, 0 for their own size.
+    The file's metadata has ``class_names`` (JSON), ``input`` (what the values of an image are),
+    ``multiple_of`` (the patch) and ``min_size``: pixels on the short side to which images were
+    resized in evaluation, 0 for their own size.
 
     Args:
         model: with a segmentation head, in evaluation mode, on the CPU.
@@ -86,6 +87,7 @@ def export_onnx(model: WeakSegmentor, path: Path, min_size: int = 0) -> None:
     assert exported is not None  # only the older exporter returns nothing
     metadata = exported.model.metadata_props
     metadata["class_names"] = json.dumps(list(model.class_names), ensure_ascii=False)
+    metadata["input"] = "upright RGB, 0 to 255, not normalized"
     metadata["multiple_of"], metadata["min_size"] = str(patch), str(min_size)
     with atomic_write(path) as unfinished:
         exported.save(unfinished)

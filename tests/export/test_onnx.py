@@ -34,6 +34,8 @@ def export(model, out, *arguments):
 
 
 def test_exported_files_agree_with_the_model_at_any_size(voc_model, images, tmp_path):
+    import onnxruntime
+
     from dalnet.export.onnx import OnnxSegmentor
 
     out = tmp_path / "out"
@@ -46,6 +48,10 @@ def test_exported_files_agree_with_the_model_at_any_size(voc_model, images, tmp_
     assert all(one["images_per_second"] > 0 and "miou" not in one for one in forms.values())
     exported = OnnxSegmentor(out / "model.onnx")
     assert exported.class_names[:2] == ["background", "aeroplane"]
+    for name in ("model.onnx", "model_int8.onnx"):
+        session = onnxruntime.InferenceSession(str(out / name), providers=["CPUExecutionProvider"])
+        about = session.get_modelmeta().custom_metadata_map
+        assert "RGB, 0 to 255, not normalized" in about["input"]
     assert exported(np.zeros((1, 3, 40, 24), np.float32)).shape == (1, 21, 40, 24)
 
 
