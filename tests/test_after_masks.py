@@ -4,12 +4,25 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers import code_blocks
 from PIL import Image
 
+from dalnet.data.image_io import write_mask
+
 PAGE = Path(__file__).parents[1] / "docs" / "after_masks.md"
+
+
+def test_gray_masks_have_the_indices_for_opencv(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mask = np.array([[0, 1, 2], [20, 255, 0]], np.uint8)
+    write_mask(Path("labeled/masks/sub/a.png"), mask)
+    exec(code_blocks(PAGE, "python")[0], {})
+    found = cv2.imread("labeled/gray_masks/sub/a.png", cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found, mask)
+    assert cv2.imread("labeled/masks/sub/a.png", cv2.IMREAD_GRAYSCALE)[0, 1] == 38  # as it says
 
 
 @pytest.mark.extra
@@ -29,7 +42,7 @@ def test_plain_network_learns_from_the_masks(tmp_path, monkeypatch, capsys):
         Image.fromarray(mask).save(tmp_path / "labeled/masks" / name.with_suffix(".png"))
     meta = {"label_map": {"0": "background", "1": "cat"}}
     (tmp_path / "labeled/dataset_meta.json").write_text(json.dumps(meta))
-    (code,) = code_blocks(PAGE, "python")
+    _, code = code_blocks(PAGE, "python")
     for old, new in (("256, 8, 1000", "64, 4, 41"), ('"imagenet"  #', "None  #")):
         assert old in code
         code = code.replace(old, new)

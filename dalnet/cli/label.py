@@ -7,7 +7,7 @@
 
 Without --images the images that the model was trained on are labeled. If it is interrupted, the
 same command goes on where it stopped. The folder of --output gets images/, masks/ (PNG with a
-palette: 0 background, then the classes) and dataset_meta.json, a layout that Datumaro, FiftyOne and
+palette: 0 background, then the classes) and dataset_meta.json, a layout that Datumaro and
 LightlyTrain read; confidence/ (PNG, 0 to 255); and uncertain.csv, the images that a person should
 look at first.
 
