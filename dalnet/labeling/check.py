@@ -201,17 +201,20 @@ def _check_tags(findings: Findings) -> None:
 
 
 def _look_at_images(findings: Findings, images: Path, thumbnails: int) -> None:
-    """Open every image: note damaged, turned and doubled ones, keep sizes and thumbnails."""
-    damaged, turned, hashes = [], [], defaultdict(list)
+    """Open every image: note what is odd about it, keep sizes and thumbnails."""
+    damaged, turned, several, hashes = [], [], [], defaultdict(list)
     kept: Counter[str] = Counter()
     for file in tqdm(findings.files, desc="images", unit="image", disable=None):
         try:
             with open_image(str(images / file), "image") as opened:
                 if exif_orientation(opened) > 1:
                     turned.append(file)
+                # What a camera's MPO has beside its first image is another view of it.
+                if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
+                    several.append(file)
                 pixels = to_rgb(opened, file)
-        except UsageError:
-            damaged.append(file)
+        except UsageError as error:
+            damaged.append(f"{file} ({error.what})")
             continue
         image = Image.fromarray(pixels)
         findings.sizes[file] = image.size
@@ -222,8 +225,11 @@ def _look_at_images(findings: Findings, images: Path, thumbnails: int) -> None:
             image.thumbnail((_THUMBNAIL, _THUMBNAIL))
             findings.thumbnails[file] = image
     if damaged:
-        text = f"{len(damaged)} images cannot be read; restore or remove them"
+        text = f"{len(damaged)} images cannot be read; restore, convert or remove them"
         findings.add("error", text, damaged)
+    if several:
+        text = f"{len(several)} files hold several images, of which the first is used"
+        findings.add("warning", text, several)
     if turned:
         text = f"{len(turned)} images are turned by EXIF; masks must fit the upright images"
         findings.add("note", text, turned)

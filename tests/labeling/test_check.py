@@ -162,6 +162,17 @@ def test_damaged_turned_and_doubled_images(folder):
     assert "1 of them have different tags: 6.png / 7.png / 8.png" in find(folder)[1]["warning"]
 
 
+def test_files_of_several_images_and_of_16_bits(folder):
+    images = folder / "images"
+    pages = [Image.open(images / f"{number}.png") for number in (1, 2)]
+    pages[0].save(images / "1.tif", save_all=True, append_images=pages[1:])
+    (images / "1.png").unlink()
+    Image.fromarray(np.full((48, 60), 1000, np.uint16)).save(images / "2.png")
+    _, texts = find(folder)
+    assert "1 files hold several images, of which the first is used: 1.tif" in texts["warning"]
+    assert "2.png (it has more than 8 bits" in texts["error"] and "convert" in texts["error"]
+
+
 def test_masks(folder):
     masks = folder / "masks"
     masks.mkdir()
