@@ -132,7 +132,7 @@ def describe_images(
     names = list(words.classes)
     if absent := [name for label, name in enumerate(names) if not shown[label]]:
         what = f"no image shows {absent[0]}" + (f" ({len(absent)} such)" if absent[1:] else "")
-        raise UsageError(what, tags or images, "tag images, or leave the class out")
+        raise UsageError(what, tags or images, "tag images, or list the other classes (--classes)")
     for label, count in shown.items():
         if count == len(records):
             logger.warning(

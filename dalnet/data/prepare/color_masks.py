@@ -10,6 +10,7 @@ import numpy as np
 
 from dalnet.data.image_files import find_images
 from dalnet.data.image_io import read_color_mask
+from dalnet.documents import write_json
 from dalnet.errors import UsageError
 from dalnet.io import read_lines
 
@@ -22,6 +23,8 @@ def convert_color_masks(
     source: Path, label_map: Path, target: Path, classes: Sequence[str], workers: int | None = None
 ) -> MaskSummary:
     """Write a mask of class indices for each mask of colors in a folder.
+
+    ``dataset_meta.json`` among them says which class each index is.
 
     Args:
         source: the folder of the masks.
@@ -53,7 +56,10 @@ def convert_color_masks(
     sources = {new: MaskSource(file, math.inf) for new, file in files.items()}
     if not sources:
         raise UsageError("there is no image in it", source, "name the folder of the color masks")
-    return write_masks(sources, partial(color_mask_to_labels, known), workers)
+    summary = write_masks(sources, partial(color_mask_to_labels, known), workers)
+    names = {str(label): name for name, label in labels.items()}
+    write_json(target / "dataset_meta.json", {"label_map": names})
+    return summary
 
 
 def read_label_map(path: Path) -> dict[tuple[int, int, int], str]:

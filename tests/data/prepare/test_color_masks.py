@@ -9,6 +9,7 @@ from PIL import Image
 from dalnet.cli import main
 from dalnet.data.image_io import read_mask
 from dalnet.data.prepare.color_masks import convert_color_masks, read_label_map
+from dalnet.labeling.mask_values import read_mask_values
 
 LABEL_MAP = """# label:color_rgb:parts:actions
 background:0,0,0::
@@ -46,6 +47,13 @@ def test_colors_become_the_indices_of_their_classes(export):
     assert convert_color_masks(*arguments, CLASSES[::-1], workers=1).checksum != summary.checksum
     swapped = np.array([0, 3, 2, 1], np.uint8)[labels]
     np.testing.assert_array_equal(read_mask(str(root / "new/a.png"), None, 4), swapped)
+
+
+def test_converted_masks_say_what_their_indices_mean(export):
+    root, _ = export
+    convert_color_masks(root / "masks", root / "labelmap.txt", root / "new", CLASSES, workers=1)
+    values = read_mask_values(root / "new", ["garden chair", "fox", "owl"])
+    assert values == {0: 0, 1: 2, 2: 3, 3: 1, 255: 255}
 
 
 def test_masks_of_one_name_in_two_folders_are_both_counted(export):
