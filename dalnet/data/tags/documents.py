@@ -113,9 +113,10 @@ def _read_coco(path: Path, content: Mapping[str, Any]) -> TagTable:
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"no COCO annotations ({error!r})", path, "export it again") from error
     used = {tag for tags in shown.values() for tag in tags}
-    # Roboflow puts a category before the classes, of which no image is annotated.
-    above = [one.get("supercategory") for one in content["categories"]]
-    groups = {name for name in above if isinstance(name, str)} - used
+    # Roboflow puts a category before the classes, of which no image is annotated. That a class is
+    # its own category above, as COCO's person, makes it no such one.
+    pairs = [(one.get("supercategory"), str(one["name"])) for one in content["categories"]]
+    groups = {above for above, name in pairs if isinstance(above, str) and above != name} - used
     table.classes = [name for name in dict.fromkeys(names.values()) if name not in groups]
     for number, tags in shown.items():
         table.add(files[number], tags, f"image {number}")

@@ -57,6 +57,8 @@ def test_category_above_others_is_no_class_unless_it_is_used(read):
     assert read({**COCO, "categories": categories}).classes == ["dog", "cat"]
     odd = [{**c, "supercategory": ["pets"]} for c in CATEGORIES]
     assert read({**COCO, "categories": odd}).classes == ["dog", "cat"]
+    own = [{**c, "supercategory": c["name"]} for c in CATEGORIES]
+    assert read({**COCO, "categories": own}).classes == ["dog", "cat"]
     used = [*COCO["annotations"], {"id": 3, "image_id": 2, "category_id": 0}]
     table = read({**COCO, "categories": categories, "annotations": used})
     assert table.classes == ["pets", "dog", "cat"] and table.shown["b.jpg"] == ["pets"]
