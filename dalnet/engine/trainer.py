@@ -329,12 +329,14 @@ def _read_count(state: Mapping[str, Any], key: str) -> int:
 
 
 def join_processes(model: nn.Module) -> nn.Module:
-    """Wrap a model for data parallelism if there are several processes."""
+    """Wrap a model for data parallelism if there are several processes.
+
+    The wrapper is not told the GPU. It would copy the images' dicts there, waiting for each tensor,
+    and a batch has to be collated while its labels are still on the CPU.
+    """
     if comm.get_world_size() == 1:
         return model
-    device = next(model.parameters()).device
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, devices, broadcast_buffers=False)
+    return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:

@@ -7,11 +7,15 @@ import signal
 
 import pytest
 import torch
+from detectron2.utils import comm
 from helpers import refused
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalnet.config import load_config
+from dalnet.engine import trainer as trainer_module
 from dalnet.engine.train import run_training
-from dalnet.engine.trainer import Trainer
+from dalnet.engine.trainer import Trainer, join_processes
 from dalnet.errors import UsageError
 from dalnet.modeling.meta_arch import DALNet
 
@@ -61,6 +65,19 @@ def same(first, second):
 def assert_same_training(first, second):
     for part in ("model", "trainer", "iteration"):
         assert same(first[part], second[part]), part
+
+
+def test_a_process_with_a_gpu_gets_its_images_as_the_loader_gives_them(monkeypatch):
+    """Told of the GPU, PyTorch's wrapper copies every tensor of the images there, and waits."""
+    wrapped = []
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    note = lambda *args, **kwargs: wrapped.append((args, kwargs))  # noqa: E731
+    monkeypatch.setattr(trainer_module, "DistributedDataParallel", note)
+    with FakeTensorMode():
+        model = nn.Linear(1, 1, device="cuda")
+    join_processes(model)
+    ((args, kwargs),) = wrapped
+    assert args == (model,) and not kwargs.get("device_ids")
 
 
 @pytest.mark.faults("failures within a step")
