@@ -89,7 +89,7 @@ def setup(
 
 
 def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
-    """Refuse a batch size that the processes cannot divide, and GPUs for processes of the CPU."""
+    """Refuse a batch size that the processes cannot divide, and a device that is not theirs."""
     processes = comm.get_world_size()
     parts = processes * cfg.SOLVER.ACCUMULATION_STEPS
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % max(parts, 1):
@@ -99,10 +99,16 @@ def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
             "SOLVER.IMS_PER_BATCH",
             f"make it a multiple of {parts}",
         )
-    is_gloo = processes > 1 and dist.get_backend() == "gloo"
+    if processes == 1:
+        return
+    is_gloo = dist.get_backend() == "gloo"
     if is_gloo and cfg.MODEL.DEVICE != "cpu":
         what = f"it is {cfg.MODEL.DEVICE!r}, but several processes that do not have a GPU each"
         raise UsageError(f"{what} train on the CPU", "MODEL.DEVICE", "set it to 'cpu'")
+    if not is_gloo and cfg.MODEL.DEVICE != "cuda":
+        what = f"it is {cfg.MODEL.DEVICE!r}, but each of several processes has a GPU of its own"
+        hint = "set it to 'cuda', or set CUDA_VISIBLE_DEVICES to '' to use the CPU"
+        raise UsageError(what, "MODEL.DEVICE", hint)
 
 
 def _end_earlier_logs() -> None:
