@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -71,6 +72,7 @@ def setup(
             prepare()
         comm.synchronize()
     check_config(cfg, eval_only)
+    _use_gpu(cfg)
     fill_class_names(cfg)
     make_writable(cfg.OUTPUT_DIR)
     if not eval_only:
@@ -109,6 +111,16 @@ def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
         what = f"it is {cfg.MODEL.DEVICE!r}, but each of several processes has a GPU of its own"
         hint = "set it to 'cuda', or set CUDA_VISIBLE_DEVICES to '' to use the CPU"
         raise UsageError(what, "MODEL.DEVICE", hint)
+
+
+def _use_gpu(cfg: CfgNode) -> None:
+    """Make the GPU that ``MODEL.DEVICE`` names by its number the current one of this process.
+
+    A checkpoint holds the random numbers of the current GPU, and its memory is what is reported.
+    """
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _end_earlier_logs() -> None:

@@ -5,12 +5,13 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from helpers import refused
 
 from dalnet.engine import setup
-from dalnet.engine.setup import _check_processes
+from dalnet.engine.setup import _check_processes, _use_gpu
 
 
 @pytest.mark.parametrize("name", ["detectron2.data", "fvcore.common", "dalnet.report"])
@@ -40,3 +41,13 @@ def test_a_device_that_several_processes_cannot_have_is_refused(
             _check_processes(cfg, eval_only)
         cfg.MODEL.DEVICE = {"gloo": "cpu", "nccl": "cuda"}[backend]
         _check_processes(cfg, eval_only)
+
+
+def test_a_gpu_that_is_named_by_its_number_is_the_current_one(checkpoint, monkeypatch):
+    """Only the random numbers of the current GPU are saved."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for device in ("cpu", "cuda", "cuda:1"):
+        checkpoint.cfg.MODEL.DEVICE = device
+        _use_gpu(checkpoint.cfg)
+    assert current == [torch.device("cuda:1")]
