@@ -23,6 +23,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dalnet.config import add_dalnet_config, installed_systems
+from dalnet.engine.launch import _leave_group
 from dalnet.engine.step import StepTrainer
 from dalnet.engine.trainer import join_processes
 from dalnet.errors import UsageError
@@ -178,7 +179,7 @@ def _run_process(rank, path, work, args):
     torch.set_num_threads(1)  # as all tests
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     torch.save(work(rank, *args), f"{path}.{rank}")
-    dist.destroy_process_group()
+    _leave_group()
 
 
 def in_two_processes(work, folder, *args):

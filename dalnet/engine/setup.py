@@ -136,8 +136,9 @@ def _choose_seed(cfg: CfgNode, resume: bool) -> None:
 
     With it the order of the images and their views can be had again.
     """
-    starts = read_record(Path(cfg.OUTPUT_DIR)) if resume else []
-    began = starts[0].get("seed") if starts else None
+    starts = read_record(Path(cfg.OUTPUT_DIR)) if resume and comm.is_main_process() else []
+    # The first process's answer: another one may see an older state of a shared folder.
+    began = comm.all_gather(starts[0].get("seed") if starts else None)[0]
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed() if began is None else began
     elif began not in (None, cfg.SEED):

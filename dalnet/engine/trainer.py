@@ -132,8 +132,7 @@ class Trainer(DefaultTrainer):
             UsageError: the weights are missing, unreadable, or of another encoder, or the run is
                 longer already than its config states.
         """
-        if resume and self.checkpointer.has_checkpoint():
-            path = self.checkpointer.get_checkpoint_file()
+        if path := self._find_newest() if resume else "":
             self._load_state(self.checkpointer.load(path).get("trainer"), path)
         else:
             texts_are_taken = self.cfg.MODEL.CLIP.SOURCE == "checkpoint"
@@ -141,6 +140,23 @@ class Trainer(DefaultTrainer):
             self.checkpointer.start_from(self.cfg.MODEL.WEIGHTS, keep)
         if comm.is_main_process():
             drop_later_metrics(Path(self.cfg.OUTPUT_DIR), self.start_iter)
+
+    def _find_newest(self) -> str:
+        """Return the checkpoint to go on from, the same in all processes; empty if there is none.
+
+        The first process looks: another one may see an older state of a shared folder.
+
+        Raises:
+            UsageError: all are damaged, or this process cannot see it.
+        """
+        path, checkpointer = "", self.checkpointer
+        if comm.is_main_process() and checkpointer.has_checkpoint():
+            path = checkpointer.get_checkpoint_file()
+        path = comm.all_gather(path)[0]
+        if path and not Path(path).is_file():
+            what = f"rank {comm.get_rank()} does not see {path}"
+            raise UsageError(what, "OUTPUT_DIR", "name a folder that all machines share")
+        return path
 
     def _save(self, iteration: int, generators: Sequence[Generators]) -> None:
         """Write the state after an iteration, with that of each process's generators."""
