@@ -21,6 +21,8 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dalnet.config import add_dalnet_config, installed_systems
 from dalnet.engine.launch import _leave_group
@@ -275,3 +277,14 @@ def forward_on_fake_tensors(cfg, items, device, dtype, monkeypatch):
         monkeypatch.setattr(type(model).batch_type, "collate", lambda *_: on_device)
         with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             return model([]), model
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where a number is copied to a GPU, which waits for all that the GPU still has to do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        assert len(devices) < 2 or "copy" not in func.name(), f"{func} waits for the GPU"
+        return result

@@ -108,7 +108,7 @@ def area(maps: Tensor) -> Tensor:
 
 def _mean(values: Tensor, weights: Tensor | None, across_processes: bool) -> Tensor:
     weighted = values if weights is None else values * weights
-    count = torch.tensor(len(values), device=values.device)
+    count = values.new_full((), len(values), dtype=torch.int64)
     total, shares = total_count(count, across_processes)
     return weighted.sum() / (total.clamp(min=1) / shares)
 

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from helpers import NoCopies
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clims.losses import (
     area,
@@ -163,3 +165,10 @@ def test_never_below_single_precision(dtype):
             losses = [object_matching(ones), background_matching(ones), area(ones.view(1, 1, 1, 3))]
             losses += [background_suppression(features, features.flip(0), 0.26)]
         assert all(loss.dtype == expected and loss.isfinite() for loss in losses)
+
+
+def test_a_gpu_is_not_waited_for():
+    with FakeTensorMode(), NoCopies():
+        similarity = torch.empty(3, device="cuda")
+        losses = object_matching(similarity), background_matching(similarity)
+    assert all(loss.is_cuda for loss in losses)

@@ -129,7 +129,7 @@ def word_classification(logits: Tensor, labels: Tensor, by_process: bool = False
         are none.
     """
     weights = logits.new_ones(logits.shape[1])
-    weights[0] = _OTHER_WORDS
+    weights[:1] = _OTHER_WORDS
     total = F.cross_entropy(logits, labels, weights, ignore_index=-1, reduction="sum")
     weight = (weights[labels.clamp(min=0)] * (labels >= 0)).sum()
     if not by_process:

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import in_two_processes
+from helpers import NoCopies, in_two_processes
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codeseg.losses import (
     area_prior,
@@ -237,3 +238,10 @@ def test_two_processes_equal_one(tmp_path):
         for rank in (0, 1):
             expected = published_feature_contrast(rank, pooled, leaves[1], 1 / 0.07)
             assert results[rank]["released"] == pytest.approx(expected)
+
+
+def test_the_classification_of_words_waits_for_no_gpu():
+    with FakeTensorMode(), NoCopies():
+        labels = torch.empty(2, 5, dtype=torch.long, device="cuda")
+        loss = word_classification(torch.empty(2, 3, 5, device="cuda"), labels)
+    assert loss.is_cuda
