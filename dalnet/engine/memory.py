@@ -4,10 +4,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from dalnet.errors import UsageError
-from dalnet.modeling.memory import is_out_of_memory
+from dalnet.modeling.memory import is_gpu_full, is_out_of_memory
 
 TRAINING = (
     "SOLVER.IMS_PER_BATCH",
@@ -47,7 +45,6 @@ def memory_errors(place: tuple[str, str]) -> Iterator[None]:
             what = "a process that reads images was ended, as the system does where memory runs out"
             raise UsageError(f"{what} ({text})", *_LOADING) from error
         if is_out_of_memory(error):
-            is_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
-            what = "the GPU's memory is full" if is_gpu else "memory is full"
+            what = "the GPU's memory is full" if is_gpu_full(error) else "memory is full"
             raise UsageError(f"{what} ({text})".removesuffix(" ()"), *place) from error
         raise
