@@ -207,16 +207,22 @@ def _run_processes(main: Main, args: argparse.Namespace, processes: Processes) -
             if error.exit_code >= 0:
                 sys.exit(error.exit_code)
             rank = processes.machine_rank * processes.local + error.error_index
-            print(f"error: {_killed(rank, error.signal_name)}", file=sys.stderr)
+            killed = _killed(rank, error.signal_name, processes.use_gpus)
+            print(f"error: {killed}", file=sys.stderr)
             sys.exit(128 - error.exit_code)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def _killed(rank: int, signal_name: str | None) -> UsageError:
+def _killed(rank: int, signal_name: str | None, use_gpus: bool) -> UsageError:
     """Return the error for a process that a signal has ended."""
     hint = "the system sends it where memory runs out" if signal_name == "SIGKILL" else ""
+    if signal_name == "SIGABRT" and use_gpus:
+        hint = (
+            "NCCL ends a process so that has waited too long for another one, or has lost it; if "
+            "none hangs but one is slow, raise SOLVER.STEP_TIMEOUT"
+        )
     return UsageError(f"this process was ended by {signal_name}", f"rank {rank}", hint)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import refused
 
-from dalnet.engine.launch import Processes
+from dalnet.engine.launch import Processes, _killed
 from dalnet.engine.train import argument_parser
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,14 @@ def test_processes_meet_at_an_address_that_can_be_used():
     for url in ("tcp://localhost", "tcp://localhost:x", "localhost:29500", "file:///tmp/x"):
         with refused("dist_url", url), Processes(2, url=url).hosted():
             pass
+
+
+def test_who_is_ended_by_nccl_has_waited():
+    """It is another process that hangs."""
+    waited = str(_killed(2, "SIGABRT", use_gpus=True))
+    assert "rank 2" in waited and "SOLVER.STEP_TIMEOUT" in waited
+    for name, use_gpus in (("SIGABRT", False), ("SIGSEGV", True), ("SIGKILL", True)):
+        assert "STEP_TIMEOUT" not in str(_killed(2, name, use_gpus))
 
 
 def start(voc_tree, folder, *arguments, program=("train_net.py",)):
