@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import HookBase
@@ -17,6 +18,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dalnet.checkpoint import Checkpointer, CheckpointInfo, load_model
@@ -324,6 +326,7 @@ class Trainer(DefaultTrainer):
             self._interruption.immediate(),
             memory_errors(EVALUATION),
         ):
+            share_statistics(self._trainer.model)
             self.results = self.test(self.cfg, self.model)
         # Flattened, because with one split the results are not nested under the split's name.
         found = flatten_results_dict(self.results or {})
@@ -353,6 +356,18 @@ def join_processes(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Give all processes the first one's statistics of batch norms, which are in checkpoints.
+
+    Each has those of its own images: without this each would evaluate a model of its own.
+    """
+    if comm.get_world_size() == 1:
+        return
+    for norm in (module for module in model.modules() if isinstance(module, _BatchNorm)):
+        for statistic in norm.buffers(recurse=False):
+            dist.broadcast(statistic, 0)
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:
