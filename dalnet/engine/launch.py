@@ -236,9 +236,11 @@ def _start(local_rank: int, main: Main, args: argparse.Namespace, processes: Pro
         sys.exit(128 + signal.SIGINT)
     except SystemExit as error:
         status = error.code
-    # Not after a failure: others may wait for this process then.
     if status is None or not processes.use_gpus:
         _leave_group()
+    else:
+        # NCCL's group would wait for others, which may not come after a failure.
+        _leave_gloo()
     if status is not None:
         sys.exit(status)
 
@@ -254,6 +256,14 @@ def _leave_group() -> None:
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
     gc.collect()
+
+
+def _leave_gloo() -> None:
+    """End the threads of the group of Gloo that Detectron2 has beside one of NCCL."""
+    if comm._get_global_gloo_group.cache_info().currsize:
+        dist.destroy_process_group(comm._get_global_gloo_group())
+        comm._get_global_gloo_group.cache_clear()
+        gc.collect()
 
 
 def _set_local_group(local: int, machines: int, machine_rank: int) -> None:

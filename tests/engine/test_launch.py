@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import refused
+import torch.distributed as dist
+from detectron2.utils import comm
+from helpers import in_two_processes, refused
 
-from dalnet.engine.launch import Processes, _killed
+from dalnet.engine import launch
+from dalnet.engine.launch import Processes, _killed, _leave_gloo
 from dalnet.engine.train import argument_parser
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +151,41 @@ def test_no_thread_of_gloo_is_left_at_the_end(voc_tree, tmp_path, monkeypatch, s
         interrupt(process, voc_tree.output / "run" / "log.txt")
     assert process.wait() == status
     assert [path.read_text() for path in notes.iterdir()] == ["[]", "[]"]
+
+
+def threads_of_gloo():
+    return sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+
+
+def leave_gloo(rank):
+    """Return how many threads Gloo has without, with, and after a group beside another one."""
+    dist.all_reduce(torch.ones(1))  # which starts those of the other one
+    counts = [threads_of_gloo()]
+    dist.get_backend = lambda *_: "nccl"
+    group = comm._get_global_gloo_group()
+    dist.all_reduce(torch.ones(1), group=group)
+    counts.append(threads_of_gloo())
+    del group
+    _leave_gloo()
+    return [*counts, threads_of_gloo()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+def test_processes_with_gpus_end_the_threads_of_gloo_too(tmp_path):
+    for before, within, after in in_two_processes(leave_gloo, tmp_path):
+        assert before == after < within
+
+
+@pytest.mark.parametrize(("use_gpus", "left"), [(True, ["gloo"]), (False, ["all"])])
+def test_what_a_process_that_exits_leaves(monkeypatch, use_gpus, left):
+    found = []
+    monkeypatch.setattr(launch, "_leave_gloo", lambda: found.append("gloo"))
+    monkeypatch.setattr(launch, "_leave_group", lambda: found.append("all"))
+    processes = SimpleNamespace(use_gpus=use_gpus, joined=lambda _: nullcontext())
+    with pytest.raises(SystemExit) as exit_:
+        launch._start(0, lambda _: sys.exit(75), None, processes)
+    assert (exit_.value.code, found) == (75, left)
 
 
 @pytest.mark.slow
