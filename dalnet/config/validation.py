@@ -10,6 +10,8 @@ from .base import BASE_RULES, check_base
 from .checks import check_rules, get_value, one_of
 from .systems import installed_systems
 
+_AMPERE = 8  # CUDA's compute capability from which GPUs multiply in bfloat16
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,3 +58,18 @@ def warn_of_untrained_parts(cfg: CfgNode) -> None:
                 iterations,
                 part.name,
             )
+
+
+def warn_of_slow_precision(cfg: CfgNode) -> None:
+    """Log where mixed precision is of a type that the GPU only imitates.
+
+    Args:
+        cfg: of a training; mixed precision is on for CUDA alone.
+    """
+    amp = cfg.SOLVER.AMP
+    is_older = amp.ENABLED and torch.cuda.get_device_capability()[0] < _AMPERE
+    if is_older and amp.DTYPE == "bfloat16":
+        logger.warning(
+            "SOLVER.AMP.DTYPE: this GPU is older than Ampere and slow in bfloat16; set it to "
+            "float16."
+        )

@@ -21,6 +21,7 @@ from dalnet.config import fill_class_names, installed_systems
 from dalnet.config.validation import (
     check_values,
     use_cpu_without_cuda,
+    warn_of_slow_precision,
     warn_of_untrained_parts,
 )
 from dalnet.data import check_datasets
@@ -85,6 +86,7 @@ def setup(
         logger.info("CUDA is not available: running on the CPU (MODEL.DEVICE cpu, no AMP).")
     if not eval_only:
         warn_of_untrained_parts(cfg)
+        warn_of_slow_precision(cfg)
     if not eval_only and comm.is_main_process():
         add_start(cfg, comm.get_world_size(), resume)
     return cfg

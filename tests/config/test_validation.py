@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from dalnet.config import load_config
 from dalnet.config.load import merge_options
-from dalnet.config.validation import check_values, use_cpu_without_cuda, warn_of_untrained_parts
+from dalnet.config.validation import (
+    check_values,
+    use_cpu_without_cuda,
+    warn_of_slow_precision,
+    warn_of_untrained_parts,
+)
 from dalnet.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +102,21 @@ def test_parts_that_a_training_would_never_reach_are_named(caplog, recipe, key, 
     if weights:
         warn_of_untrained_parts(cfg)
         assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "is_slow"),
+    [((7, 5), "bfloat16", True), ((7, 5), "float16", False), ((8, 0), "bfloat16", False)],
+)
+def test_a_gpu_that_only_imitates_bfloat16_is_told_of(
+    tiny_cfg, monkeypatch, caplog, capability, dtype, is_slow
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    amp = tiny_cfg.SOLVER.AMP
+    amp.ENABLED, amp.DTYPE = True, dtype
+    warn_of_slow_precision(tiny_cfg)
+    assert ("SOLVER.AMP.DTYPE" in caplog.text) is is_slow
+    caplog.clear()
+    amp.ENABLED = False
+    warn_of_slow_precision(tiny_cfg)
+    assert not caplog.records
