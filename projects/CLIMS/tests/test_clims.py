@@ -220,3 +220,11 @@ def test_a_clip_without_image_tower_is_refused(clims_cfg, random_clip, tmp_path)
     torch.save(state, tmp_path / "text_only.pt")
     with refused("MODEL.CLIP.WEIGHTS", "text tower alone"):
         make(clims_cfg, "MODEL.CLIP.WEIGHTS", str(tmp_path / "text_only.pt"))
+
+
+def test_clip_is_moved_to_the_device_of_the_model_once(clims_cfg, monkeypatch):
+    model = make(clims_cfg).to("meta")  # in place of a GPU
+    matching = model.matching
+    assert all(parameter.is_meta for parameter in matching.parameters())
+    monkeypatch.setattr(matching, "to", lambda *_: pytest.fail("it is there already"))
+    assert model.matching is matching
