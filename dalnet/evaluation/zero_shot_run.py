@@ -51,8 +51,9 @@ def evaluate_zero_shot(
 
     Returns:
         On the main rank ``dataset``, ``preset`` with ``preset_settings``, ``system``, ``images``,
-        ``miou_mmseg``, ``miou_detectron2``, ``pixel_accuracy``, ``iou`` by class and ``confusion``
-        ([truth][prediction]); IoUs in percent, None where nothing is measured. Else None.
+        ``limit``, ``miou_mmseg``, ``miou_detectron2``, ``pixel_accuracy``, ``iou`` by class and
+        ``confusion`` ([truth][prediction]); IoUs in percent, None where nothing is measured. Else
+        None.
 
     Raises:
         UsageError: a system that is not open, an unknown data set or preset, or files that are
@@ -89,6 +90,7 @@ def evaluate_zero_shot(
         "preset_settings": dataclasses.asdict(settings),
         "system": type(model).__name__,
         "images": len(records),
+        "limit": limit,
         **measure(np.sum(parts, axis=0), classes),
     }
 
@@ -154,10 +156,14 @@ def format_zero_shot(results: Sequence[Result]) -> str:
 
 
 def write_zero_shot(results: Sequence[Result], folder: Path) -> None:
-    """Log the table, and write each result as ``zero_shot_<data set>_<preset>.json``."""
+    """Log the table, and write each result as ``zero_shot_<data set>_<preset>.json``.
+
+    One on fewer images, by ``--limit N``, has ``_limit_N`` in its name.
+    """
     logger.info("Zero-shot evaluation:\n%s", format_zero_shot(results))
     for one in results:
-        name = re.sub(r"[^\w.]+", "_", f"{PREFIX}{one['dataset']}_{one['preset']}")
+        limit = "" if one["limit"] is None else f"_limit_{one['limit']}"
+        name = re.sub(r"[^\w.]+", "_", f"{PREFIX}{one['dataset']}_{one['preset']}{limit}")
         write_json(folder / f"{name}.json", one)
 
 

@@ -119,7 +119,7 @@ def test_a_model_that_is_not_trained_has_to_be_asked_for(
         main(command)
     assert "--weights" in capsys.readouterr().err
     main([*command, "--untrained"])
-    assert len(list((tmp_path / "out").glob("zero_shot_voc21_*.json"))) == 1
+    assert len(list((tmp_path / "out").glob("zero_shot_voc21_*_limit_1.json"))) == 1
 
 
 def test_ground_truth_of_other_classes(code_cfg, voc_with_background):
