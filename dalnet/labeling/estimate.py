@@ -66,7 +66,8 @@ def estimate_training(findings: Findings) -> str:
     seconds = _time_steps(cfg, model, [record] * batch)
     minutes = seconds * cfg.SOLVER.MAX_ITER / 60
     reasons = "; ".join(recipe.reasons)
-    return f"A training here takes about {minutes:.0f} minutes ({reasons}; {seconds:.2f} s a step)."
+    steps = f"{seconds:.2f} s a step, evaluation not counted"
+    return f"A training here takes about {minutes:.0f} minutes ({reasons}; {steps})."
 
 
 def _time_steps(cfg: CfgNode, model: WeakSegmentor, batch: list[dict]) -> float:
