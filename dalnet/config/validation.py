@@ -10,8 +10,6 @@ from .base import BASE_RULES, check_base
 from .checks import check_rules, get_value, one_of
 from .systems import installed_systems
 
-_AMPERE = 8  # CUDA's compute capability from which GPUs multiply in bfloat16
-
 logger = logging.getLogger(__name__)
 
 
@@ -67,9 +65,10 @@ def warn_of_slow_precision(cfg: CfgNode) -> None:
         cfg: of a training; mixed precision is on for CUDA alone.
     """
     amp = cfg.SOLVER.AMP
-    is_older = amp.ENABLED and torch.cuda.get_device_capability()[0] < _AMPERE
-    if is_older and amp.DTYPE == "bfloat16":
+    if not amp.ENABLED or amp.DTYPE != "bfloat16":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
         logger.warning(
-            "SOLVER.AMP.DTYPE: this GPU is older than Ampere and slow in bfloat16; set it to "
-            "float16."
+            "SOLVER.AMP.DTYPE: this GPU has no bfloat16 of its own and is slow in it; set the key "
+            "to float16."
         )
