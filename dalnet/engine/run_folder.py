@@ -68,7 +68,7 @@ def _left_by_training(folder: Path) -> list[Path]:
 
 @contextmanager
 def old_training_kept(folder: Path, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Restore the training in a folder if the start of another one, in the block, fails.
+    """Bring back the earlier training of a folder if the block, which starts a new one, fails.
 
     Of a training that is resumed config, description and record are kept until then, of one that
     is overwritten all that it has left.

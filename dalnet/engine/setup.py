@@ -116,7 +116,7 @@ def _check_processes(cfg: CfgNode, eval_only: bool) -> None:
 
 
 def _use_gpu(cfg: CfgNode) -> None:
-    """Make the GPU that ``MODEL.DEVICE`` names by its number the current one of this process.
+    """Set the current GPU of this process to the one that ``MODEL.DEVICE`` names, as ``cuda:1``.
 
     A checkpoint holds the random numbers of the current GPU, and its memory is what is reported.
     """

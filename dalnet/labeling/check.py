@@ -153,7 +153,7 @@ def _match_tags(findings: Findings, table: TagTable, synonyms: Mapping[str, str]
 
 
 def _take_untagged(findings: Findings, untagged: str) -> None:
-    """Give images without a tag an empty list of tags, or note that they are left out."""
+    """Take images without a tag as showing no class, or note that they are left out."""
     silent = [file for file in findings.files if findings.tags.get(file) is None]
     if untagged == "none":
         findings.tags |= {file: [] for file in silent}
@@ -210,7 +210,7 @@ def _look_at_images(findings: Findings, images: Path, thumbnails: int) -> None:
                 if exif_orientation(opened) > 1:
                     turned.append(file)
                 # What a camera's MPO has beside its first image is another view of it.
-                if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
+                if getattr(opened, "is_animated", False) and opened.format != "MPO":
                     several.append(file)
                 pixels = to_rgb(opened, file)
         except UsageError as error:

@@ -171,7 +171,7 @@ def _warn_of_unused(parameter: str, folder: Path, files: Sequence[str]) -> None:
 
 
 def held_out_count(candidates: int, fraction: float = _HELD_OUT) -> int:
-    """Return how many of the images that may be held out are; of those with masks by default."""
+    """Return how many of ``candidates`` images are held out: a fraction, but at least one."""
     return max(round(fraction * candidates), int(fraction > 0 and candidates > 0))
 
 

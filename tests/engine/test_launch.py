@@ -158,7 +158,7 @@ def threads_of_gloo():
 
 
 def leave_gloo(rank):
-    """Return how many threads Gloo has without, with, and after a group beside another one."""
+    """Count Gloo's threads before a second group of processes, with it, and after it has ended."""
     dist.all_reduce(torch.ones(1))  # which starts those of the other one
     counts = [threads_of_gloo()]
     dist.get_backend = lambda *_: "nccl"

@@ -282,7 +282,7 @@ def test_some_images_are_spread_over_the_whole_data_set(model, ade_of_colors, mo
 
 
 def test_more_classes_than_a_label_map_holds_are_refused(model, ade_of_colors):
-    """The 256th would have the number of ignored pixels, and further ones those of others."""
+    """In 8 bits the 256th class would read as ignored, and the next ones as the first classes."""
     (first, *_) = DatasetCatalog.get(f"{zero_shot_run.PREFIX}ade20k")
     for count in (255, 256):
         register(f"with_{count}", lambda: [first], [f"class {n}" for n in range(count - 1)])

@@ -34,7 +34,7 @@ def read_json(path: Path, text: str) -> TagTable:
     """
     content = parse_json(text, path, "export it again")
     if isinstance(content, list):
-        return _read_label_studio(path, content)
+        return _read_image_list(path, content)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         return _read_coco(path, content)
     if not isinstance(content, dict):
@@ -138,7 +138,7 @@ def _by_id(path: Path, entries: Sequence[Mapping[str, Any]], key: str) -> dict[A
     return found
 
 
-def _read_label_studio(path: Path, tasks: Sequence[Any]) -> TagTable:
+def _read_image_list(path: Path, tasks: Sequence[Any]) -> TagTable:
     """Read a list of images: Label Studio's export "JSON" or "JSON-MIN", or Create ML's JSON.
 
     What several annotators say of a task is joined.

@@ -29,12 +29,12 @@ def _forms(name: str) -> tuple[str, str, str, str]:
 
 
 def _as_uploaded(file: str) -> str:
-    """Return a file name as Label Studio keeps uploads: letters, digits, ``-``, ``_``, ``.``."""
+    """Return the name Label Studio gives an uploaded file: letters, digits, ``-``, ``_``, ``.``."""
     return re.sub(r"[^-\w.]", "", file.strip().replace(" ", "_"))
 
 
 def _own_names(file: str) -> list[str]:
-    """Return how Label Studio would keep the file that it now calls ``file``; none for others."""
+    """Return the names that uploading gave a file which Label Studio now calls ``file``, if any."""
     fetched = _FETCHED.sub("", file)
     names = dict.fromkeys((fetched, _UPLOADED.sub("", fetched)))
     # An export of COCO has names as they stand in addresses.

@@ -243,7 +243,7 @@ def _mask_path(output: Path, record: dict[str, Any]) -> Path:
 
 
 def _settings(cfg: CfgNode, split: str, method: str, edges: str, backend: str) -> dict[str, Any]:
-    """Return the settings that change label maps; files stand for their hashes, not their paths."""
+    """Return what label maps depend on: settings, and the hashes of the files that are read."""
     paths = [one for one in (cfg.MODEL.WEIGHTS, edges) if one]
     sizes = {key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")}
     own = cfg.MODEL.CLIMS
